@@ -1,0 +1,83 @@
+"""Folders of safetensors and a manifest.json: base models, galleries, checkpoints. Never pickle.
+
+A folder is written beside its target and renamed over it, so that a reader sees the old one or the new
+one. The manifest lists the sha256 of every other file and is checked on load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_hash(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> str:
+    """sha256 over names, dtypes, shapes, bytes and canonical JSON: the identity of a state."""
+    sha = hashlib.sha256(json.dumps(meta, sort_keys=True, allow_nan=True).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+@contextmanager
+def writing(folder: Path, kind: str, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields an empty folder to fill; on a clean exit adds the manifest and swaps it in."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield draft
+        files = {
+            str(path.relative_to(draft)): digest(path) for path in sorted(draft.rglob("*")) if path.is_file()
+        }
+        document = {"kind": kind, "format": 1, **manifest, "files": files}
+        (draft / MANIFEST).write_text(json.dumps(document, indent=1, sort_keys=True))
+        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """Manifest of a folder, after checking kind and the sha256 of every file.
+
+    Raises:
+        ArtifactError: missing, of another kind, or a file does not match.
+    """
+    path = folder / MANIFEST
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"no {kind} in {folder}: {MANIFEST} is missing; build it first") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if document.get("kind") != kind:
+        raise ArtifactError(f"{folder} holds a {document.get('kind')!r}, expected a {kind!r}")
+    for name, expected in document["files"].items():
+        file = folder / name
+        if not file.is_file() or digest(file) != expected:
+            raise ArtifactError(f"{file} is missing or does not match its sha256: build the {kind} again")
+    return document

@@ -1,0 +1,61 @@
+"""Our exceptions.
+
+QshiftError
+├── ConfigError        the configuration cannot be used as written
+├── ArtifactError      a base model, gallery or checkpoint is missing, corrupt or does not fit
+├── GalleryError       a search or a change of the gallery was asked for with the wrong shape
+├── Refused            one input cannot be processed: becomes one dead letter, nothing else is lost
+├── DeliveryError      a record was not acknowledged: nothing after it may be committed
+├── OffsetGoneError    the log no longer holds what a saved state needs
+└── BrokerError        the embedded Kafka did not start, answer or stop
+
+A message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stage = Literal["decode", "validate", "fetch", "image", "encode", "adapt", "search"]
+
+
+class QshiftError(Exception):
+    """Root of everything raised on purpose."""
+
+
+class ConfigError(QshiftError):
+    """The configuration cannot be used as written."""
+
+
+class ArtifactError(QshiftError):
+    """A base model, gallery or checkpoint is missing, corrupt or does not fit."""
+
+
+class GalleryError(QshiftError):
+    """A search or a change of the gallery was asked for with the wrong shape or identifiers."""
+
+
+class DeliveryError(QshiftError):
+    """A record was not acknowledged by the sink."""
+
+
+class OffsetGoneError(QshiftError):
+    """The log no longer holds the offset at which a saved state continues."""
+
+
+class BrokerError(QshiftError):
+    """The embedded Kafka did not start, answer or stop."""
+
+
+class Refused(QshiftError):
+    """One input cannot be processed.
+
+    Args:
+        stage: where it failed; goes into the header `x-error-stage` of the dead letter.
+        reason: one sentence for a person.
+    """
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.stage: Stage = stage
+        self.reason = reason

@@ -1,0 +1,214 @@
+"""The seams. Each has at least two implementations and one battery of contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.types import (
+    AdaptationStep,
+    Codes,
+    Cut,
+    Distances,
+    Floats,
+    Hits,
+    JournalEntry,
+    Judgement,
+    Keys,
+    Modality,
+    Outcome,
+    Partition,
+    Record,
+    Refusal,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Params = Mapping[str, Tensor]
+    Tap = Callable[[int, Tensor], Tensor]
+    """Called by an encoder with the index and the input [B, C, ...] of each BatchNorm; returns the input to use."""
+
+Channel = Literal["answers", "dead-letters", "labels", "queries"]
+
+
+class Source(Protocol):
+    """Records in log order. Nothing is decoded here."""
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        """Returns what is there, waiting at most the budget; [] when nothing came."""
+
+    def assignment(self) -> frozenset[Partition]:
+        """Query partitions this source reads now; may change only inside `poll`."""
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Continues a partition at an offset. Raises OffsetGoneError when the log starts later."""
+
+    def pause(self, paused: bool) -> None:
+        """While paused, `poll` keeps the source alive and returns nothing."""
+
+    def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
+        """Tells the log how far this reader is. Only after the state that covers it is durable."""
+
+    @property
+    def exhausted(self) -> bool:
+        """True when no record will ever come again (replay, memory); always False for a live log."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def emit(
+        self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """Takes one record; may block while too many bytes are not acknowledged."""
+
+    def flush(self, budget_seconds: float) -> None:
+        """Returns when every record so far is durable; raises DeliveryError otherwise."""
+
+    def close(self) -> None: ...
+
+
+class StateStore(Protocol):
+    """Cuts and the journal of batch boundaries."""
+
+    def save(self, cut: Cut) -> None:
+        """Makes the cut durable. A torn write never hides the previous one."""
+
+    def load(self, partition: Partition) -> Cut | None:
+        """The newest complete cut, or None. Raises ArtifactError when none of those present is whole."""
+
+    def journal(self, entry: JournalEntry) -> None:
+        """Makes a boundary durable before the batch is answered."""
+
+    def journalled(self, partition: Partition, since: Mapping[str, int]) -> list[JournalEntry]:
+        """Entries of a partition, oldest first, with seq >= since[lane] (0 for lanes not named), one per (lane, seq)."""
+
+    def close(self) -> None: ...
+
+
+class Encoder(Protocol):
+    """Raw queries of one modality -> unit features. Stateless: parameters come with the call."""
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def prepare(self, content: Any) -> Any:
+        """Decodes and validates one content. Raises Refused; what it returns can be collated."""
+
+    def collate(self, prepared: Sequence[Any], rows: int) -> Any:
+        """One input of `rows` >= len(prepared) rows; the rows added are harmless padding."""
+
+    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+        """Unit float32 features [rows, D]. `params` replaces adaptable tensors by name; None = source values."""
+
+    def adaptable(self) -> dict[str, Tensor]:
+        """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
+
+    def norms(self) -> int:
+        """How many BatchNorm layers call the tap, 0 for towers without."""
+
+
+class Head(Protocol):
+    """Unit features -> binary codes. Frozen on-line."""
+
+    @property
+    def bits(self) -> int: ...
+
+    def relaxed(self, features: Tensor, modality: Modality) -> Tensor:
+        """[B, D] -> [B, L] before the sign."""
+
+    def codes(self, features: Tensor, modality: Modality) -> Codes:
+        """[B, D] -> packed [B, L/8] uint8; h >= 0 is bit 1."""
+
+
+class Gallery(Protocol):
+    """One version of a searchable gallery. Keys are stable int64; positions are 0..N-1."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def search(self, codes: Codes, k: int, allowed: Keys | None = None) -> Hits:
+        """K nearest by Hamming distance, ties by key. Raises GalleryError on a wrong code width."""
+
+    def distances(self, codes: Codes) -> Distances:
+        """Distances [B, N] to every item, in position order: for judging and for small galleries."""
+
+    def features(self, keys: Keys) -> Floats:
+        """Unit features of keys [...] -> [..., D]; rows of key -1 are zero."""
+
+    def relevant(self, label: str) -> NDArray[np.bool_]:
+        """[N] True where an item carries the label."""
+
+    def identifier(self, key: int) -> str:
+        """The user's own name of an item."""
+
+    def keys(self) -> Keys:
+        """[N] in position order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What an adapter sees of a batch. Rows are padded; `mask` [B] marks the real ones."""
+
+    mask: Tensor
+    source: Tensor
+    """[B, D] features by the frozen encoder, no grad."""
+    encode: Callable[[Params], Tensor]
+    """Adapted features [B, D] under given parameters (alignment included), with grad if they require it."""
+    neighbours: Callable[[Tensor], Tensor]
+    """[B, D] -> the K nearest gallery features [B, K, D] by code and float re-ranking, best first, no grad."""
+
+
+class Adapter(Protocol):
+    """Owns what a lane has learned. One per lane."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int:
+        """Number of updates that changed the state."""
+
+    @property
+    def learns_first(self) -> bool:
+        """True for `emit = "paper"`: update before the answer leaves."""
+
+    def parameters(self) -> Params:
+        """Tensors to encode with."""
+
+    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+        """Features [B, D] to retrieve with; identity for methods that adapt parameters. Changes nothing."""
+
+    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+        """Learns. Also returns the features of the last inner forward (None if there was none)."""
+
+    def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """All state: tensors by name and JSON-able meta (parameters, moments, queue, generator)."""
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Exactly undoes to a snapshot of the same method and configuration."""
+
+
+class Observer(Protocol):
+    """Sees outcomes; never touches the path."""
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+    def judge(self, judgement: Judgement) -> None: ...
+
+    def refuse(self, refusal: Refusal) -> None: ...

@@ -1,0 +1,243 @@
+"""The values that travel through qshift. Frozen; arrays inside are never written to.
+
+Shape letters: B batch rows, D feature width, L code bits, K candidates, N gallery items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import Stage
+
+Modality = Literal["text", "image", "vector"]
+Kind = Literal["query", "label"]
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+Keys = NDArray[np.int64]
+Distances = NDArray[np.int32]
+Partition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Coordinates:
+    """Where a record stands in the log: the identity of a query."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Raw bytes with their coordinates, as a source yields them and a sink takes them."""
+
+    at: Coordinates
+    value: bytes | None
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One accepted query.
+
+    `content` is text, encoded image bytes, or a vector [D]; `prepared` is what the encoder of its
+    modality made of it (`Encoder.prepare`), so that whatever can be refused is refused before batching.
+    """
+
+    at: Coordinates
+    modality: Modality
+    content: str | bytes | Floats
+    query_id: str = ""
+    tenant: str = ""
+    timestamp_ms: int = 0
+    prepared: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A late label: the relevance class of an earlier query, by that query's coordinates."""
+
+    at: Coordinates
+    query: Coordinates
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a record was not processed; becomes exactly one dead letter."""
+
+    record: Record
+    stage: Stage
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBatch:
+    """Queries of one lane and one modality that are answered and learned from together."""
+
+    lane: str
+    seq: int
+    modality: Modality
+    queries: tuple[Query, ...]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        return tuple(query.at.offset for query in self.queries)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """The boundary of one micro-batch, made durable before its answers leave.
+
+    `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
+    refused. `label_offset` is the position of the label stream when the batch was cut.
+    """
+
+    topic: str
+    partition: int
+    lane: str
+    seq: int
+    offsets: tuple[int, ...]
+    state_hash: str
+    label_offset: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Unit features [B, D] float32 and their packed codes [B, L/8] uint8."""
+
+    features: Floats
+    codes: Codes
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Nearest gallery items, best first: keys [B, K] int64 and distances [B, K] int32.
+
+    Unused places (K > N, or everything filtered out) hold key -1 and distance 2147483647.
+    """
+
+    keys: Keys
+    distances: Distances
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationStep:
+    """What one call of `Adapter.update` did. `reason` says why nothing was learned, else ''."""
+
+    updated: bool
+    reason: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    kept_share: float = float("nan")
+    entropy: float = float("nan")
+    uniformity: float = float("nan")
+    gap: float = float("nan")
+    conflict_degrees: float = float("nan")
+    realised_degrees: float = float("nan")
+    removed_energy: float = 0.0
+    source_distance: float = 0.0
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything known about one answered batch; padding rows are already dropped."""
+
+    batch: QueryBatch
+    frozen: Encoded
+    adapted: Encoded
+    frozen_hits: Hits
+    adapted_hits: Hits
+    served: Hits
+    gallery_version: str
+    state_hash: str
+    frozen_entropy: Floats
+    step: AdaptationStep | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    repeated: bool = False
+    """True while a restart answers again what an earlier run had journalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """The state of one lane in a cut: tensors by name and a small JSON-able dictionary."""
+
+    lane: str
+    next_seq: int
+    next_offset: int
+    tensors: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+    state_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One consistent point of a partition: all its lanes and the offset where reading continues."""
+
+    topic: str
+    partition: int
+    seq: int
+    parent_hash: str
+    next_offset: int
+    lanes: tuple[LaneState, ...]
+    config_hash: str
+    label_offsets: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConstants:
+    """What the on-line objectives take from the base model's own training data, per modality.
+
+    `source_gap` and `entropy_ceiling` are Delta_S and E_m of TCR, measured on clean source queries at
+    batch size `batch`; `temperature` and `learning_rate` were chosen there too (docs/methods/rest.md).
+    """
+
+    source_gap: float
+    entropy_ceiling: float
+    temperature: float
+    learning_rate: float
+    batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Clean-domain pictures for statistics alignment: n pictures, W = sum of the BatchNorm widths.
+
+    `mean` and `sd` [n, W] are each picture's channel statistics at the input of every BatchNorm of the
+    frozen encoder, layers side by side; `widths` says where one layer ends. `features` [n, D] are unit.
+    """
+
+    features: Floats
+    mean: Floats
+    sd: Floats
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReference:
+    """Clean source queries as the frozen encoder sees them: features [n, D], entropies [n], nearest [n].
+
+    `entropy` is the refined entropy E_i within batches of `batch`; `nearest` the distance (bits) to the
+    nearest gallery code.
+    """
+
+    features: Floats
+    entropy: Floats
+    nearest: Floats
+    batch: int = 64
