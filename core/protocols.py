@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Params = Mapping[str, Tensor]
     Tap = Callable[[int, Tensor], Tensor]
-    """Called by an encoder with the index and the input [B, C, ...] of each BatchNorm; returns the input to use."""
+    """Called with the index and input [B, C, ...] of each BatchNorm; returns the input to use."""
 
 Channel = Literal["answers", "dead-letters", "labels", "queries"]
 
@@ -88,7 +88,7 @@ class StateStore(Protocol):
         """Makes a boundary durable before the batch is answered."""
 
     def journalled(self, partition: Partition, since: Mapping[str, int]) -> list[JournalEntry]:
-        """Entries of a partition, oldest first, with seq >= since[lane] (0 for lanes not named), one per (lane, seq)."""
+        """Entries with seq >= since[lane] (0 for lanes not named), oldest first, one per (lane, seq)."""
 
     def close(self) -> None: ...
 
@@ -109,7 +109,7 @@ class Encoder(Protocol):
         """One input of `rows` >= len(prepared) rows; the rows added are harmless padding."""
 
     def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
-        """Unit float32 features [rows, D]. `params` replaces adaptable tensors by name; None = source values."""
+        """Unit float32 features [rows, D]; `params` replaces adaptable tensors, None = source values."""
 
     def adaptable(self) -> dict[str, Tensor]:
         """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
@@ -169,9 +169,9 @@ class Batch:
     source: Tensor
     """[B, D] features by the frozen encoder, no grad."""
     encode: Callable[[Params], Tensor]
-    """Adapted features [B, D] under given parameters (alignment included), with grad if they require it."""
+    """Adapted features [B, D] under given parameters, alignment included, with grad if they need it."""
     neighbours: Callable[[Tensor], Tensor]
-    """[B, D] -> the K nearest gallery features [B, K, D] by code and float re-ranking, best first, no grad."""
+    """[B, D] -> the K nearest gallery features [B, K, D], by code then float, best first, no grad."""
 
 
 class Adapter(Protocol):
