@@ -204,6 +204,26 @@ class Adapter(Protocol):
         """Exactly undoes to a snapshot of the same method and configuration."""
 
 
+class AlignedPass(Protocol):
+    """One batch's alignment: the tap to encode with, and what the lane will remember of it."""
+
+    def tap(self, layer: int, inputs: Tensor) -> Tensor: ...
+
+
+class Aligner(Protocol):
+    """Statistics alignment: a stage under any adapter. One per lane whose tower has BatchNorm."""
+
+    def begin(self, source: Tensor, mask: Tensor) -> AlignedPass:
+        """Starts a batch from the frozen features [B, D] of its rows. Changes nothing."""
+
+    def commit(self, done: AlignedPass) -> bool:
+        """Remembers a batch; False (and unchanged) when its statistics are not finite."""
+
+    def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]: ...
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None: ...
+
+
 class Observer(Protocol):
     """Sees outcomes; never touches the path."""
 

@@ -1,0 +1,40 @@
+# The two commands of the README set everything up on a machine with Python >= 3.11, git and make.
+PYTHON ?= python3
+VENV := .venv
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+
+.PHONY: install demo test check lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(UV) --version >/dev/null 2>&1 || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
+	@test -x $(VENV)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
+	@touch $@
+
+# make demo ARGS="--short --json result.json"
+demo: install
+	$(VENV)/bin/qshift demo $(ARGS)
+
+test: install
+	$(VENV)/bin/pytest $(ARGS)
+
+# Format, lint, strict types, import direction, quick tests.
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -m "not slow and not kafka and not browser"
+
+# Needed after a change of dependencies only.
+lock:
+	$(UV) pip compile pyproject.toml --group tools --extra demo --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .uv qshift-data

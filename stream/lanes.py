@@ -1,0 +1,95 @@
+"""Lanes: ordered sub-streams with their own adapter state, cut into micro-batches.
+
+A lane belongs to one partition and one modality (and one tenant, where asked for). A batch ends when it is
+full, when its oldest query has waited for `linger_seconds`, or where the journal of an earlier run says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from core.config import BatchConfig
+from core.types import JournalEntry, LaneState, Partition, Query, QueryBatch
+from stream.pipeline import Learner
+
+
+class Lane:
+    """One lane: what it has learned, where it is in the log, and what waits.
+
+    Args:
+        next_seq, next_offset: first batch number and first offset that its state does not cover.
+    """
+
+    def __init__(self, name: str, partition: Partition, learner: Learner) -> None:
+        self.name = name
+        self.partition = partition
+        self.learner = learner
+        self.next_seq = 0
+        self.next_offset = 0
+        self.pending: deque[tuple[Query, float]] = deque()
+        self.planned: deque[JournalEntry] = deque()
+
+    def add(self, query: Query, now: float) -> None:
+        """Queues a query, unless the lane's state already covers it."""
+        if query.at.offset >= self.next_offset:
+            self.pending.append((query, now))
+
+    def next_batch(self, now: float, config: BatchConfig, drain: bool) -> tuple[QueryBatch, bool] | None:
+        """Cuts the next batch if one is due; the flag says whether the journal had planned it."""
+        if self.planned:
+            return self._planned_batch(drain)
+        if not self.pending:
+            return None
+        due = drain or now - self.pending[0][1] >= config.linger_seconds
+        if len(self.pending) < config.size and not due:
+            return None
+        rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]
+        return self._cut(rows), False
+
+    def _planned_batch(self, drain: bool) -> tuple[QueryBatch, bool] | None:
+        wanted = self.planned[0].offsets
+        if not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
+            return None
+        self.planned.popleft()
+        chosen, rows = set(wanted), []
+        while self.pending and self.pending[0][0].at.offset <= wanted[-1]:
+            query = self.pending.popleft()[0]
+            if query.at.offset in chosen:
+                rows.append(query)
+        # Rows that were accepted then and are refused now would change the bytes: the caller compares.
+        return (self._cut(rows), True) if rows else None
+
+    def _cut(self, rows: list[Query]) -> QueryBatch:
+        batch = QueryBatch(self.name, self.next_seq, rows[0].modality, tuple(rows))
+        self.next_seq += 1
+        self.next_offset = rows[-1].at.offset + 1
+        return batch
+
+    def snapshot(self) -> LaneState:
+        tensors, meta = self.learner.snapshot()
+        return LaneState(self.name, self.next_seq, self.next_offset, tensors, meta, self.learner.state_hash())
+
+    def restore(self, state: LaneState) -> None:
+        self.learner.restore(state.tensors, state.meta)
+        self.next_seq, self.next_offset = state.next_seq, state.next_offset
+
+
+def lane_name(query: Query, per_tenant: bool) -> str:
+    """`partition:modality`, with the tenant where lanes are kept apart."""
+    name = f"{query.at.partition}:{query.modality}"
+    return f"{name}:{query.tenant}" if per_tenant and query.tenant else name
+
+
+def covered(lanes: Iterable[Lane], position: int) -> int:
+    """First offset of a partition that a restart has to read again."""
+    return min((lane.pending[0][0].at.offset for lane in lanes if lane.pending), default=position)
+
+
+def plan(entries: Iterable[JournalEntry], since: Mapping[str, int]) -> dict[str, deque[JournalEntry]]:
+    """Journal entries by lane, in order, from the batch on that a lane's state does not cover."""
+    planned: dict[str, deque[JournalEntry]] = {}
+    for entry in sorted(entries, key=lambda e: (e.lane, e.seq)):
+        if entry.seq >= since.get(entry.lane, 0):
+            planned.setdefault(entry.lane, deque()).append(entry)
+    return planned

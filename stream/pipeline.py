@@ -1,0 +1,224 @@
+"""What happens to one micro-batch: answer(batch), then learn(answer). Knows protocols only.
+
+The frozen twin's forward serves three ends: it is the baseline that every figure is compared with, the
+reference of gradient decoupling, and a voter in the served answer (twin fusion).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.artifacts import tensors_hash
+from core.config import Config
+from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head, Params
+from core.types import AdaptationStep, Encoded, Hits, Modality, Outcome, Query, QueryBatch
+
+Fuse = Callable[[Gallery, Encoded, Hits, Encoded, Hits], Hits]
+"""(gallery, adapted, adapted hits, frozen, frozen hits) -> served hits."""
+Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
+"""(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
+NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
+
+
+class Learner:
+    """What one lane has learned: its adapter and, where the tower has BatchNorm, its alignment."""
+
+    def __init__(self, modality: Modality, adapter: Adapter, aligner: Aligner | None) -> None:
+        self.modality, self.adapter, self.aligner = modality, adapter, aligner
+        self._hash: str | None = None
+
+    def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        tensors, meta = self.adapter.snapshot()
+        out = {f"adapter.{name}": array for name, array in tensors.items()}
+        state: dict[str, Any] = {"modality": self.modality, "method": self.adapter.name, "adapter": meta}
+        if self.aligner is not None:
+            tensors, state["aligner"] = self.aligner.snapshot()
+            out.update({f"aligner.{name}": array for name, array in tensors.items()})
+        return out, state
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        self.adapter.restore(_part(tensors, "adapter."), meta["adapter"])
+        if self.aligner is not None:
+            self.aligner.restore(_part(tensors, "aligner."), meta["aligner"])
+        self._hash = None
+
+    def changed(self) -> None:
+        """Forgets the cached hash after the state was written to."""
+        self._hash = None
+
+    def state_hash(self) -> str:
+        """sha256 over all tensors and meta; names the state in answers and journal."""
+        if self._hash is None:
+            self._hash = tensors_hash(*self.snapshot())
+        return self._hash
+
+
+@dataclass
+class _Work:
+    """One batch between answer and learn."""
+
+    outcome: Outcome
+    view: Batch
+    aligned: AlignedPass | None
+    step: AdaptationStep | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Stateless apart from what it was built with; lanes bring their own state.
+
+    Args:
+        encoders: one per modality served.
+        head: features -> codes, frozen on-line.
+        gallery: the current version, asked once per batch (it may be swapped between batches).
+        new_adapter, new_aligner: fresh state for a lane of a modality.
+        fuse: how adapted and frozen shortlists become the answer.
+        entropy: the refined entropy of the objectives, for drift.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        encoders: Mapping[Modality, Encoder],
+        head: Head,
+        gallery: Callable[[], Gallery],
+        new_adapter: Callable[[Modality], Adapter],
+        new_aligner: Callable[[Modality], Aligner | None],
+        fuse: Fuse,
+        entropy: Entropy,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
+        self._new_adapter, self._new_aligner = new_adapter, new_aligner
+        self._fuse, self._entropy, self._device = fuse, entropy, device
+
+    def learner(self, modality: Modality) -> Learner:
+        """Fresh state: source parameters, clean statistics."""
+        return Learner(modality, self._new_adapter(modality), self._new_aligner(modality))
+
+    def admit(self, query: Query) -> Query:
+        """Decodes and checks the content before it may enter a batch. Raises Refused."""
+        return replace(query, prepared=self.encoders[query.modality].prepare(query.content))
+
+    def rows(self, count: int) -> int:
+        """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
+        rows = 8
+        while rows < count:
+            rows *= 2
+        return max(count, min(rows, self.config.batch.size))
+
+    def answer(self, learner: Learner, batch: QueryBatch, repeated: bool = False) -> _Work:
+        """Encodes twice, searches twice, fuses. Changes nothing, except where `emit` says learn first."""
+        clock, seconds = _Stopwatch(), {}
+        encoder, gallery = self.encoders[batch.modality], self.gallery()
+        state_hash, count = learner.state_hash(), len(batch)
+        rows = self.rows(count)
+        inputs = encoder.collate([query.prepared for query in batch.queries], rows)
+        mask = torch.arange(rows, device=self._device) < count
+        seconds["collate"] = clock.lap()
+        source = encoder.encode(inputs)
+        seconds["encode_frozen"] = clock.lap()
+
+        aligned = learner.aligner.begin(source, mask) if learner.aligner is not None else None
+        tap = aligned.tap if aligned is not None else None
+        adapter = learner.adapter
+        params = adapter.parameters()
+        trainable = any(tensor.requires_grad for tensor in params.values())
+        moved: Tensor | None = None
+        if aligned is not None or params:
+            with _grad(trainable and count >= self.config.batch.floor):
+                moved = encoder.encode(inputs, params, tap)
+        seconds["encode_adapted"] = clock.lap()
+
+        first = [moved]
+
+        def encode(with_params: Params) -> Tensor:
+            # The answering graph serves the first inner step, as long as the parameters are the same.
+            ready, first[0] = first[0], None
+            if ready is not None and ready.requires_grad and with_params is params:
+                return ready
+            return encoder.encode(inputs, with_params, tap)
+
+        view = Batch(mask, source, encode, lambda q: self._neighbours(gallery, q, batch.modality))
+        step: AdaptationStep | None = None
+        if adapter.learns_first:
+            step, moved = adapter.update(view)
+            learner.changed()
+            seconds["learn"] = clock.lap()
+            if moved is None:
+                with torch.no_grad():
+                    moved = encoder.encode(inputs, adapter.parameters(), tap)
+                seconds["encode_adapted"] += clock.lap()
+        emitted = adapter.emit((source if moved is None else moved).detach(), view)
+
+        k = self.config.answer.shortlist
+        frozen = self._encoded(source, count, batch.modality)
+        adapted = self._encoded(emitted, count, batch.modality)
+        frozen_hits = gallery.search(frozen.codes, k)
+        adapted_hits = gallery.search(adapted.codes, k)
+        served = self._fuse(gallery, adapted, adapted_hits, frozen, frozen_hits)
+        nearest = self._neighbours(gallery, source, batch.modality)[:, 0]
+        entropy = self._entropy(batch.modality, source, nearest, mask)[:count].cpu().numpy()
+        seconds["search"] = clock.lap()
+        outcome = Outcome(
+            batch, frozen, adapted, frozen_hits, adapted_hits, served,
+            gallery.version, state_hash, entropy.astype(np.float32), repeated=repeated,
+        )  # fmt: skip
+        return _Work(outcome, view, aligned, step, seconds)
+
+    def learn(self, learner: Learner, work: _Work) -> Outcome:
+        """Updates the lane from an answered batch and completes the outcome."""
+        clock = _Stopwatch()
+        adapter = learner.adapter
+        if not adapter.learns_first:
+            if len(work.outcome.batch) < self.config.batch.floor:
+                work.step = AdaptationStep(False, "too-small")
+            else:
+                work.step, _ = adapter.update(work.view)
+        if work.aligned is not None and learner.aligner is not None:
+            learner.aligner.commit(work.aligned)
+        learner.changed()
+        work.seconds["learn"] = work.seconds.get("learn", 0.0) + clock.lap()
+        return replace(work.outcome, step=work.step, seconds=dict(work.seconds))
+
+    def _encoded(self, features: Tensor, count: int, modality: Modality) -> Encoded:
+        rows = features[:count].detach().float()
+        return Encoded(rows.cpu().numpy(), self.head.codes(rows, modality))
+
+    @torch.no_grad()
+    def _neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
+        """[B, D] -> [B, K, D]: Hamming shortlist, then the best by float cosine, best first."""
+        rows = features.detach().float()
+        hits = gallery.search(self.head.codes(rows, modality), self.config.answer.shortlist)
+        candidates = torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
+        cosine = torch.einsum("bd,bkd->bk", rows, candidates)
+        cosine[torch.from_numpy(hits.keys < 0).to(rows.device)] = -2.0
+        best = cosine.topk(min(NEAREST, cosine.shape[1]), dim=1).indices
+        return candidates.gather(1, best[..., None].expand(-1, -1, candidates.shape[2]))
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return lap
+
+
+def _grad(wanted: bool) -> AbstractContextManager[Any]:
+    return nullcontext() if wanted else torch.no_grad()
+
+
+def _part(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}

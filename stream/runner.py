@@ -1,0 +1,298 @@
+"""The loop. One function for the live service, for replay and for tests.
+
+Order within a batch: boundary journalled -> answers sent -> learn -> observers.
+Order of a cut: answers flushed -> state saved -> offsets committed. A crash between any two of these makes
+the next run answer some queries again, from the same state and the same boundaries: byte-identical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from core.config import Config
+from core.errors import ArtifactError, DeliveryError, Refused
+from core.protocols import Observer, Sink, Source, StateStore
+from core.types import Cut, JournalEntry, Judgement, Outcome, Partition, Query, QueryBatch, Record, Refusal
+from stream.lanes import Lane, covered, lane_name, plan
+from stream.pipeline import Pipeline
+
+log = logging.getLogger("qshift.runner")
+FLUSH_SECONDS = 60.0
+
+
+class Border(Protocol):
+    """Bytes <-> values, as the codec does it."""
+
+    def decode(self, record: Record) -> Query | Judgement | Refusal: ...
+
+    def answers(self, outcome: Outcome) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
+        """(value, key, headers) per query, in batch order."""
+
+    def dead_letter(self, refusal: Refusal) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]: ...
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did. `state_sha256` covers all lanes, by name."""
+
+    queries: int = 0
+    batches: int = 0
+    dead_letters: int = 0
+    judgements: int = 0
+    cuts: int = 0
+    recoveries: int = 0
+    state_sha256: str = ""
+    lanes: dict[str, str] = field(default_factory=dict)
+
+
+class _Partition:
+    """Everything owned for one assigned partition."""
+
+    def __init__(self, partition: Partition, cut: Cut | None, start: int | None) -> None:
+        self.partition = partition
+        self.lanes: dict[str, Lane] = {}
+        self.first = self.position = start
+        self.cut_seq = cut.seq + 1 if cut else 0
+        self.parent = cut_hash(cut) if cut else ""
+        self.since_cut = 0
+        self.states = {state.lane: state for state in cut.lanes} if cut else {}
+        self.planned: dict[str, deque[JournalEntry]] = {}
+
+
+def cut_hash(cut: Cut) -> str:
+    """Identity of a cut: its lanes' hashes and its parent's, so that cuts form a chain."""
+    text = "|".join([cut.parent_hash, *(f"{lane.lane}={lane.state_hash}" for lane in cut.lanes)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Run:
+    def __init__(
+        self, source: Source, pipeline: Pipeline, border: Border, sink: Sink, store: StateStore,
+        observers: Sequence[Observer], config: Config, clock: Callable[[], float],
+        on_lanes: Callable[[Sequence[Lane]], None] | None,
+    ) -> None:  # fmt: skip
+        self.source, self.pipeline, self.border, self.sink, self.store = source, pipeline, border, sink, store
+        self.observers, self.config, self.clock = observers, config, clock
+        self.on_lanes = on_lanes
+        self.owned: dict[Partition, _Partition] = {}
+        self.report = Report()
+        self.labels: dict[str, int] = {}
+        self.paused = False
+
+    # -- partitions -------------------------------------------------------------------------------------
+
+    def rebalance(self, records: list[Record]) -> list[Record]:
+        """Loads what was gained and drops what was lost; returns the records that may be used."""
+        assigned = self.source.assignment()
+        for lost in set(self.owned) - assigned:
+            log.info("partition lost", extra={"partition": lost})
+            del self.owned[lost]
+        gained = assigned - set(self.owned)
+        for partition in sorted(gained):
+            offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
+            self.own(partition, min(offsets, default=None))
+        # The source may have read from elsewhere than where the state continues: read again from there.
+        return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
+
+    def own(self, partition: Partition, start: int | None) -> None:
+        """Newest complete cut wins over the group's offset; the journal after it is obeyed."""
+        cut = self.store.load(partition)
+        if cut is not None and cut.config_hash != self.config.decision_hash():
+            raise ArtifactError(
+                f"the saved state of {partition[0]}/{partition[1]} was made under another configuration "
+                f"({cut.config_hash}, now {self.config.decision_hash()}): use the old configuration, or "
+                "another state topic or directory"
+            )
+        start = cut.next_offset if cut else start
+        owned = _Partition(partition, cut, start)
+        since = {lane.lane: lane.next_seq for lane in cut.lanes} if cut else {}
+        owned.planned = plan(self.store.journalled(partition, since), since)
+        self.owned[partition] = owned
+        if start is not None:
+            self.source.seek(partition, start)
+        for name, offset in (cut.label_offsets if cut else {}).items():
+            topic, _, number = name.rpartition("/")
+            self.source.seek((topic, int(number)), offset)
+            self.labels[name] = offset
+        if cut:
+            log.info("state restored", extra={"partition": partition, "offset": cut.next_offset})
+
+    def lane(self, owned: _Partition, query: Query) -> Lane:
+        name = lane_name(query, self.config.batch.per_tenant_lanes)
+        if name not in owned.lanes:
+            lane = Lane(name, owned.partition, self.pipeline.learner(query.modality))
+            if name in owned.states:
+                lane.restore(owned.states.pop(name))
+            lane.planned = owned.planned.pop(name, lane.planned)
+            owned.lanes[name] = lane
+            self.shown()
+        return owned.lanes[name]
+
+    def shown(self) -> None:
+        if self.on_lanes is not None:
+            self.on_lanes([lane for owned in self.owned.values() for lane in owned.lanes.values()])
+
+    # -- records ----------------------------------------------------------------------------------------
+
+    def take(self, record: Record) -> None:
+        owned = self.owned.get((record.at.topic, record.at.partition))
+        event = self.border.decode(record)
+        if isinstance(event, Judgement):
+            self.report.judgements += 1
+            self.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
+            for observer in self.observers:
+                observer.judge(event)
+            return
+        if owned is not None:
+            owned.first = record.at.offset if owned.first is None else owned.first
+            owned.position = record.at.offset + 1
+        if isinstance(event, Query):
+            if owned is None:
+                return
+            lane = self.lane(owned, event)
+            if record.at.offset < lane.next_offset:
+                return
+            try:
+                event = self.pipeline.admit(event)
+            except Refused as refused:
+                event = Refusal(record, refused.stage, type(refused).__name__, refused.reason)
+            else:
+                lane.add(event, self.clock())
+                return
+        self.refuse(event)
+
+    def refuse(self, refusal: Refusal) -> None:
+        value, key, headers = self.border.dead_letter(refusal)
+        self.sink.emit("dead-letters", value, key, headers)
+        self.report.dead_letters += 1
+        for observer in self.observers:
+            observer.refuse(refusal)
+
+    # -- batches ----------------------------------------------------------------------------------------
+
+    def work(self, drain: bool, stop: threading.Event) -> bool:
+        """Answers every batch that is due; True if there was one."""
+        worked = False
+        for owned in list(self.owned.values()):
+            for lane in list(owned.lanes.values()):
+                while not stop.is_set():
+                    cut = lane.next_batch(self.clock(), self.config.batch, drain)
+                    if cut is None:
+                        break
+                    self.batch(owned, lane, *cut)
+                    worked = True
+        return worked
+
+    def batch(self, owned: _Partition, lane: Lane, batch: QueryBatch, planned: bool) -> None:
+        if not planned:
+            at = max(self.labels.values(), default=0)
+            self.store.journal(
+                JournalEntry(
+                    *owned.partition, lane.name, batch.seq, batch.offsets, lane.learner.state_hash(), at
+                )
+            )
+        work = self.pipeline.answer(lane.learner, batch, repeated=planned)
+        started = self.clock()
+        for value, key, headers in self.border.answers(work.outcome):
+            self.sink.emit("answers", value, key, headers)
+        emitted = self.clock() - started
+        outcome = self.pipeline.learn(lane.learner, work)
+        outcome = replace(outcome, seconds={**outcome.seconds, "emit": emitted})
+        self.report.queries += len(batch)
+        self.report.batches += 1
+        for observer in self.observers:
+            observer.observe(outcome)
+        owned.since_cut += 1
+        if owned.since_cut >= self.config.state.every_batches:
+            self.cut(owned)
+
+    def cut(self, owned: _Partition) -> None:
+        """1 answers flushed, 2 state saved, 3 offsets committed."""
+        self.sink.flush(FLUSH_SECONDS)
+        position = covered(owned.lanes.values(), owned.position or 0)
+        states = [lane.snapshot() for lane in owned.lanes.values()]
+        # Lanes that have not been met since the restart keep the state they were saved with.
+        states += list(owned.states.values())
+        cut = Cut(
+            *owned.partition, owned.cut_seq, owned.parent, position,
+            tuple(sorted(states, key=lambda s: s.lane)), self.config.decision_hash(), dict(self.labels),
+        )  # fmt: skip
+        self.store.save(cut)
+        self.source.commit({owned.partition: position}, cut_hash(cut)[:16])
+        owned.cut_seq, owned.parent, owned.since_cut = cut.seq + 1, cut_hash(cut), 0
+        self.report.cuts += 1
+
+    def recover(self) -> None:
+        """After a failed delivery: forget what is in memory, continue from the newest cut."""
+        self.report.recoveries += 1
+        for partition, owned in list(self.owned.items()):
+            self.own(partition, owned.first)
+        self.shown()
+
+    def finish(self) -> Report:
+        for owned in self.owned.values():
+            if owned.since_cut or owned.cut_seq == 0:
+                self.cut(owned)
+        self.sink.flush(FLUSH_SECONDS)
+        hashes: dict[str, str] = {}
+        for owned in self.owned.values():
+            hashes.update({name: lane.learner.state_hash() for name, lane in owned.lanes.items()})
+            hashes.update({name: state.state_hash for name, state in owned.states.items()})
+        self.report.lanes = dict(sorted(hashes.items()))
+        text = "|".join(f"{name}={value}" for name, value in self.report.lanes.items())
+        self.report.state_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        return self.report
+
+
+def run(
+    source: Source,
+    pipeline: Pipeline,
+    border: Border,
+    sink: Sink,
+    store: StateStore,
+    observers: Sequence[Observer],
+    config: Config,
+    stop: threading.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    on_lanes: Callable[[Sequence[Lane]], None] | None = None,
+    poll_seconds: float = 0.1,
+) -> Report:
+    """Answers and learns until the source is exhausted or `stop` is set.
+
+    Args:
+        border: the codec.
+        observers: see every outcome, judgement and refusal; they cannot change the path.
+        stop: set it to end after the batch in hand, with a cut; nothing is lost.
+        on_lanes: called with the live lanes whenever there is a new one, for /state.
+
+    Raises:
+        ArtifactError: a saved state does not fit the configuration.
+        OffsetGoneError: the log starts after the offset where a saved state continues.
+    """
+    stop = stop or threading.Event()
+    state = _Run(source, pipeline, border, sink, store, observers, config, clock, on_lanes)
+    limit = config.limits.pending_queries
+    while not stop.is_set():
+        try:
+            records = state.rebalance(source.poll(poll_seconds))
+            for record in records:
+                state.take(record)
+            worked = state.work(False, stop)
+            waiting = sum(len(lane.pending) for o in state.owned.values() for lane in o.lanes.values())
+            if (waiting >= limit) != state.paused:
+                state.paused = waiting >= limit
+                source.pause(state.paused)
+            if source.exhausted and not records and not worked:
+                state.work(True, stop)
+                break
+        except DeliveryError as error:
+            log.warning("delivery failed, continuing from the newest cut", extra={"error": str(error)})
+            state.recover()
+    return state.finish()
