@@ -26,7 +26,7 @@ from core.types import Encoded, Hits, Modality
 from encoders.base_model import Base, load_base
 from index.fuse import fuse, fuse_distances
 from index.gallery import Shelf, VersionedGallery
-from monitoring.judged import Remembered
+from monitoring.judged import Remembered, included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.directory import DirectoryStore
@@ -62,7 +62,7 @@ def device(config: Config) -> str:
     return config.device
 
 
-def engine(config: Config, backend: str = "faiss") -> Engine:
+def engine(config: Config) -> Engine:
     """Loads base and gallery and wires the pipeline."""
     pin_threads(config)
     where = device(config)
@@ -80,7 +80,20 @@ def engine(config: Config, backend: str = "faiss") -> Engine:
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
     )
-    return Engine(config, base, shelf, pipeline, Codec(config.limits, config.kafka))
+    labels = config.labels
+    codec = Codec(
+        config.limits,
+        config.kafka,
+        lambda version, key: identifier(shelf, version, key),
+        lambda at: included(at, labels.key, labels.rate),
+    )
+    return Engine(config, base, shelf, pipeline, codec)
+
+
+def identifier(shelf: Shelf, version: str, key: int) -> str:
+    """The user's own name of an item in the version that answered."""
+    gallery = shelf.version(version)
+    return str(key) if gallery is None else gallery.identifier(key)
 
 
 def adapter(config: Config, base: Base, modality: Modality) -> Adapter:
@@ -88,13 +101,13 @@ def adapter(config: Config, base: Base, modality: Modality) -> Adapter:
     if modality not in base.constants or adapt.method == "frozen":
         return Frozen()
     source, constants = base.encoders[modality].adaptable(), base.constants[modality]
-    mean = torch.from_numpy(np.asarray(base.reference[modality].features.mean(0), dtype=np.float32))
+    clean = torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32))
     floor = config.batch.floor
     match adapt.method:
         case "centring":
-            return Centring(mean)
+            return Centring(clean.mean(0), floor)
         case "residual_centring":
-            return ResidualCentring(mean)
+            return ResidualCentring(clean, floor)
         case "tcr":
             return Tcr(source, constants, adapt, floor)
         case "rest":

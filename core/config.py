@@ -79,8 +79,8 @@ class AdaptConfig(Section):
 class AnswerConfig(Section):
     top: int = Field(10, ge=1, le=1000)
     shortlist: int = Field(100, ge=1, le=10000)
-    fuse: Literal["none", "max", "sum"] = "sum"
-    rerank: bool = False
+    fuse: Literal["none", "max", "sum"] = "max"  # docs/log.md 2026-11-23
+    rerank: bool = True
 
 
 class StateConfig(Section):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from core.artifacts import tensors_hash
 from core.config import Config
-from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head, Params
+from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head
 from core.types import AdaptationStep, Encoded, Hits, Modality, Outcome, Query, QueryBatch
+
+if TYPE_CHECKING:
+    from core.protocols import Params
 
 Fuse = Callable[[Gallery, Encoded, Hits, Encoded, Hits], Hits]
 """(gallery, adapted, adapted hits, frozen, frozen hits) -> served hits."""

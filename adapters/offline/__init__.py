@@ -1,0 +1,1 @@
+"""Trainers of base models. The service never imports them."""

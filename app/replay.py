@@ -1,0 +1,134 @@
+"""`qshift replay`: a schedule through the production path without Kafka: the same run, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.build import engine
+from app.observers import watching
+from app.schedule import Schedule
+from app.table import PhaseRow
+from core.config import Config
+from core.types import Judgement, Outcome, Refusal
+from stream import codec
+from stream.memory import MemorySink, MemorySource
+from stream.memory_store import MemoryStore
+from stream.runner import Report, run
+from stream.states import entry_from_bytes
+
+METHODS: dict[str, dict[str, object]] = {
+    "frozen": {"method": "frozen", "align": {"enabled": False}},
+    "rest": {"method": "rest", "align": {"enabled": False}},
+    "aligned": {"method": "frozen"},
+    "default": {},
+    "centring": {"method": "centring", "align": {"enabled": False}},
+    "residual_centring": {"method": "residual_centring", "align": {"enabled": False}},
+    "tcr-paper": {"method": "tcr", "preset": "tcr-paper"},
+}
+"""What `--method` may name: changes of the `adapt` section."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay gives: the table's rows and the two hashes."""
+
+    rows: list[PhaseRow]
+    answers_sha256: str
+    state_sha256: str
+    report: Report
+    seconds: float
+
+
+def with_method(config: Config, name: str) -> Config:
+    """The configuration with another method; paper presets answer unfused."""
+    changes = METHODS[name]
+    document = config.model_dump()
+    document["adapt"] = {**document["adapt"], **changes}
+    if "align" in changes:
+        document["adapt"]["align"] = {**config.adapt.align.model_dump(), **changes["align"]}  # type: ignore[dict-item]
+    if changes.get("preset") == "tcr-paper":
+        document["answer"] = {**document["answer"], "fuse": "none"}
+    return Config.model_validate(document)
+
+
+def replay(
+    config: Config,
+    schedule: Schedule,
+    journal: Sequence[bytes] = (),
+    console: Console | None = None,
+    title: str = "replay",
+) -> Replayed:
+    """Runs a schedule; with a journal, at the batch boundaries of the run that wrote it.
+
+    Labels of sampled queries are given as soon as the stream has ended: they cannot change an answer.
+    """
+    started = time.monotonic()
+    built = engine(config)
+    records, items = [], []
+    console = console or Console(quiet=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console,
+    ) as progress:  # fmt: skip
+        total = sum(phase.queries for phase in schedule.phases)
+        making = progress.add_task(f"{title}: drawing queries", total=total)
+        for record, item in schedule.records(config.kafka.queries):
+            records.append(record)
+            items.append(item)
+            progress.advance(making)
+        answering = progress.add_task(f"{title}: answering", total=total)
+        observers = watching(built)
+
+        class Ticker:
+            """Moves the bar."""
+
+            def observe(self, outcome: Outcome) -> None:
+                progress.advance(answering, len(outcome.batch))
+
+            def judge(self, judgement: Judgement) -> None: ...
+
+            def refuse(self, refusal: Refusal) -> None: ...
+
+        store = MemoryStore()
+        for value in journal:
+            store.journal(entry_from_bytes(value))
+        sink = MemorySink()
+        report = run(
+            MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, sink, store,
+            [observers.judged, Ticker()], config,
+        )  # fmt: skip
+    answers = {}
+    for record in sink.records["answers"]:
+        answer = codec.decode_answer(record.value or b"")
+        answers[answer.source.offset] = record.value or b""
+        if answer.label_wanted:
+            at = records[answer.source.offset].at
+            observers.judged.judge(Judgement(at, at, items[answer.source.offset].label))
+    rows = []
+    for phase in schedule.phases:
+        quality = observers.judged.summary(lambda at, name=phase.name: schedule.phase_of(at.offset) == name)
+        rows.append(
+            PhaseRow(
+                phase.name, phase.modality, phase.queries, quality.n,
+                quality.map_frozen, quality.map_adapted, quality.map_served,
+                quality.diff, quality.low, quality.high, quality.r1_frozen, quality.r1_served,
+                float("nan"), float("nan"), float("nan"),
+            )
+        )  # fmt: skip
+    from app.demo import hash_answers
+
+    return Replayed(
+        rows, hash_answers(answers), report.state_sha256, report, time.monotonic() - started
+    )
+
+
+def journal_lines(path: str) -> list[bytes]:
+    """A journal exported as JSON lines."""
+    with open(path, "rb") as file:
+        return [line for line in file.read().splitlines() if line and json.loads(line)]

@@ -1,0 +1,63 @@
+"""The table per phase: printed by the demo and by replay, and written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRow:
+    """One phase; mAP, R@1 and differences in points (0-100), latency in milliseconds."""
+
+    phase: str
+    modality: str
+    queries: int
+    labels: int
+    map_frozen: float
+    map_adapted: float
+    map_served: float
+    diff: float
+    diff_low: float
+    diff_high: float
+    r1_frozen: float
+    r1_served: float
+    p50_ms: float
+    p95_ms: float
+    qps: float
+
+
+def as_json(rows: Sequence[PhaseRow]) -> list[dict[str, object]]:
+    return [{key: _rounded(value) for key, value in asdict(row).items()} for row in rows]
+
+
+def _rounded(value: object) -> object:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Table:
+    """A rich table; the difference is green where its interval lies above zero, red below."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("phase", no_wrap=True)
+    for name in ("queries", "labels", "frozen", "adapted", "served"):
+        table.add_column(name, justify="right")
+    table.add_column("served - frozen [95 %]", justify="right", no_wrap=True)
+    table.add_column("R@1 frozen > served", justify="right", no_wrap=True)
+    if timing:
+        table.add_column("p50/p95 ms", justify="right")
+        table.add_column("queries/s", justify="right")
+    for row in rows:
+        colour = "green" if row.diff_low > 0 else "red" if row.diff_high < 0 else "default"
+        cells: list[str | Text] = [
+            row.phase, str(row.queries), str(row.labels),
+            *(f"{value:.1f}" for value in (row.map_frozen, row.map_adapted, row.map_served)),
+            Text(f"{row.diff:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]", style=colour),
+            f"{row.r1_frozen:.1f} > {row.r1_served:.1f}",
+        ]  # fmt: skip
+        if timing:
+            cells += [f"{row.p50_ms:.0f}/{row.p95_ms:.0f}", f"{row.qps:.1f}"]
+        table.add_row(*cells)
+    return table

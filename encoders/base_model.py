@@ -1,0 +1,246 @@
+"""A base model on disk: towers, projections, hash head and what the source's own data say about it.
+
+    manifest.json                      name, bits, width, constants, provenance, sha256 of every file
+    towers/                            open_clip's local-dir format, or a torchvision backbone; may be absent
+    projection-<modality>.safetensors  where a tower needs one
+    head.safetensors                   weight, bias, mean.<modality>
+    calibration-<modality>.safetensors features, mean and sd (float16) in front of each BatchNorm
+    reference-<modality>.safetensors   clean queries, for drift
+
+The sd is stored, not the mean square: in float16 a difference of large squares would cancel.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import from_numpy
+
+from core.artifacts import MANIFEST, digest, read_manifest, writing
+from core.errors import ArtifactError
+from core.protocols import Encoder
+from core.types import Calibration, DriftReference, Modality, SourceConstants
+from encoders.head import HashHead
+from encoders.projection import Projection
+from encoders.vector import VectorEncoder
+
+Arrays = dict[str, NDArray[Any]]
+KIND = "base"
+HALF = 65504.0  # the largest float16
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A loaded base model. `version` is the sha256 of its manifest, and so of everything in it."""
+
+    name: str
+    bits: int
+    width: int
+    encoders: dict[Modality, Encoder]
+    head: HashHead
+    constants: dict[Modality, SourceConstants]
+    calibration: dict[Modality, Calibration]
+    reference: dict[Modality, DriftReference]
+    version: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_base(
+    folder: Path,
+    *,
+    name: str,
+    towers: Path | None,
+    projections: Mapping[Modality, Projection | None],
+    head: HashHead,
+    constants: Mapping[Modality, SourceConstants],
+    calibration: Mapping[Modality, Calibration],
+    reference: Mapping[Modality, DriftReference],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes a base model, all or nothing.
+
+    Args:
+        folder: where; an older base there is replaced.
+        towers: a folder in local-dir format (or `vision.write_backbone`'s), copied in; None for vectors only.
+        projections: by modality of the towers.
+        head: its means say which modalities are served, "vector" among them if it has one.
+        constants, calibration, reference: by modality, as far as measured.
+        provenance: JSON-able; where weights and data come from. No clock, or no two builds are equal.
+
+    Raises:
+        ArtifactError: parts that do not fit each other.
+    """
+    for modality, measured in calibration.items():
+        _check_width(f"{modality} calibration features", measured.features, head.width)
+        _check_calibration(modality, measured)
+    for modality, clean in reference.items():
+        _check_width(f"{modality} reference features", clean.features, head.width)
+    manifest = {
+        "name": name,
+        "bits": head.bits,
+        "width": head.width,
+        "towers": towers is not None,
+        "modalities": sorted(head.means),
+        "constants": {modality: asdict(value) for modality, value in constants.items()},
+        "bn_widths": {modality: list(value.widths) for modality, value in calibration.items()},
+        "reference_batch": {modality: value.batch for modality, value in reference.items()},
+        "provenance": dict(provenance),
+    }
+    with writing(folder, KIND, manifest) as draft:
+        if towers is not None:
+            shutil.copytree(towers, draft / "towers", copy_function=shutil.copyfile)
+        for modality, projection in projections.items():
+            if projection is not None:
+                tensors = {
+                    key: value.detach().cpu().numpy() for key, value in projection.state_dict().items()
+                }
+                _save(draft / f"projection-{modality}.safetensors", tensors)
+        means = {f"mean.{modality}": mean.cpu().numpy() for modality, mean in head.means.items()}
+        parts = {"weight": head.weight.cpu().numpy(), "bias": head.bias.cpu().numpy(), **means}
+        _save(draft / "head.safetensors", parts)
+        for modality, measured in calibration.items():
+            halves = {"mean": measured.mean.astype(np.float16), "sd": measured.sd.astype(np.float16)}
+            _save(draft / f"calibration-{modality}.safetensors", {"features": measured.features, **halves})
+        for modality, clean in reference.items():
+            arrays = {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest}
+            _save(draft / f"reference-{modality}.safetensors", arrays)
+
+
+def load_base(folder: Path, device: str = "cpu", precision: str = "fp32") -> Base:
+    """Loads a base model after checking every file's sha256.
+
+    Raises:
+        ArtifactError: missing, damaged, or parts that do not fit each other.
+        ConfigError: a precision that cannot adapt.
+    """
+    manifest = read_manifest(folder, KIND)
+    try:
+        return _load(folder, manifest, device, precision)
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / MANIFEST} lacks or misnames {error}: build the base again") from error
+
+
+def _load(folder: Path, manifest: Mapping[str, Any], device: str, precision: str) -> Base:
+    parts = _read(folder / "head.safetensors")
+    means: dict[Modality, NDArray[Any]] = {
+        modality: parts[f"mean.{modality}"] for modality in manifest["modalities"]
+    }
+    head = HashHead(parts["weight"], parts["bias"], means, device)
+    if (head.bits, head.width) != (manifest["bits"], manifest["width"]):
+        raise ArtifactError(
+            f"{folder} announces {manifest['bits']} bits of width {manifest['width']}, its head has "
+            f"{head.bits} and {head.width}: build the base again"
+        )
+    encoders = _encoders(folder, manifest, head, device, precision)
+    calibration: dict[Modality, Calibration] = {}
+    for modality, widths in manifest["bn_widths"].items():
+        arrays = _read(folder / f"calibration-{modality}.safetensors")
+        half = {key: arrays[key].astype(np.float32) for key in ("mean", "sd")}
+        found = Calibration(arrays["features"], half["mean"], half["sd"], tuple(widths))
+        _check_calibration(modality, found)
+        _check_width(f"{modality} calibration features", found.features, head.width)
+        tower: Any = encoders.get(modality)
+        if not hasattr(tower, "bn_widths") or tower.bn_widths() != found.widths:
+            raise ArtifactError(
+                f"the {modality} tower's BatchNorms are not those of its calibration: build it again"
+            )
+        calibration[modality] = found
+    reference: dict[Modality, DriftReference] = {}
+    for modality, batch in manifest["reference_batch"].items():
+        arrays = _read(folder / f"reference-{modality}.safetensors")
+        _check_width(f"{modality} reference features", arrays["features"], head.width)
+        reference[modality] = DriftReference(
+            arrays["features"], arrays["entropy"], arrays["nearest"], int(batch)
+        )
+    return Base(
+        name=manifest["name"],
+        bits=head.bits,
+        width=head.width,
+        encoders=encoders,
+        head=head,
+        constants={key: SourceConstants(**value) for key, value in manifest["constants"].items()},
+        calibration=calibration,
+        reference=reference,
+        version=digest(folder / MANIFEST),
+        provenance=dict(manifest["provenance"]),
+    )
+
+
+def _encoders(
+    folder: Path, manifest: Mapping[str, Any], head: HashHead, device: str, precision: str
+) -> dict[Modality, Encoder]:
+    """Encoders of the modalities that the head serves."""
+    found: dict[Modality, Encoder] = {}
+    projections: dict[Modality, Projection | None] = {}
+    names: tuple[Modality, ...] = ("image", "text")
+    for modality in names:
+        path = folder / f"projection-{modality}.safetensors"
+        if path.exists():
+            tensors = {key: from_numpy(value) for key, value in _read(path).items()}
+            projections[modality] = Projection.from_tensors(tensors)
+    if manifest["towers"]:
+        found.update(_towers(folder / "towers", projections, device, precision))
+    found["vector"] = VectorEncoder(head.width, device)
+    served = {modality: found[modality] for modality in manifest["modalities"] if modality in found}
+    if set(served) != set(manifest["modalities"]):
+        raise ArtifactError(
+            f"{folder} serves {manifest['modalities']}, but has towers only for {sorted(found)}"
+        )
+    for modality, encoder in served.items():
+        if encoder.width != head.width:
+            raise ArtifactError(
+                f"the {modality} encoder gives width {encoder.width}, the head takes {head.width}: fit a "
+                "projection, or build the base again"
+            )
+    return served
+
+
+def _towers(
+    folder: Path, projections: Mapping[Modality, Projection | None], device: str, precision: str
+) -> dict[Modality, Encoder]:
+    # Imported late: a base of vectors starts without open_clip, timm and transformers.
+    if (folder / "backbone.json").exists():
+        from encoders.vision import read_backbone
+
+        return {"image": read_backbone(folder, projections.get("image"), device, precision)}
+    from encoders.clip import open_clip_towers
+
+    pair = open_clip_towers(f"local-dir:{folder}", device, precision, projections=projections)
+    return {"image": pair.image, "text": pair.text}
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    # safetensors writes the memory as it lies: a transposed array would come back scrambled.
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, path)
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        arrays: Arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; build the base again") from error
+    return arrays
+
+
+def _check_width(what: str, features: NDArray[Any], width: int) -> None:
+    if features.ndim != 2 or features.shape[1] != width:
+        raise ArtifactError(
+            f"{what} have shape {features.shape}, expected [n, {width}]: build the base again"
+        )
+
+
+def _check_calibration(modality: str, found: Calibration) -> None:
+    expected = (len(found.features), sum(found.widths))
+    if found.mean.shape != expected or found.sd.shape != expected:
+        raise ArtifactError(f"{modality} calibration has mean {found.mean.shape}, expected {expected}")
+    for values in (found.mean, found.sd):
+        if not np.isfinite(values).all() or float(np.abs(values).max(initial=0)) > HALF:
+            raise ArtifactError(f"{modality} calibration leaves the range of float16 or holds NaN")

@@ -1,0 +1,147 @@
+"""Safe decoding of pictures from strangers, and their way to a tower's input size.
+
+Pillow opens pictures of 80 megapixels without complaint and raises at least four kinds of exception on
+damaged files. Here the caps hold before anything is decoded, and every failure is one `Refused`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from core.errors import Refused
+
+Pixels = NDArray[np.uint8]
+FORMATS = ("PNG", "JPEG", "WEBP")
+BYTES = 512 << 10
+PIXELS = 40_000_000
+SLIM = 4.0  # aspect ratio from which a picture is cropped before it is resized
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """From a picture to a tower's input: size (height, width), resize mode, mean and sd of [0, 1] pixels."""
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = 0
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Preprocess:
+        """From an open_clip preprocess_cfg, which writes a square size as one number."""
+        known = {key: values[key] for key in asdict(cls()) if values.get(key) is not None}
+        size = known.get("size", 224)
+        known["size"] = (size, size) if isinstance(size, int) else tuple(size)
+        for key in ("mean", "std"):
+            value = known.get(key, getattr(cls(), key))
+            known[key] = (value,) * 3 if isinstance(value, float) else tuple(value)
+        if known.get("interpolation") == "random":  # a training option; open_clip's inference takes bicubic
+            known["interpolation"] = "bicubic"
+        return cls(**known)
+
+
+def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Image.Image:
+    """Decodes one PNG, JPEG or WEBP to RGB: upright, transparency on white, 16 bits scaled to 8.
+
+    Args:
+        content: the encoded picture.
+        side: JPEGs may be decoded smaller, down to twice this many pixels a side; 0 for full size.
+        max_bytes: refused above, before anything else.
+        max_pixels: width times height as the header says; refused above, before decoding.
+
+    Raises:
+        Refused: stage "image", for every picture that is not decoded whole.
+    """
+    if not isinstance(content, bytes | bytearray) or not content:
+        raise Refused("image", "expected the bytes of a picture, got none")
+    if len(content) > max_bytes:
+        raise Refused("image", f"the picture has {len(content)} bytes, at most {max_bytes} are accepted")
+    try:
+        return _decode(bytes(content), side, max_pixels)
+    except Refused:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, ...
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
+        raise Refused("image", f"not a whole {', '.join(FORMATS)} picture ({reason})") from error
+
+
+def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow only warns about large pictures where our own cap refuses them, and about odd EXIF.
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise Refused(
+                    "image", f"the picture has {width} x {height} pixels, at most {max_pixels} are accepted"
+                )
+            if side and opened.format == "JPEG":
+                opened.draft(None, (2 * side, 2 * side))
+            opened.load()
+            return _rgb(ImageOps.exif_transpose(opened))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # convert("RGB") clips 16-bit greys at 255 instead of scaling them: nearly all white.
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, to: Preprocess) -> Pixels:
+    """Resizes an RGB picture to a tower's input, uint8 [3, H, W]; as open_clip's inference transform does."""
+    height, width = to.size
+    how = Image.Resampling.BILINEAR if to.interpolation == "bilinear" else Image.Resampling.BICUBIC
+    match to.resize_mode:
+        case "squash":
+            done = image.resize((width, height), how)
+        case "longest":
+            done = _longest(image, to, how)
+        case _:
+            done = _shortest(image, to, how)
+    return np.ascontiguousarray(np.asarray(done, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _shortest(image: Image.Image, to: Preprocess, how: Image.Resampling) -> Image.Image:
+    height, width = to.size
+    across, down = image.size
+    ratio = max(across, down) / min(across, down)
+    if ratio > SLIM:
+        # A picture of 40,000 x 1 would be resized to half a gigapixel before its centre is cut out.
+        keep_w, keep_h = min(across, int(SLIM * down)), min(down, int(SLIM * across))
+        left, top = (across - keep_w) // 2, (down - keep_h) // 2
+        image = image.crop((left, top, left + keep_w, top + keep_h))
+        across, down = image.size
+    if height == width:  # torchvision's Resize: the longer side is cut off, not rounded
+        short = min(across, down)
+        size = (int(height * across / short), int(height * down / short))
+    else:
+        scale = max(width / across, height / down)
+        size = (round(across * scale), round(down * scale))
+    resized = image if size == image.size else image.resize(size, how)
+    left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
+    return resized.crop((left, top, left + width, top + height))
+
+
+def _longest(image: Image.Image, to: Preprocess, how: Image.Resampling) -> Image.Image:
+    height, width = to.size
+    scale = min(width / image.width, height / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    ground = Image.new("RGB", (width, height), (to.fill_color,) * 3)
+    ground.paste(image.resize(size, how), ((width - size[0]) // 2, (height - size[1]) // 2))
+    return ground

@@ -1,0 +1,59 @@
+"""Behind a tower: a trained MLP into the shared space, or an affine that gives adaptation a hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn, ones, zeros
+from torch.nn.functional import normalize
+
+from core.errors import ArtifactError
+
+
+class Projection(nn.Module):
+    """LayerNorm, Linear, LayerNorm, GELU, Linear, normalise: raw features [B, inputs] -> unit [B, width].
+
+    Trained on features of frozen towers; always float32.
+    """
+
+    def __init__(self, inputs: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.inputs, self.hidden, self.width = inputs, hidden, width
+        self.layers = nn.Sequential(
+            nn.LayerNorm(inputs),
+            nn.Linear(inputs, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        unit: Tensor = normalize(self.layers(features), dim=-1)
+        return unit
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Projection:
+        """Rebuilds one from its state dict; the sizes follow from the shapes.
+
+        Raises:
+            ArtifactError: names or shapes are not those of a projection.
+        """
+        try:
+            hidden, inputs = tensors["layers.1.weight"].shape
+            made = cls(inputs, hidden, tensors["layers.4.weight"].shape[0])
+            made.load_state_dict(dict(tensors))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"not the tensors of a projection: {error}; build the base again") from error
+        return made
+
+
+class Affine(nn.Module):
+    """Scale and bias per feature, identity at the start: for towers without any normalisation layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(ones(width))
+        self.bias = nn.Parameter(zeros(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.weight + self.bias

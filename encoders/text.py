@@ -1,0 +1,81 @@
+"""Texts as queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from core.errors import QshiftError, Refused
+from core.types import Modality
+from encoders.projection import Projection
+from encoders.tower import Tower
+
+Tokens = NDArray[np.int64]
+CHARACTERS = 2000
+STEP = 8  # trimmed lengths are multiples of this, so that shapes are few
+
+
+class TextTower(Tower):
+    """Texts -> unit features.
+
+    Args:
+        tower: token ids [B, S] -> [B, raw width].
+        tokenize: texts -> ids [n, S], padded to the context length.
+        pad: the padding id where columns of padding may be cut off (towers with a padding mask); None
+            keeps all, as towers that take exactly their context length need.
+        characters: longer texts are refused.
+        projection, exclude, device: see `Tower`.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        tokenize: Callable[[list[str]], Tensor],
+        pad: int | None = None,
+        projection: Projection | None = None,
+        exclude: Sequence[str] = (),
+        device: str = "cpu",
+        characters: int = CHARACTERS,
+    ) -> None:
+        self._tokenize, self._pad, self._characters = tokenize, pad, characters
+        self._blank: Tokens = tokenize(["a"])[0].numpy()
+        super().__init__(tower, torch.from_numpy(self._blank)[None], projection, exclude, device)
+
+    @property
+    def modality(self) -> Modality:
+        return "text"
+
+    def prepare(self, content: Any) -> Tokens:
+        """One text -> token ids [S]. Raises Refused."""
+        if not isinstance(content, str):
+            raise Refused("validate", f"expected a text, got {type(content).__name__}")
+        if not content.strip():
+            raise Refused("validate", "the text is empty")
+        if len(content) > self._characters:
+            raise Refused("validate", f"{len(content)} characters, at most {self._characters} are accepted")
+        if any("\ud800" <= character <= "\udfff" for character in content):
+            raise Refused("validate", "the text holds half of a surrogate pair: send valid Unicode")
+        ids: Tokens = self._tokenize([content])[0].numpy()
+        return ids
+
+    def collate(self, prepared: Sequence[Tokens], rows: int) -> Tensor:
+        """Ids [rows, S]; added rows repeat the last text."""
+        if len(prepared) > rows:
+            raise QshiftError(f"{len(prepared)} texts do not fit in {rows} rows: ask for at least as many")
+        last = prepared[-1] if len(prepared) else self._blank
+        ids = np.stack([*prepared, *[last] * (rows - len(prepared))]) if rows else self._blank[None][:0]
+        if self._pad is not None and rows:
+            longest = int(((ids != self._pad) * np.arange(1, ids.shape[1] + 1)).max(initial=1))
+            ids = ids[:, : -(-longest // STEP) * STEP]
+        return torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
+
+    def settings(self) -> str:
+        # The blank row stands for the tokenizer: special tokens, vocabulary, context length.
+        probe = self._tokenize(["The quick brown fox, 12 jumps"])[0].tolist()
+        return json.dumps({"modality": "text", "pad": self._pad, "probe": probe}, sort_keys=True)

@@ -1,0 +1,191 @@
+"""Pictures as queries: the image tower, and torchvision backbones for image-to-image retrieval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.errors import ArtifactError, ConfigError, QshiftError, Refused
+from core.types import Modality
+from encoders.images import BYTES, PIXELS, Pixels, Preprocess, decode, fit
+from encoders.norms import to_bfloat16
+from encoders.projection import Projection
+from encoders.tower import Tower
+
+
+class ImageTower(Tower):
+    """Encoded pictures -> unit features.
+
+    Args:
+        tower: pictures [B, 3, H, W], normalised -> [B, raw width].
+        preprocess: input size, resize mode, mean and sd.
+        max_bytes, max_pixels: caps of one query picture.
+        projection, exclude, device: see `Tower`.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        preprocess: Preprocess,
+        projection: Projection | None = None,
+        exclude: Sequence[str] = (),
+        device: str = "cpu",
+        max_bytes: int = BYTES,
+        max_pixels: int = PIXELS,
+    ) -> None:
+        self.preprocess = preprocess
+        self._max_bytes, self._max_pixels = max_bytes, max_pixels
+        scale = 1 / (255 * torch.tensor(preprocess.std))
+        self._scale = scale.view(1, 3, 1, 1).to(device)
+        self._shift = (
+            (torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)).view(1, 3, 1, 1).to(device)
+        )
+        super().__init__(tower, torch.zeros(1, 3, *preprocess.size), projection, exclude, device)
+
+    @property
+    def modality(self) -> Modality:
+        return "image"
+
+    def prepare(self, content: Any) -> Pixels:
+        """Encoded bytes, or pixels uint8 [H, W, 3] -> uint8 [3, height, width]. Raises Refused."""
+        if isinstance(content, np.ndarray):
+            if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != 3 or not content.size:
+                raise Refused("image", f"expected uint8 [H, W, 3], got {content.dtype} {content.shape}")
+            return fit(Image.fromarray(np.ascontiguousarray(content)), self.preprocess)
+        image = decode(content, max(self.preprocess.size), self._max_bytes, self._max_pixels)
+        return fit(image, self.preprocess)
+
+    def collate(self, prepared: Sequence[Pixels], rows: int) -> Tensor:
+        """[rows, 3, H, W] float32, normalised; added rows repeat the last picture."""
+        if len(prepared) > rows:
+            raise QshiftError(f"{len(prepared)} pictures do not fit in {rows} rows: ask for at least as many")
+        blank = np.zeros((3, *self.preprocess.size), dtype=np.uint8)
+        last = prepared[-1] if len(prepared) else blank
+        stacked = np.stack([*prepared, *[last] * (rows - len(prepared))]) if rows else blank[None][:0]
+        pixels = torch.from_numpy(stacked).to(self.device).float()
+        pixels = pixels.mul_(self._scale).sub_(self._shift)
+        return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
+
+    def settings(self) -> str:
+        return json.dumps({"modality": "image", **asdict(self.preprocess)}, sort_keys=True)
+
+
+Backbone = Literal["resnet34", "vit_b_16", "mobilenet_v2", "alexnet"]
+HEADS: dict[str, str] = {
+    "resnet34": "fc",
+    "vit_b_16": "heads",
+    "mobilenet_v2": "classifier.1",
+    "alexnet": "classifier.6",
+}
+"""The classification layer that is cut off; features are what enters it."""
+IMAGENET = Preprocess(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear", resize_mode="shortest"
+)
+DESCRIPTION, WEIGHTS = "backbone.json", "backbone.safetensors"
+
+
+def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.Module:
+    """A torchvision backbone without its classifier: [B, 3, H, W] -> [B, 512 | 768 | 1280 | 4096].
+
+    AlexNet stands in for the VGG-F of the hashing literature. ViT-B/16 takes 224 pixels only.
+
+    Args:
+        name: which.
+        weights: a state dict as .safetensors, .npz or .pth (read with weights_only); None for random ones.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: an unknown name or kind of file.
+        ArtifactError: a file that cannot be read or does not fit.
+    """
+    if name not in HEADS:
+        raise ConfigError(f"no backbone {name!r}: one of {', '.join(HEADS)}")
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+    *path, last = HEADS[name].split(".")
+    setattr(module.get_submodule(".".join(path)), last, nn.Identity())
+    if weights is not None:
+        found = _state_dict(weights)
+        kept = {key: value for key, value in found.items() if not key.startswith(f"{HEADS[name]}.")}
+        try:
+            module.load_state_dict(kept)
+        except RuntimeError as error:
+            raise ArtifactError(f"{weights} does not fit {name}: {error}") from error
+    return module
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        match path.suffix:
+            case ".safetensors":
+                loaded: dict[str, Any] = load_file(path)
+            case ".npz":
+                with np.load(path, allow_pickle=False) as arrays:
+                    loaded = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            case ".pth" | ".pt":
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            case _:
+                raise ConfigError(f"{path}: expected .safetensors, .npz or .pth")
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ArtifactError(f"weights {path} cannot be read: {error}") from error
+    return dict(loaded.get("state_dict", loaded))
+
+
+def vision_tower(
+    name: Backbone,
+    weights: Path | None = None,
+    seed: int = 0,
+    projection: Projection | None = None,
+    preprocess: Preprocess = IMAGENET,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> ImageTower:
+    """A torchvision backbone as an encoder; see `backbone`."""
+    return _encoder(backbone(name, weights, seed), preprocess, projection, device, precision)
+
+
+def write_backbone(
+    folder: Path, name: Backbone, module: nn.Module, preprocess: Preprocess = IMAGENET
+) -> None:
+    """Writes a backbone as a folder that a base model can take as its towers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps({"name": name, "preprocess": asdict(preprocess)}, indent=1))
+
+
+def read_backbone(folder: Path, projection: Projection | None, device: str, precision: str) -> ImageTower:
+    """What `write_backbone` wrote. Raises ArtifactError."""
+    try:
+        document = json.loads((folder / DESCRIPTION).read_text())
+        module = backbone(document["name"], folder / WEIGHTS)
+        preprocess = Preprocess.of(document["preprocess"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder / DESCRIPTION} cannot be read: {error}; build the base again"
+        ) from error
+    return _encoder(module, preprocess, projection, device, precision)
+
+
+def _encoder(
+    module: nn.Module, preprocess: Preprocess, projection: Projection | None, device: str, precision: str
+) -> ImageTower:
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f'precision {precision!r} cannot be used with adaptation: "fp32" or "bf16"')
+    module = module.eval()
+    if precision == "bf16":
+        to_bfloat16(module)
+    return ImageTower(module, preprocess, projection, device=device)

@@ -1,0 +1,99 @@
+"""Merges what the adapted and the frozen twin found.
+
+Both distances are taken anew for every candidate of either shortlist: a candidate only one twin found
+still counts with both. Smaller scores are better, so the "max" of similarities is the smaller distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from core.errors import GalleryError
+from core.types import Codes, Distances, Hits, Keys
+from index.codes import NO_DISTANCE, NO_KEY, checked, paired
+from index.exact import checked_k, unused
+
+Mode = Literal["none", "max", "sum"]
+
+
+def fuse(
+    adapted: Hits,
+    frozen: Hits,
+    adapted_codes: Codes,
+    frozen_codes: Codes,
+    code_of: Callable[[Keys], Codes],
+    k: int,
+    mode: Mode,
+) -> Hits:
+    """The best k of the union of two shortlists by (score, key); distances hold the scores.
+
+    Args:
+        adapted: [B, K] of the adapted twin.
+        frozen: [B, K'] of the frozen twin.
+        adapted_codes: [B, L/8] query codes of the adapted twin.
+        frozen_codes: [B, L/8] query codes of the frozen twin.
+        code_of: keys [...] -> gallery codes [..., L/8]; any row for key -1.
+        k: places wanted; unused ones hold -1 and 2147483647.
+        mode: "sum" of both distances, "max" similarity (the smaller distance), or "none": the adapted
+            shortlist with its own distances.
+
+    Raises:
+        GalleryError: k < 1, an unknown mode, or batches and widths that differ.
+    """
+    checked_k(k)
+    if mode == "none":
+        return _cut(adapted, k)
+    bits = 8 * np.shape(adapted_codes)[-1]
+    left, right = checked(adapted_codes, bits), checked(frozen_codes, bits)
+    if len({len(left), len(right), len(adapted.keys), len(frozen.keys)}) > 1:
+        raise GalleryError(
+            f"expected one batch, got {len(left)} and {len(right)} codes, "
+            f"{len(adapted.keys)} and {len(frozen.keys)} rows of hits"
+        )
+    keys = np.concatenate((adapted.keys, frozen.keys), axis=1)
+    candidates = code_of(keys)
+    if candidates.shape != (*keys.shape, bits // 8):
+        raise GalleryError(
+            f"expected gallery codes {(*keys.shape, bits // 8)}, got {candidates.shape}: rebuild the gallery"
+        )
+    scores = fuse_distances(paired(left, candidates), paired(right, candidates), mode)
+    scores[keys == NO_KEY] = NO_DISTANCE
+    order = np.lexsort((keys, scores))
+    keys, scores = np.take_along_axis(keys, order, 1), np.take_along_axis(scores, order, 1)
+    # One item has one score: its two places stand side by side now, and the second is dropped.
+    kept = keys != NO_KEY
+    kept[:, 1:] &= keys[:, 1:] != keys[:, :-1]
+    place = np.cumsum(kept, axis=1) - 1
+    row, column = np.nonzero(kept & (place < k))
+    fused = unused(len(keys), k)
+    fused.keys[row, place[row, column]] = keys[row, column]
+    fused.distances[row, place[row, column]] = scores[row, column]
+    return fused
+
+
+def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode) -> Distances:
+    """Scores of two arrays of distances of one shape, int32: for judging the whole gallery [B, N].
+
+    Raises:
+        GalleryError: shapes that differ or an unknown mode.
+    """
+    if adapted.shape != frozen.shape:
+        raise GalleryError(f"expected distances of one shape, got {adapted.shape} and {frozen.shape}")
+    match mode:
+        case "none":
+            return adapted.astype(np.int32)
+        case "max":
+            return np.minimum(adapted, frozen).astype(np.int32)
+        case "sum":
+            return (adapted + frozen).astype(np.int32)
+    raise GalleryError(f'expected mode "none", "max" or "sum", got {mode!r}')
+
+
+def _cut(hits: Hits, k: int) -> Hits:
+    cut = unused(len(hits.keys), k)
+    found = min(k, hits.keys.shape[1])
+    cut.keys[:, :found], cut.distances[:, :found] = hits.keys[:, :found], hits.distances[:, :found]
+    return cut

@@ -1,0 +1,349 @@
+"""Joins late labels to past answers and estimates what adaptation gains over the frozen twin.
+
+A keyed hash decides which queries are labelled, before their outcome is known. Of those the two codes and
+the gallery version are remembered; when the label comes, the logged ranking is scored, never one made by
+the model of the arrival time. One label gives the AP of a query exactly: only queries are sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.types import Codes, Coordinates, Floats, Judgement, Outcome, Refusal
+from monitoring.estimates import (
+    NAN,
+    BettingInterval,
+    Estimate,
+    Fading,
+    bootstrap_interval,
+    normal_interval,
+)
+from monitoring.ranking import average_precision, recall_at_1
+
+V = TypeVar("V")
+
+ANSWERS = ("frozen", "adapted", "served")
+GAINS = ("adapted", "served")
+"""Answers that are compared with the frozen one."""
+IGNORED = ("unsampled", "unknown", "expired", "gallery", "irrelevant")
+"""Why a label is not used: not asked for, of no known query, too late, its gallery version or every item
+with this label is gone."""
+EMPTY: Floats = np.zeros(0, dtype=np.float32)
+
+
+def included(at: Coordinates, key: str, rate: float) -> bool:
+    """Whether a query is in the labelled sample: HMAC-SHA256(key, coordinates) as a share of 2^64 < rate.
+
+    The same in replay and in every process; who does not hold the key cannot choose what is measured.
+    """
+    drawn = hmac.new(key.encode(), str(at).encode(), hashlib.sha256).digest()[:8]
+    return int.from_bytes(drawn, "big") < rate * 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of a sampled query: codes [L/8], and features [D] if answers are re-ranked (else [0]).
+
+    `order` counts the queries observed before it.
+    """
+
+    at: Coordinates
+    gallery_version: str
+    order: int
+    frozen_code: Codes
+    adapted_code: Codes
+    frozen_features: Floats = field(default_factory=lambda: EMPTY)
+    adapted_features: Floats = field(default_factory=lambda: EMPTY)
+
+
+Distances = Callable[[str, Remembered], tuple[NDArray[np.float64], ...] | None]
+"""(gallery version, query) -> distances [N] of the frozen, adapted and served ranking; None: version gone."""
+Relevant = Callable[[str, str], NDArray[np.bool_] | None]
+"""(gallery version, label) -> [N] True where the item carries the label; None: version gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """AP and expected R@1 (0-1) of one labelled query, in the order of ANSWERS."""
+
+    order: int
+    label: str
+    ap: tuple[float, float, float]
+    first: tuple[float, float, float]
+    entered: int
+    """How many labels had entered the faded estimates before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A table row in points (0-100). `low`, `high`: paired bootstrap of served - frozen; NaN for n < 2."""
+
+    n: int = 0
+    map_frozen: float = NAN
+    map_adapted: float = NAN
+    map_served: float = NAN
+    diff: float = NAN
+    low: float = NAN
+    high: float = NAN
+    normal_low: float = NAN
+    normal_high: float = NAN
+    diff_adapted: float = NAN
+    low_adapted: float = NAN
+    high_adapted: float = NAN
+    r1_frozen: float = NAN
+    r1_adapted: float = NAN
+    r1_served: float = NAN
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Label traffic since the start; `pending` and `early` are present numbers."""
+
+    requested: int
+    arrived: int
+    corrected: int
+    expired: int
+    pending: int
+    early: int
+    ignored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Faded estimates (0-1) of mAP per answer and of the gains over frozen; anytime intervals of a block."""
+
+    quality: Mapping[str, Estimate]
+    gain: Mapping[str, Estimate]
+    anytime: Mapping[str, tuple[float, float]]
+    block: int
+    block_labels: int
+
+
+class JudgedQuality:
+    """Observer: samples, remembers, scores.
+
+    Args:
+        key: of the sampling hash.
+        rate: share of the queries to label, 0-1.
+        ttl_queries: a label may come until so many later queries were observed; bounds the memory too.
+        distances, relevant: galleries by version, injected by the app.
+        keep_features: needed where answers are re-ranked by float features.
+        alpha: fade per label.
+        block_labels: labels after which the anytime intervals start again.
+        early: labels that may wait for their answer.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        rate: float,
+        ttl_queries: int,
+        distances: Distances,
+        relevant: Relevant,
+        keep_features: bool = False,
+        alpha: float = 0.99,
+        block_labels: int = 1000,
+        early: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        self._key, self._rate, self._ttl = key, rate, ttl_queries
+        self._distances, self._relevant, self._keep_features = distances, relevant, keep_features
+        self._block_size, self._early_size, self._seed = block_labels, early, seed
+        self._lock = threading.RLock()
+        # Dictionaries keep insertion order: their first key is always the oldest.
+        self._memory: dict[Coordinates, Remembered] = {}
+        self._scores: dict[Coordinates, Score] = {}
+        self._gone: dict[Coordinates, int] = {}
+        self._early: dict[Coordinates, Judgement] = {}
+        self._seen = self._requested = self._arrived = self._corrected = self._expired = self._pending = 0
+        self._ignored = dict.fromkeys(IGNORED, 0)
+        self._faded = {name: Fading(alpha) for name in ANSWERS}
+        self._gain = {name: Fading(alpha) for name in GAINS}
+        self._block = 0
+        self._bets = {name: BettingInterval() for name in GAINS}
+
+    def sampled(self, at: Coordinates) -> bool:
+        """Whether the label of a query is asked for."""
+        return included(at, self._key, self._rate)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Remembers the sampled queries of a batch, and judges those whose label came first."""
+        with self._lock:
+            for row, query in enumerate(outcome.batch.queries):
+                # A restart answers again what it had answered: the first memory is byte-identical.
+                if query.at in self._memory or query.at in self._gone:
+                    continue
+                if self.sampled(query.at):
+                    self._remember(query.at, outcome, row)
+                self._seen += 1
+            self._forget()
+            waiting = self._early.keys() & {query.at for query in outcome.batch.queries}
+            for at in sorted(waiting):
+                self._score(self._early.pop(at))
+
+    def judge(self, judgement: Judgement) -> None:
+        """Scores a labelled query; the last label of a query wins."""
+        with self._lock:
+            if not self.sampled(judgement.query):
+                self._ignored["unsampled"] += 1
+            elif judgement.query in self._memory:
+                self._score(judgement)
+            elif judgement.query in self._gone:
+                self._ignored["expired"] += 1
+            else:
+                self._early.pop(judgement.query, None)
+                self._early[judgement.query] = judgement
+                while len(self._early) > self._early_size:
+                    del self._early[next(iter(self._early))]
+                    self._ignored["unknown"] += 1
+
+    def refuse(self, refusal: Refusal) -> None:
+        """A refused query has no answer to judge."""
+
+    def summary(self, select: Callable[[Coordinates], bool] | None = None) -> Quality:
+        """Quality over the labelled queries that `select` picks, all by default."""
+        with self._lock:
+            scores = [score for at, score in self._scores.items() if select is None or select(at)]
+        return self._quality(scores)
+
+    def between(self, first: int, end: int | None = None) -> Quality:
+        """Quality over the labelled queries observed as number `first` (from 0) up to before `end`."""
+        with self._lock:
+            scores = [s for s in self._scores.values() if s.order >= first and (end is None or s.order < end)]
+        return self._quality(scores)
+
+    def live(self) -> Live:
+        """Faded estimates now."""
+        with self._lock:
+            bounds = {name: bet.bounds for name, bet in self._bets.items()}
+            return Live(
+                {name: faded.estimate(0.0, 1.0) for name, faded in self._faded.items()},
+                {name: faded.estimate(-1.0, 1.0) for name, faded in self._gain.items()},
+                {name: (2.0 * low - 1.0, 2.0 * high - 1.0) for name, (low, high) in bounds.items()},
+                self._block,
+                self._bets["served"].n,
+            )
+
+    def labels(self) -> Labels:
+        """Label traffic so far."""
+        with self._lock:
+            return Labels(
+                self._requested,
+                self._arrived,
+                self._corrected,
+                self._expired,
+                self._pending,
+                len(self._early),
+                dict(self._ignored),
+            )
+
+    def _remember(self, at: Coordinates, outcome: Outcome, row: int) -> None:
+        features = (EMPTY, EMPTY)
+        if self._keep_features:
+            features = (outcome.frozen.features[row].copy(), outcome.adapted.features[row].copy())
+        self._memory[at] = Remembered(
+            at,
+            outcome.gallery_version,
+            self._seen,
+            outcome.frozen.codes[row].copy(),
+            outcome.adapted.codes[row].copy(),
+            *features,
+        )
+        self._requested += 1
+        self._pending += 1
+
+    def _forget(self) -> None:
+        """Drops what is older than the TTL; scores and the names of forgotten queries stay as long again."""
+        oldest = self._seen - self._ttl
+        for at in _older(self._memory.items(), lambda kept: kept.order < oldest):
+            self._gone[at] = self._memory.pop(at).order
+            if at not in self._scores:
+                self._pending -= 1
+                self._expired += 1
+        for at in _older(self._gone.items(), lambda order: order < oldest - self._ttl):
+            del self._gone[at]
+        while len(self._scores) > self._ttl:
+            del self._scores[next(iter(self._scores))]
+
+    def _score(self, judgement: Judgement) -> None:
+        kept, old = self._memory[judgement.query], self._scores.get(judgement.query)
+        if old is not None and old.label == judgement.label:
+            return
+        relevant = self._relevant(kept.gallery_version, judgement.label)
+        distances = self._distances(kept.gallery_version, kept)
+        if relevant is None or distances is None:
+            self._ignored["gallery"] += 1
+            return
+        if not relevant.any():
+            self._ignored["irrelevant"] += 1
+            return
+        frozen, adapted, served = (average_precision(d, relevant) for d in distances)
+        one, two, three = (recall_at_1(d, relevant) for d in distances)
+        entered = self._arrived if old is None else old.entered
+        score = Score(kept.order, judgement.label, (frozen, adapted, served), (one, two, three), entered)
+        self._scores[judgement.query] = score
+        if old is None:
+            self._arrived += 1
+            self._pending -= 1
+            self._enter(score)
+        else:
+            self._corrected += 1
+            self._correct(old, score)
+
+    def _enter(self, score: Score) -> None:
+        for name, ap in zip(ANSWERS, score.ap):
+            self._faded[name].add(ap)
+        if self._bets["served"].n >= self._block_size:
+            self._block += 1
+            self._bets = {name: BettingInterval() for name in GAINS}
+        for name in GAINS:
+            self._gain[name].add(_gain(score, name))
+            self._bets[name].update((1.0 + _gain(score, name)) / 2.0)
+
+    def _correct(self, old: Score, new: Score) -> None:
+        """A bet that was made stays made: the anytime intervals keep the first label."""
+        age = self._arrived - 1 - old.entered
+        for index, name in enumerate(ANSWERS):
+            self._faded[name].correct(old.ap[index], new.ap[index], age)
+        for name in GAINS:
+            self._gain[name].correct(_gain(old, name), _gain(new, name), age)
+
+    def _quality(self, scores: list[Score]) -> Quality:
+        if not scores:
+            return Quality()
+        ap = 100.0 * np.array([score.ap for score in scores])
+        first = 100.0 * np.array([score.first for score in scores])
+        served, adapted = ap[:, 2] - ap[:, 0], ap[:, 1] - ap[:, 0]
+        low, high = bootstrap_interval(served, np.random.default_rng(self._seed))
+        low_adapted, high_adapted = bootstrap_interval(adapted, np.random.default_rng(self._seed))
+        normal_low, normal_high = normal_interval(served)
+        map_frozen, map_adapted, map_served = (float(value) for value in ap.mean(0))
+        r1_frozen, r1_adapted, r1_served = (float(value) for value in first.mean(0))
+        return Quality(
+            n=len(scores), map_frozen=map_frozen, map_adapted=map_adapted, map_served=map_served,
+            diff=float(served.mean()), low=low, high=high, normal_low=normal_low, normal_high=normal_high,
+            diff_adapted=float(adapted.mean()), low_adapted=low_adapted, high_adapted=high_adapted,
+            r1_frozen=r1_frozen, r1_adapted=r1_adapted, r1_served=r1_served,
+        )  # fmt: skip
+
+
+def _gain(score: Score, name: str) -> float:
+    return score.ap[ANSWERS.index(name)] - score.ap[0]
+
+
+def _older(items: Iterable[tuple[Coordinates, V]], old: Callable[[V], bool]) -> list[Coordinates]:
+    """Keys from the oldest on, up to the first that is not old."""
+    keys = []
+    for key, value in items:
+        if not old(value):
+            break
+        keys.append(key)
+    return keys

@@ -1,0 +1,243 @@
+"""Outcomes -> Prometheus series. The table of series is in `monitoring.series`; the registry is injected."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+
+import numpy as np
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from core.types import Judgement, Outcome, Refusal
+from monitoring.bits import BitHealth, BitWindow
+from monitoring.drift import DriftMonitor, Panel
+from monitoring.estimates import Estimate
+from monitoring.judged import JudgedQuality, Live
+from monitoring.series import SERIES
+
+OTHER = "other"
+
+
+class Metrics:
+    """Observer: keeps every declared series up to date.
+
+    Give it the same `judged` and `drift` as the run, and list it after them: it reads what they found.
+
+    Args:
+        registry: where the series are registered; a fresh one per service.
+        method: adaptation method, for the build series.
+        lanes: so many lanes have their own label, later ones share `other`.
+        clock: seconds, for the age of the newest cut.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        judged: JudgedQuality | None = None,
+        drift: DriftMonitor | None = None,
+        method: str = "",
+        lanes: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.registry = registry
+        self._judged, self._drift, self._most, self._clock = judged, drift, lanes, clock
+        # One "_created" series beside every counter would double what a scrape carries.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for series in SERIES:
+            if series.kind == "counter":
+                self._counters[series.name] = Counter(
+                    series.name, series.help, series.labels, registry=registry
+                )
+            elif series.kind == "gauge":
+                self._gauges[series.name] = Gauge(series.name, series.help, series.labels, registry=registry)
+            else:
+                self._histograms[series.name] = Histogram(
+                    series.name, series.help, series.labels, registry=registry, buckets=series.buckets
+                )
+        ProcessCollector(registry=registry)
+        self._labels: dict[str, str] = {}
+        self._bits: dict[str, BitWindow] = {}
+        self._totals: dict[tuple[str, ...], int] = {}
+        self._last_cut = math.nan
+        self._index = ""
+        self._gauges["qshift_cut_age_seconds"].set_function(lambda: self._clock() - self._last_cut)
+        self._gauges["qshift_build_info"].labels(_version(), method).set(1)
+
+    # -- Observer ---------------------------------------------------------------------------------------
+
+    def observe(self, outcome: Outcome) -> None:
+        """Counts a batch and shows what it says about adaptation, codes, drift and quality."""
+        count = len(outcome.batch)
+        self._counters["qshift_answers_total"].inc(count)
+        for stage, seconds in outcome.seconds.items():
+            self._histograms["qshift_stage_seconds"].labels(stage).observe(seconds)
+        if outcome.repeated:
+            self._counters["qshift_repeated_answers_total"].inc(count)
+            return
+        lane = self.lane_label(outcome.batch.lane)
+        self._counters["qshift_queries_total"].labels(lane).inc(count)
+        self._counters["qshift_batches_total"].labels(lane).inc()
+        self._histograms["qshift_batch_rows"].observe(count)
+        self._adaptation(lane, outcome)
+        health = self._bits.setdefault(lane, BitWindow()).add(outcome.adapted.codes, outcome.frozen.codes)
+        if health is not None:
+            self._codes(lane, health)
+        if self._drift is not None:
+            panel = self._drift.panels().get(outcome.batch.lane)
+            if panel is not None:
+                self._panel(lane, panel)
+        self._quality()
+
+    def judge(self, judgement: Judgement) -> None:
+        """Shows what a label changed."""
+        self._quality()
+
+    def refuse(self, refusal: Refusal) -> None:
+        self._counters["qshift_dead_letters_total"].labels(refusal.stage).inc()
+
+    # -- What only the service knows --------------------------------------------------------------------
+
+    def lag(self, partition: str, records: int) -> None:
+        self._gauges["qshift_lag_records"].labels(partition).set(records)
+
+    def cut(self, size_bytes: int) -> None:
+        """A cut has become durable."""
+        self._last_cut = self._clock()
+        self._gauges["qshift_cut_bytes"].set(size_bytes)
+        self._counters["qshift_cuts_total"].inc()
+
+    def restored(self, seconds: float) -> None:
+        self._gauges["qshift_restore_seconds"].set(seconds)
+
+    def recovered(self) -> None:
+        self._counters["qshift_recoveries_total"].inc()
+
+    def rebalanced(self) -> None:
+        self._counters["qshift_rebalances_total"].inc()
+
+    def index(self, version: str, items: int) -> None:
+        """The gallery that is searched from now on."""
+        gauge = self._gauges["qshift_index_info"]
+        if self._index and self._index != version:
+            gauge.remove(self._index)
+        self._index = version
+        gauge.labels(version).set(1)
+        self._gauges["qshift_index_items"].set(items)
+
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """Reads a gauge without labels at every scrape, e.g. qshift_inflight_bytes."""
+        self._gauges[name].set_function(read)
+
+    # -- Parts ------------------------------------------------------------------------------------------
+
+    def lane_label(self, lane: str) -> str:
+        """Bounded lane label: tenants are hashed, and lanes beyond the cap share one label."""
+        if lane not in self._labels and len(self._labels) < self._most:
+            parts = lane.split(":", 2)  # partition, modality and, where tenants are kept apart, the tenant
+            hashed = [hashlib.sha256(part.encode()).hexdigest()[:8] for part in parts[2:]]
+            self._labels[lane] = ":".join([*parts[:2], *hashed])
+        label = self._labels.get(lane, OTHER)
+        if label == OTHER:
+            self._counters["qshift_series_dropped_total"].inc()
+        return label
+
+    def _adaptation(self, lane: str, outcome: Outcome) -> None:
+        if len(outcome.frozen_entropy):
+            self._set("qshift_entropy", float(np.mean(outcome.frozen_entropy)), lane, "frozen")
+        step = outcome.step
+        if step is None:
+            return
+        if step.updated:
+            self._counters["qshift_updates_total"].labels(lane).inc()
+        else:
+            self._counters["qshift_refused_updates_total"].labels(lane, step.reason or "none").inc()
+        if step.rolled_back:
+            self._counters["qshift_resets_total"].labels(lane).inc()
+        for part, loss in step.losses.items():
+            self._set("qshift_loss", loss, lane, part)
+        for name, value in (
+            ("conflict_angle_degrees", step.conflict_degrees),
+            ("realised_angle_degrees", step.realised_degrees),
+            ("removed_energy_ratio", step.removed_energy),
+            ("kept_share_ratio", step.kept_share),
+            ("source_distance", step.source_distance),
+            ("uniformity", step.uniformity),
+            ("gap", step.gap),
+        ):
+            self._set(f"qshift_{name}", value, lane)
+        self._set("qshift_entropy", step.entropy, lane, "adapted")
+
+    def _codes(self, lane: str, health: BitHealth) -> None:
+        self._set("qshift_bit_balance_ratio", health.balance, lane)
+        self._set("qshift_bit_entropy_ratio", health.entropy_bits / max(1, health.bits), lane)
+        self._set("qshift_effective_bits", health.effective_bits, lane)
+        self._set("qshift_dead_bits", health.dead_bits, lane)
+        self._set("qshift_flip_share_ratio", health.flip_rate, lane)
+
+    def _panel(self, lane: str, panel: Panel) -> None:
+        for name, value in panel.values.items():
+            self._set("qshift_drift_value", value, lane, name)
+            self._set("qshift_drift_threshold", panel.thresholds[name], lane, name)
+            self._set("qshift_drift_alarm", float(panel.alarms[name]), lane, name)
+
+    def _quality(self) -> None:
+        if self._judged is None:
+            return
+        self._estimates(self._judged.live())
+        labels = self._judged.labels()
+        for name in ("requested", "arrived", "corrected", "expired"):
+            self._advance(f"qshift_labels_{name}_total", getattr(labels, name))
+        self._ignored(labels.ignored)
+        self._set("qshift_labels_pending", labels.pending)
+        self._set("qshift_labels_early", labels.early)
+
+    def _estimates(self, live: Live) -> None:
+        for answer, estimate in live.quality.items():
+            for bound, value in _bounds(estimate).items():
+                self._set("qshift_quality_map_ratio", value, answer, bound)
+        for answer, estimate in live.gain.items():
+            for bound, value in _bounds(estimate).items():
+                self._set("qshift_quality_difference_ratio", value, answer, bound, "faded")
+            for bound, value in zip(("low", "high"), live.anytime[answer]):
+                self._set("qshift_quality_difference_ratio", value, answer, bound, "anytime")
+        self._set("qshift_quality_effective_labels", live.quality["frozen"].n_eff)
+        self._set("qshift_quality_block", live.block)
+
+    def _ignored(self, ignored: Mapping[str, int]) -> None:
+        for reason, count in ignored.items():
+            self._advance("qshift_labels_ignored_total", count, reason)
+
+    def _set(self, name: str, value: float, *labels: str) -> None:
+        gauge = self._gauges[name]
+        (gauge.labels(*labels) if labels else gauge).set(value)
+
+    def _advance(self, name: str, total: int, *labels: str) -> None:
+        """Brings a counter to a total that is counted elsewhere."""
+        key = (name, *labels)
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(max(0, total - self._totals.get(key, 0)))
+        self._totals[key] = total
+
+
+def _bounds(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("qshift")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,117 @@
+"""Tie-aware ranking measures from distances. Hamming distances tie all the time, so every measure here is
+its mean over all orders inside ties: no order is favoured, and no generator is needed.
+
+Positions do not matter, only distances do; a NaN distance ranks behind everything else, as one tie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import GalleryError
+
+Relevant = NDArray[np.bool_]
+
+
+def levels(distance: NDArray[Any], relevant: Relevant) -> NDArray[np.int64]:
+    """Counts [2, M] per distance level, nearest first: relevant items, then all others.
+
+    Args:
+        distance: [N], any real dtype.
+        relevant: [N] True where the item carries the query's label.
+
+    Raises:
+        GalleryError: the two are not of one length.
+    """
+    distance, relevant = np.asarray(distance), np.asarray(relevant, dtype=bool)
+    if distance.ndim != 1 or distance.shape != relevant.shape:
+        raise GalleryError(
+            f"distances and relevance of one length expected, got {distance.shape} and {relevant.shape}: "
+            "take both from the same gallery version"
+        )
+    values, level = np.unique(distance, return_inverse=True)
+    hits = np.bincount(level[relevant], minlength=len(values))
+    return np.stack((hits, np.bincount(level, minlength=len(values)) - hits)).astype(np.int64)
+
+
+def class_average_precision(histogram: NDArray[Any]) -> NDArray[np.float64]:
+    """AP [C] of one ranking for every class the query could have.
+
+    A level with t items, r relevant, behind s items with R relevant, and h = H(s+t) - H(s) adds
+    r/t [ (R+1) h + (r-1)/(t-1) (t - (s+1) h) ]; the sum is divided by the number of relevant items.
+
+    Args:
+        histogram: [C, M] items per class and distance level, nearest first; every item in one class.
+
+    Returns:
+        [C] in (0, 1], NaN for classes without items.
+    """
+    r = np.asarray(histogram, dtype=np.float64)
+    r = r[:, r.sum(0) > 0]
+    t = r.sum(0)
+    s = np.cumsum(t) - t
+    before = np.cumsum(r, axis=1) - r
+    harmonic = np.concatenate(([0.0], np.cumsum(1.0 / np.arange(1, int(t.sum()) + 1))))
+    h = harmonic[(s + t).astype(np.int64)] - harmonic[s.astype(np.int64)]
+    inside = (r - 1) / np.maximum(t - 1, 1) * (t - (s + 1) * h) * (t > 1)
+    total = r.sum(1)
+    summed = (r / t * ((before + 1) * h + inside)).sum(1)
+    return np.where(total > 0, summed / np.maximum(total, 1), np.nan)
+
+
+def average_precision(distance: NDArray[Any], relevant: Relevant) -> float:
+    """AP over the whole gallery, averaged over all orders inside ties.
+
+    Args:
+        distance: [N] distances of one query to every item.
+        relevant: [N] True where the item is relevant.
+
+    Returns:
+        A value in (0, 1]; NaN when nothing is relevant.
+    """
+    return float(class_average_precision(levels(distance, relevant))[0])
+
+
+def precision_at(distance: NDArray[Any], relevant: Relevant, k: int) -> float:
+    """Expected share of relevant items among the first k places; places beyond N count as not relevant."""
+    return _found(levels(distance, relevant), k) / k
+
+
+def recall_at(distance: NDArray[Any], relevant: Relevant, k: int) -> float:
+    """Expected share of the relevant items that stand in the first k places; NaN when nothing is relevant."""
+    counts = levels(distance, relevant)
+    total = int(counts[0].sum())
+    return _found(counts, k) / total if total else float("nan")
+
+
+def recall_at_1(distance: NDArray[Any], relevant: Relevant) -> float:
+    """Chance that the first answer is relevant (R@1 of the retrieval papers); NaN when nothing is."""
+    return precision_at(distance, relevant, 1) if np.any(relevant) else float("nan")
+
+
+def reciprocal_rank(distance: NDArray[Any], relevant: Relevant) -> float:
+    """Expected 1 / rank of the first relevant item; NaN when nothing is relevant."""
+    counts = levels(distance, relevant)
+    holds = np.flatnonzero(counts[0])
+    if not len(holds):
+        return float("nan")
+    level = int(holds[0])
+    s, t, r = int(counts[:, :level].sum()), int(counts[:, level].sum()), int(counts[0, level])
+    expected, none_yet = 0.0, 1.0
+    for place in range(t - r + 1):
+        here = r / (t - place)
+        expected += none_yet * here / (s + place + 1)
+        none_yet *= 1.0 - here
+    return expected
+
+
+def _found(counts: NDArray[np.int64], k: int) -> float:
+    """Expected number of relevant items in the first k places: whole levels, then a share of one."""
+    if k < 1:
+        raise GalleryError(f"k of at least 1 expected, got {k}: ask for one answer or more")
+    t = counts.sum(0)
+    taken = np.clip(k - (np.cumsum(t) - t), 0, t)
+    return float((counts[0] * taken / np.maximum(t, 1)).sum())

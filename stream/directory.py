@@ -1,0 +1,236 @@
+"""A state store in a folder of one machine: two cut files and one journal per partition.
+
+    <topic>-<partition>/cut-<generation>-<slot>     slot = seq mod 2, so a bad write never costs both
+    <topic>-<partition>/journal.jsonl               one line per batch: 16 hex digits of sha256, space, JSON
+
+Files are written beside their target, synced and renamed; journal lines are appended and synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from urllib.parse import quote
+
+from core.errors import ArtifactError, DeliveryError
+from core.types import Cut, JournalEntry, Partition
+from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
+
+log = logging.getLogger("qshift.directory")
+PRUNE_LINES = 4096
+"""The journal is rewritten when it has grown by so many lines."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is open and known of one partition."""
+
+    journal: FileIO | None = None
+    size: int = 0
+    """Bytes of the journal that are known to be durable."""
+    lines: int = 0
+    """Lines in the journal that the last rewrite did not look at."""
+    covered: list[dict[str, int]] = field(default_factory=list)
+    """next_seq by lane of the two newest cuts saved here, older one first."""
+
+
+class DirectoryStore:
+    """Cuts and journal under one folder, for one writer.
+
+    Args:
+        folder: made if it is not there.
+        prune_lines: growth of a journal after which a save rewrites it.
+    """
+
+    def __init__(self, folder: Path, prune_lines: int = PRUNE_LINES) -> None:
+        self._folder, self._prune_lines = folder, prune_lines
+        self._held: dict[Partition, _Held] = {}
+
+    def save(self, cut: Cut) -> None:
+        """Writes one slot; then forgets what no cut needs any more.
+
+        Raises:
+            DeliveryError: the disk did not take it.
+        """
+        partition = (cut.topic, cut.partition)
+        home, held = self._home(partition), self._held.setdefault(partition, _Held())
+        blob = cut_to_bytes(cut)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            _write(home / f"cut-{cut.generation}-{cut.seq % 2}", blob)
+        except OSError as error:
+            raise DeliveryError(
+                f"the cut was not written to {home}: {error.strerror}; is there space?"
+            ) from error
+        held.covered = [*held.covered, {lane.lane: lane.next_seq for lane in cut.lanes}][-2:]
+        if len(held.covered) < 2:
+            return
+        # Both slots are ours and whole now: older generations and journal lines below them are not needed.
+        for path, (generation, _) in self._slots(partition):
+            if generation < cut.generation:
+                path.unlink(missing_ok=True)
+        if held.lines >= self._prune_lines:
+            try:
+                self._prune(partition, held)
+            except (OSError, ArtifactError) as error:
+                log.warning("the journal was not pruned", extra={"home": str(home), "error": str(error)})
+
+    def load(self, partition: Partition) -> Cut | None:
+        paths = [path for path, _ in self._slots(partition)]
+        whole: list[Cut] = []
+        for path in paths:
+            try:
+                cut = cut_from_bytes(path.read_bytes())
+            except (ArtifactError, OSError) as error:
+                log.warning("cut skipped", extra={"path": str(path), "error": str(error)})
+            else:
+                whole.append(cut)
+        if paths and not whole:
+            raise ArtifactError(
+                f"none of the {len(paths)} cuts in {self._home(partition)} is whole: restore a backup, "
+                "or remove the folder to start from the base model"
+            )
+        return max(whole, key=lambda cut: (cut.generation, cut.seq), default=None)
+
+    def journal(self, entry: JournalEntry) -> None:
+        """Appends one line and waits for the disk.
+
+        Raises:
+            DeliveryError: the disk did not take it.
+        """
+        partition = (entry.topic, entry.partition)
+        held = self._held.setdefault(partition, _Held())
+        try:
+            if held.journal is None:
+                self._open(partition, held)
+            _append(held, _line(entry))
+        except OSError as error:
+            raise DeliveryError(
+                f"the journal in {self._home(partition)} was not written: {error.strerror}; is there space?"
+            ) from error
+
+    def journalled(self, partition: Partition, since: Mapping[str, int]) -> list[JournalEntry]:
+        """As promised by the protocol. Raises ArtifactError when a line before the last is damaged."""
+        return settled(self._read(partition)[0], since)
+
+    def close(self) -> None:
+        for held in self._held.values():
+            _close(held)
+
+    # -- pieces -----------------------------------------------------------------------------------------
+
+    def _home(self, partition: Partition) -> Path:
+        return self._folder / f"{quote(partition[0], safe='')}-{partition[1]}"
+
+    def _slots(self, partition: Partition) -> list[tuple[Path, tuple[int, int]]]:
+        """Files of cuts with (generation, slot)."""
+        found = []
+        for path in sorted(self._home(partition).glob("cut-*-[01]")):
+            _, generation, slot = path.name.split("-")
+            found.append((path, (int(generation), int(slot))))
+        return found
+
+    def _read(self, partition: Partition) -> tuple[list[JournalEntry], int]:
+        """Entries, and the bytes of the file that hold them; a torn last line is left out."""
+        path = self._home(partition) / "journal.jsonl"
+        if not path.exists():
+            return [], 0
+        with path.open("rb") as file:
+            lines = list(file)
+        entries, size = [], 0
+        for number, line in enumerate(lines):
+            entry = _entry(line)
+            if entry is None and number == len(lines) - 1:
+                log.warning("torn last line of the journal ignored", extra={"path": str(path)})
+                break
+            if entry is None:
+                raise ArtifactError(
+                    f"line {number + 1} of {len(lines)} of {path} does not match its checksum: restore the "
+                    "file; without it the batches after it cannot be repeated"
+                )
+            entries.append(entry)
+            size += len(line)
+        return entries, size
+
+    def _open(self, partition: Partition, held: _Held) -> None:
+        """Opens the journal for appending after its last whole line."""
+        home = self._home(partition)
+        home.mkdir(parents=True, exist_ok=True)
+        entries, held.size = self._read(partition)
+        held.lines = len(entries)
+        held.journal = FileIO(home / "journal.jsonl", "a")
+        held.journal.truncate(held.size)
+        _sync_folder(home)
+
+    def _prune(self, partition: Partition, held: _Held) -> None:
+        entries, _ = self._read(partition)
+        kept = settled(entries, held.covered[0])
+        _close(held)
+        _write(self._home(partition) / "journal.jsonl", b"".join(map(_line, kept)))
+        held.lines = 0
+
+
+def _append(held: _Held, line: bytes) -> None:
+    """Unbuffered, so that nothing of a failed line can reach the disk later."""
+    assert held.journal is not None, "opened by the caller"
+    try:
+        if held.journal.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(held.journal.fileno())
+    except OSError:
+        # What was not promised must not be found later: its boundary may be drawn elsewhere by then.
+        with suppress(OSError):
+            held.journal.truncate(held.size)
+        _close(held)
+        raise
+    held.size += len(line)
+    held.lines += 1
+
+
+def _line(entry: JournalEntry) -> bytes:
+    text = entry_to_bytes(entry)
+    return hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n"
+
+
+def _entry(line: bytes) -> JournalEntry | None:
+    """None where the line is not whole."""
+    try:
+        entry = entry_from_bytes(line[17:].removesuffix(b"\n"))
+    except ArtifactError:
+        return None
+    return entry if _line(entry) == line else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one, also after a loss of power."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _close(held: _Held) -> None:
+    journal, held.journal = held.journal, None
+    if journal is not None:
+        try:
+            journal.close()
+        except OSError:
+            log.warning("the journal did not close cleanly")

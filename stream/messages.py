@@ -1,0 +1,194 @@
+"""What stands in the messages: pydantic models, at the border only, and how clients write them.
+
+Unknown fields are ignored, so that additions need no new version; types are strict. A change that an older
+reader would misunderstand gets the next `schema_version`, and this reader refuses it.
+
+    python -m stream.messages      writes stream/schemas again
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
+
+from core.types import Coordinates, Floats
+from stream.states import canonical
+
+Headers = list[tuple[str, bytes]]
+SCHEMAS = Path(__file__).with_name("schemas")
+NAME_CHARACTERS = 256
+"""Longest query id, tenant, topic (Kafka: 249) or label."""
+_LAST = 2**63 - 1
+
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
+Offset = Annotated[int, Field(ge=0, le=_LAST)]
+
+
+class Message(BaseModel):
+    """Root of every message."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+    # Not Literal[1]: that takes true and 1.0 for 1.
+    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
+
+
+class TextQuery(Message):
+    """A query in words."""
+
+    modality: Literal["text"]
+    text: str = Field(min_length=1)
+    query_id: Name = ""
+
+
+class VectorQuery(Message):
+    """A query that the client has encoded itself."""
+
+    modality: Literal["vector"]
+    # Fail fast: a megabyte of wrong elements must not become a million error objects.
+    vector: Annotated[list[float], FailFast()] = Field(min_length=1)
+    query_id: Name = ""
+
+
+class ReferenceQuery(Message):
+    """A picture that lies in a folder the service may read."""
+
+    modality: Literal["reference"]
+    uri: str = Field(pattern="^file:", max_length=4096)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=1, le=_LAST)
+    query_id: Name = ""
+
+
+class Place(BaseModel):
+    """Coordinates of a query in the log."""
+
+    model_config = Message.model_config
+
+    topic: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS)]
+    partition: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    offset: Offset
+
+    def coordinates(self) -> Coordinates:
+        return Coordinates(self.topic, self.partition, self.offset)
+
+
+class LabelMessage(Message):
+    """The relevance class of an earlier query."""
+
+    query: Place
+    label: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS)]
+
+
+class ResultMessage(BaseModel):
+    """One gallery item that was found; distance in bits."""
+
+    model_config = Message.model_config
+
+    id: str
+    distance: int
+
+
+class AnswerMessage(Message):
+    """The answer to one query. The same query always gets the same bytes."""
+
+    source: Place
+    query_id: str
+    lane: str
+    batch_seq: Offset
+    state: str
+    gallery_version: str
+    label_wanted: bool
+    results: list[ResultMessage]
+
+
+QueryMessage = Annotated[TextQuery | VectorQuery | ReferenceQuery, Field(discriminator="modality")]
+queries: TypeAdapter[TextQuery | VectorQuery | ReferenceQuery] = TypeAdapter(QueryMessage)
+labels: TypeAdapter[LabelMessage] = TypeAdapter(LabelMessage)
+answers: TypeAdapter[AnswerMessage] = TypeAdapter(AnswerMessage)
+
+
+# -- the producer's side --------------------------------------------------------------------------------
+
+
+def text_query(text: str, query_id: str = "", tenant: str = "") -> tuple[bytes, Headers]:
+    """(value, headers) of a query in words."""
+    return _envelope({"modality": "text", "text": text}, query_id, tenant)
+
+
+def vector_query(vector: Floats, query_id: str = "", tenant: str = "") -> tuple[bytes, Headers]:
+    """(value, headers) of a query by its feature vector [D]; float32 survives the way there exactly."""
+    values = [float(x) for x in np.asarray(vector, dtype=np.float32)]
+    return _envelope({"modality": "vector", "vector": values}, query_id, tenant)
+
+
+def image_query(
+    picture: bytes, query_id: str = "", tenant: str = "", content_type: str = "image/png"
+) -> tuple[bytes, Headers]:
+    """(value, headers) of an inline picture; `content_type` is image/png, image/jpeg or image/webp."""
+    named = [("x-query-id", query_id)] if query_id else []
+    headers = [("content-type", content_type), *named, *([("x-tenant", tenant)] if tenant else [])]
+    return picture, [(name, text.encode()) for name, text in headers]
+
+
+def reference_query(
+    path: Path | str, sha256: str, size: int, query_id: str = "", tenant: str = ""
+) -> tuple[bytes, Headers]:
+    """(value, headers) of a picture under the service's reference root.
+
+    Args:
+        path: absolute, or relative to the root.
+        sha256: hexadecimal; with `size` (bytes) it pins the content, so that a replay sees the same.
+    """
+    document = {"modality": "reference", "uri": f"file:{quote(str(path))}", "sha256": sha256, "size": size}
+    return _envelope(document, query_id, tenant)
+
+
+def label(query: Coordinates, name: str) -> bytes:
+    """A late label for the query at these coordinates."""
+    return canonical({"schema_version": 1, "query": place(query), "label": name})
+
+
+def _envelope(document: dict[str, object], query_id: str, tenant: str) -> tuple[bytes, Headers]:
+    named = {"query_id": query_id} if query_id else {}
+    headers = [("x-tenant", tenant.encode())] if tenant else []
+    return canonical({"schema_version": 1, **document, **named}), headers
+
+
+def place(at: Coordinates) -> dict[str, object]:
+    """Coordinates as they stand in messages."""
+    return {"topic": at.topic, "partition": at.partition, "offset": at.offset}
+
+
+# -- schemas -------------------------------------------------------------------------------------------
+
+
+def schemas() -> dict[str, str]:
+    """File name -> JSON Schema of every message."""
+    models: dict[str, type[Message]] = {
+        "query-text": TextQuery,
+        "query-vector": VectorQuery,
+        "query-reference": ReferenceQuery,
+        "label": LabelMessage,
+        "answer": AnswerMessage,
+    }
+    return {
+        f"{name}.v1.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+        for name, model in models.items()
+    }
+
+
+def write_schemas(folder: Path = SCHEMAS) -> None:
+    """Writes every schema file."""
+    folder.mkdir(exist_ok=True)
+    for name, text in schemas().items():
+        (folder / name).write_text(text)
+
+
+if __name__ == "__main__":
+    write_schemas()

@@ -1,0 +1,165 @@
+"""Cuts and journal entries <-> bytes, and which entries of a journal count. Shared by every store.
+
+A cut is one safetensors blob (tensors named `<lane index>/<name>`, everything else as JSON in its
+metadata) behind a magic and a sha256, so that a truncation at any byte and any flipped bit are noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from core.errors import ArtifactError
+from core.types import Cut, JournalEntry, LaneState
+
+MAGIC = b"qshcut1\n"
+_HEAD = len(MAGIC) + hashlib.sha256().digest_size
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """The one JSON spelling of a document: sorted keys, no spaces, ASCII."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def cut_to_bytes(cut: Cut) -> bytes:
+    """Serialises a cut; equal cuts give equal bytes.
+
+    Raises:
+        ArtifactError: a tensor has a dtype that safetensors cannot hold, or meta is not JSON-able.
+    """
+    tensors = {
+        # asarray and not ascontiguousarray: that would turn a 0-d array into one of one element.
+        f"{number}/{name}": np.asarray(array, order="C")
+        for number, lane in enumerate(cut.lanes)
+        for name, array in lane.tensors.items()
+    }
+    header = {
+        "topic": cut.topic,
+        "partition": cut.partition,
+        "seq": cut.seq,
+        "parent_hash": cut.parent_hash,
+        "next_offset": cut.next_offset,
+        "config_hash": cut.config_hash,
+        "label_offsets": dict(cut.label_offsets),
+        "generation": cut.generation,
+        "lanes": [
+            {
+                "lane": lane.lane,
+                "next_seq": lane.next_seq,
+                "next_offset": lane.next_offset,
+                "meta": dict(lane.meta),
+                "state_hash": lane.state_hash,
+                "tensors": list(lane.tensors),
+            }
+            for lane in cut.lanes
+        ],
+    }
+    try:
+        # NaN is allowed here: meta keeps figures such as an entropy that was never measured.
+        body: bytes = save(tensors, {"cut": json.dumps(header, sort_keys=True, allow_nan=True)})
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"the state of {cut.topic}/{cut.partition} cannot be written: {error}; tensors must be plain "
+            "numeric arrays and meta must be JSON-able"
+        ) from error
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def cut_from_bytes(blob: bytes) -> Cut:
+    """Reads a cut back, arrays byte-exact.
+
+    Raises:
+        ArtifactError: truncated, altered, or not a cut.
+    """
+    body = blob[_HEAD:]
+    if blob[: len(MAGIC)] != MAGIC or blob[len(MAGIC) : _HEAD] != hashlib.sha256(body).digest():
+        raise ArtifactError(
+            f"{len(blob)} bytes are not a whole cut: magic or sha256 does not match; the write was torn or "
+            "the bytes were altered"
+        )
+    size = int.from_bytes(body[:8], "little")
+    header: dict[str, Any] = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["cut"])
+    tensors = load(body)
+    lanes = tuple(
+        LaneState(
+            lane["lane"],
+            lane["next_seq"],
+            lane["next_offset"],
+            {name: tensors[f"{number}/{name}"] for name in lane["tensors"]},
+            lane["meta"],
+            lane["state_hash"],
+        )
+        for number, lane in enumerate(header.pop("lanes"))
+    )
+    return Cut(lanes=lanes, **header)
+
+
+def entry_to_bytes(entry: JournalEntry) -> bytes:
+    """Canonical JSON of a journal entry."""
+    return canonical(
+        {
+            "topic": entry.topic,
+            "partition": entry.partition,
+            "lane": entry.lane,
+            "seq": entry.seq,
+            "offsets": list(entry.offsets),
+            "state_hash": entry.state_hash,
+            "label_offset": entry.label_offset,
+            "generation": entry.generation,
+        }
+    )
+
+
+def entry_from_bytes(value: bytes) -> JournalEntry:
+    """Reads a journal entry. Raises ArtifactError when the bytes are not one."""
+    try:
+        found = json.loads(value)
+        entry = JournalEntry(
+            found["topic"],
+            found["partition"],
+            found["lane"],
+            found["seq"],
+            tuple(found["offsets"]),
+            found["state_hash"],
+            found["label_offset"],
+            found["generation"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"not a journal entry: {type(error).__name__}: {error}") from error
+    if entry_to_bytes(entry) != value:
+        raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")
+    return entry
+
+
+def settled(entries: Iterable[JournalEntry], since: Mapping[str, int]) -> list[JournalEntry]:
+    """The entries that count, in the order written, one per (lane, seq), from `since[lane]` on.
+
+    A generation that wrote batch s had read a journal that ended before s: whatever an older generation
+    wrote at s or later comes from a zombie, and is void. Within a generation the first one written counts,
+    because its answers may already have left.
+
+    Args:
+        entries: in the order written.
+        since: first wanted seq by lane; 0 for lanes not named.
+    """
+    written = list(entries)
+    starts: dict[str, dict[int, int]] = {}
+    """lane -> generation -> its lowest seq."""
+    for entry in written:
+        lane = starts.setdefault(entry.lane, {})
+        lane[entry.generation] = min(entry.seq, lane.get(entry.generation, entry.seq))
+    kept: dict[tuple[str, int], JournalEntry] = {}
+    for entry in written:
+        fenced = any(
+            generation > entry.generation and start <= entry.seq
+            for generation, start in starts[entry.lane].items()
+        )
+        if not fenced and entry.seq >= since.get(entry.lane, 0):
+            kept.setdefault((entry.lane, entry.seq), entry)
+    return list(kept.values())
