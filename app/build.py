@@ -137,9 +137,7 @@ def served(
     answer = config.answer
     assert isinstance(gallery, VersionedGallery)
     k = answer.shortlist if answer.rerank else answer.top
-    hits = fuse(
-        adapted_hits, frozen_hits, adapted.codes, frozen.codes, gallery.codes_of, k, answer.fuse
-    )
+    hits = fuse(adapted_hits, frozen_hits, adapted.codes, frozen.codes, gallery.codes_of, k, answer.fuse)
     if not answer.rerank:
         return hits
     cosine = _cosine(gallery.features(hits.keys), adapted, frozen, answer.fuse)
@@ -149,11 +147,12 @@ def served(
 
 
 def _cosine(items: NDArray[np.float32], adapted: Encoded, frozen: Encoded, mode: str) -> NDArray[np.float32]:
-    near = np.einsum("bkd,bd->bk", items, adapted.features)
+    near: NDArray[np.float32] = np.einsum("bkd,bd->bk", items, adapted.features)
     if mode == "none":
         return near
     other = np.einsum("bkd,bd->bk", items, frozen.features)
-    return np.maximum(near, other) if mode == "max" else (near + other) / 2
+    fused: NDArray[np.float32] = np.maximum(near, other) if mode == "max" else (near + other) / 2
+    return fused
 
 
 def judged_distances(

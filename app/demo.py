@@ -6,7 +6,6 @@ users would who wait for their answers; labels of a sampled share come later, on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import resource
 import tempfile
@@ -17,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    Progress,
+)
 
+from app.bars import bars, reporter
 from app.catalogue import Catalogue, prepare_catalogue
 from app.replay import replay
-from app.schedule import Item, Phase, Schedule
+from app.schedule import Item, Phase, Schedule, hash_answers
 from app.service import Service
 from app.table import PhaseRow, as_json, render
 from core.config import Config
@@ -29,7 +31,7 @@ from core.types import Coordinates
 from stream import codec
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
-from stream.kafka import ensure_topics
+from stream.kafka import Sent, ensure_topics
 from stream.topics import topic_settings
 
 WINDOW = 128
@@ -69,16 +71,21 @@ def demo(options: DemoOptions, console: Console) -> int:
     queries = options.queries or (128 if options.short else 640)
     with tempfile.TemporaryDirectory(prefix="qshift-demo-") as folder:
         broker = Broker(Path(folder) / "kafka", parent_bound=True)
-        with _progress(console) as progress:
+        with bars(console) as progress:
             task = progress.add_task("Apache Kafka", total=None)
             broker.start(lambda text: progress.update(task, description=f"Apache Kafka: {text}"))
-            catalogue = prepare_catalogue(options.data, options.cache, options.seed, progress)
+            catalogue = prepare_catalogue(options.data, options.cache, reporter(progress))
             broker.ready(60)
             progress.update(task, description="Apache Kafka is ready", total=1, completed=1)
         config = demo_config(catalogue, broker.bootstrap_servers, options)
         ensure_topics(broker.bootstrap_servers, topic_settings(config.kafka))
         schedule = catalogue.schedule(queries, options.seed)
-        service = Service(config, catalogue.page_items())
+        service = Service(
+            config,
+            catalogue.picture,
+            f"Searching {len(catalogue.gallery):,} {catalogue.noun}",
+            catalogue.attribution,
+        )
         try:
             service.start()
             console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
@@ -130,20 +137,12 @@ def demo_config(catalogue: Catalogue, bootstrap_servers: str, options: DemoOptio
     )
 
 
-def hash_answers(answers: dict[int, bytes]) -> str:
-    """sha256 over the answers in the order of their queries."""
-    sha = hashlib.sha256()
-    for offset in sorted(answers):
-        sha.update(answers[offset])
-    return sha.hexdigest()
-
-
 def _stream(
     service: Service, config: Config, schedule: Schedule, bootstrap_servers: str, console: Console
 ) -> _Seen:
     client, seen = QueryClient(bootstrap_servers, config.kafka), _Seen()
     try:
-        with _progress(console) as progress:
+        with bars(console) as progress:
             for phase in schedule.phases:
                 _phase(client, config, schedule, phase, service, seen, progress)
             while seen.labels_due:
@@ -165,7 +164,7 @@ def _phase(
     began, first, waiting = time.monotonic(), len(seen.items), 0
     ready: deque[Item] = deque()
     source, sent_all = schedule.items(phase), False
-    sent: list[object] = []
+    sent: list[Sent] = []
     while not sent_all or waiting:
         service.check()
         while not sent_all and waiting + config.batch.size <= WINDOW:
@@ -179,7 +178,7 @@ def _phase(
                 sent.append(client.send(item.value, item.headers))
                 waiting += 1
             if sent:
-                last = client.coordinates(sent[-1])
+                last = sent[-1].coordinates()
                 assert last.offset == len(seen.items) - 1, "another producer writes to the demo's topic"
         for record in client.answers(0.1):
             answer = codec.decode_answer(record.value or b"")
@@ -204,7 +203,7 @@ def _rows(schedule: Schedule, seen: _Seen, service: Service) -> list[PhaseRow]:
     rows = []
     for phase in schedule.phases:
         offsets = [o for o in seen.answers if schedule.phase_of(o) == phase.name]
-        quality = service.observers.judged.summary(lambda at, name=phase.name: schedule.phase_of(at.offset) == name)
+        quality = service.observers.judged.summary(schedule.within(phase))
         latency = np.array([seen.latency_ms[o] for o in offsets])
         rows.append(
             PhaseRow(
@@ -216,13 +215,6 @@ def _rows(schedule: Schedule, seen: _Seen, service: Service) -> list[PhaseRow]:
             )
         )  # fmt: skip
     return rows
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=console,
-    )  # fmt: skip
 
 
 def _wait_for_ctrl_c() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from core.config import AnswerConfig
 from core.errors import GalleryError, Refused
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery

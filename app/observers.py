@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
 from app.build import Engine, judged_distances
+from core.protocols import Observer
+from monitoring.drift import DriftMonitor
+from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality
+from monitoring.metrics import Metrics
+from monitoring.registry import fresh_registry
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """In the order in which they have to see an outcome: later ones read what earlier ones found."""
+
+    judged: JudgedQuality
+    drift: DriftMonitor
+    metrics: Metrics
+    history: History
+
+    def all(self) -> list[Observer]:
+        return [self.judged, self.drift, self.metrics, self.history]
 
 
 def judged(engine: Engine) -> JudgedQuality:
     """Sampled quality against the galleries on the shelf."""
     config, shelf = engine.config, engine.shelf
 
-    def relevant(version: str, label: str):  # type: ignore[no-untyped-def]
+    def relevant(version: str, label: str) -> NDArray[np.bool_] | None:
         gallery = shelf.version(version)
         return None if gallery is None else gallery.relevant(label)
 
@@ -23,3 +48,27 @@ def judged(engine: Engine) -> JudgedQuality:
         keep_features=config.answer.rerank,
         seed=config.seed,
     )
+
+
+def watching(engine: Engine, title: str, attribution: str) -> Observers:
+    """All observers of a service."""
+    quality, gallery = judged(engine), engine.shelf.current()
+    mean = gallery.features(gallery.keys()).mean(0)
+    drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
+    metrics = Metrics(fresh_registry(), quality, drift, engine.config.adapt.method)
+    metrics.index(gallery.version, len(gallery))
+
+    def item(key: int) -> Item:
+        current = engine.shelf.current()
+        name = current.identifier(key)
+        return Item(name, current.display(key).title, f"/picture/gallery/{quote(name, safe='')}")
+
+    def relevant_keys(version: str, label: str) -> Collection[int]:
+        found = engine.shelf.version(version)
+        return [] if found is None else found.keys()[found.relevant(label)].tolist()
+
+    history = History(
+        quality, drift, item, relevant_keys, title=title, attribution=attribution,
+        subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {engine.config.adapt.method}",
+    )  # fmt: skip
+    return Observers(quality, drift, metrics, history)

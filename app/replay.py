@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.bars import bars
 from app.build import engine
-from app.observers import watching
-from app.schedule import Schedule
+from app.observers import judged
+from app.schedule import Schedule, hash_answers
 from app.table import PhaseRow
 from core.config import Config
 from core.types import Judgement, Outcome, Refusal
@@ -72,10 +71,7 @@ def replay(
     built = engine(config)
     records, items = [], []
     console = console or Console(quiet=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console,
-    ) as progress:  # fmt: skip
+    with bars(console) as progress:
         total = sum(phase.queries for phase in schedule.phases)
         making = progress.add_task(f"{title}: drawing queries", total=total)
         for record, item in schedule.records(config.kafka.queries):
@@ -83,7 +79,7 @@ def replay(
             items.append(item)
             progress.advance(making)
         answering = progress.add_task(f"{title}: answering", total=total)
-        observers = watching(built)
+        quality_of = judged(built)
 
         class Ticker:
             """Moves the bar."""
@@ -101,7 +97,7 @@ def replay(
         sink = MemorySink()
         report = run(
             MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, sink, store,
-            [observers.judged, Ticker()], config,
+            [quality_of, Ticker()], config,
         )  # fmt: skip
     answers = {}
     for record in sink.records["answers"]:
@@ -109,10 +105,10 @@ def replay(
         answers[answer.source.offset] = record.value or b""
         if answer.label_wanted:
             at = records[answer.source.offset].at
-            observers.judged.judge(Judgement(at, at, items[answer.source.offset].label))
+            quality_of.judge(Judgement(at, at, items[answer.source.offset].label))
     rows = []
     for phase in schedule.phases:
-        quality = observers.judged.summary(lambda at, name=phase.name: schedule.phase_of(at.offset) == name)
+        quality = quality_of.summary(schedule.within(phase))
         rows.append(
             PhaseRow(
                 phase.name, phase.modality, phase.queries, quality.n,
@@ -121,14 +117,4 @@ def replay(
                 float("nan"), float("nan"), float("nan"),
             )
         )  # fmt: skip
-    from app.demo import hash_answers
-
-    return Replayed(
-        rows, hash_answers(answers), report.state_sha256, report, time.monotonic() - started
-    )
-
-
-def journal_lines(path: str) -> list[bytes]:
-    """A journal exported as JSON lines."""
-    with open(path, "rb") as file:
-        return [line for line in file.read().splitlines() if line and json.loads(line)]
+    return Replayed(rows, hash_answers(answers), report.state_sha256, report, time.monotonic() - started)

@@ -6,6 +6,7 @@ batch size, order of generation or process.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -55,6 +56,10 @@ class Schedule:
                 yield Record(Coordinates(topic, 0, offset), item.value, None, item.headers), item
                 offset += 1
 
+    def within(self, phase: Phase) -> Callable[[Coordinates], bool]:
+        """Whether a query belongs to a phase, by its offset."""
+        return lambda at: self.phase_of(at.offset) == phase.name
+
     def phase_of(self, offset: int) -> str:
         for phase in self.phases:
             if offset < phase.queries:
@@ -77,3 +82,11 @@ DEMO_SHIFTS: Sequence[tuple[str, Modality, tuple[str, ...]]] = (
 def demo_phases(queries: int) -> tuple[Phase, ...]:
     """The seven phases of `qshift demo`."""
     return tuple(Phase(name, modality, shifts, queries) for name, modality, shifts in DEMO_SHIFTS)
+
+
+def hash_answers(answers: dict[int, bytes]) -> str:
+    """sha256 over the answers in the order of their queries."""
+    sha = hashlib.sha256()
+    for offset in sorted(answers):
+        sha.update(answers[offset])
+    return sha.hexdigest()

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.errors import GalleryError
 from core.types import Codes, Distances, Hits, Keys
-from index.codes import NO_DISTANCE, NO_KEY, checked, paired
+from index.codes import NO_KEY, checked, paired
 from index.exact import checked_k, unused
 
 Mode = Literal["none", "max", "sum"]
@@ -60,7 +60,6 @@ def fuse(
             f"expected gallery codes {(*keys.shape, bits // 8)}, got {candidates.shape}: rebuild the gallery"
         )
     scores = fuse_distances(paired(left, candidates), paired(right, candidates), mode)
-    scores[keys == NO_KEY] = NO_DISTANCE
     order = np.lexsort((keys, scores))
     keys, scores = np.take_along_axis(keys, order, 1), np.take_along_axis(scores, order, 1)
     # One item has one score: its two places stand side by side now, and the second is dropped.

@@ -172,8 +172,7 @@ class VersionedGallery:
             )
         cosine = np.einsum("bkd,bd->bk", self.features(keys), queries).astype(np.float32)
         cosine[keys == NO_KEY] = -np.inf
-        worst_last = np.where(np.isnan(cosine), np.inf, -cosine)
-        order = np.lexsort((keys, worst_last, keys == NO_KEY))
+        order = np.lexsort((keys, -cosine, keys == NO_KEY))
         return np.take_along_axis(keys, order, 1), np.take_along_axis(cosine, order, 1)
 
     def relevant(self, label: str) -> NDArray[np.bool_]:
@@ -304,7 +303,7 @@ class VersionedGallery:
                 manifest["bits"], items["ids"], tensors["codes"], items["labels"], tensors.get("features"),
                 None if shown is None else [Display(*both) for both in shown], tensors["keys"],
                 backend=backend, device=device, threads=threads, base_version=built,
-                next_key=manifest["next_key"],
+                next_key=int(manifest["next_key"]),
             )  # fmt: skip
             if gallery.version != manifest["version"]:
                 raise ArtifactError(
@@ -455,8 +454,9 @@ def _gathered(rows: NDArray[Any], position: NDArray[np.intp], unused: NDArray[np
         return np.zeros((*position.shape, *rows.shape[1:]), rows.dtype)
     found = rows[position]
     if unused.any():
-        found[unused] = 0
-    return found
+        blank = unused.reshape(unused.shape + (1,) * (rows.ndim - 1))
+        return np.where(blank, rows.dtype.type(0), found)
+    return np.asarray(found)
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

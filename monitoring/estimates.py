@@ -69,8 +69,10 @@ class Fading:
 
     def estimate(self, low: float, high: float) -> Estimate:
         """Normal interval, cut to the range a mean can have."""
-        half = Z95 * math.sqrt(self.variance / self.n_eff) if self.n_eff > 1.0 + 1e-9 else NAN
-        value = self.value
+        value, variance = self.value, self.variance
+        if math.isnan(variance):
+            return Estimate(value, n_eff=self.n_eff)
+        half = Z95 * math.sqrt(variance / self.n_eff)
         return Estimate(value, max(low, value - half), min(high, value + half), self.n_eff)
 
 
@@ -78,8 +80,8 @@ class BettingInterval:
     """Confidence sequence for the mean of values in [0, 1]: may be read after every value.
 
     For each candidate m of a grid two gamblers bet that the mean is above and below; where they grow rich
-    together, m is left out. It covers a constant mean: on a drifting stream the set may become empty,
-    which is an alarm of its own. Restart it per epoch.
+    together, m is left out. It covers a constant mean: when every candidate was left out at some time,
+    the mean has moved (`steady` is False). Restart it per epoch.
 
     Args:
         alpha: chance that the true mean is ever outside.
@@ -100,6 +102,7 @@ class BettingInterval:
         self._most_down = self.LIMIT / np.maximum(1.0 - self._m, tiny)
         self._up = np.zeros(grid + 1)
         self._down = np.zeros(grid + 1)
+        self._ever_out = np.zeros(grid + 1, dtype=bool)
         # One pseudo-value of variance 1/4, so that the first bets are careful.
         self._mean, self._spread = 0.5, 0.25
 
@@ -111,6 +114,7 @@ class BettingInterval:
         bet = math.sqrt(2.0 * math.log(2.0 / self.alpha) / (variance * s * math.log(1.0 + s)))
         self._up += np.log1p(np.minimum(bet, self._most_up) * (x - self._m))
         self._down += np.log1p(-np.minimum(bet, self._most_down) * (x - self._m))
+        self._ever_out |= ~self._inside()
         self.n = s
         new_mean = self._mean + (x - self._mean) / (s + 1)
         self._spread += (x - self._mean) * (x - new_mean)
@@ -118,12 +122,20 @@ class BettingInterval:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """(low, high); (nan, nan) when no constant mean fits any more."""
-        inside = np.flatnonzero(np.logaddexp(self._up, self._down) - math.log(2.0) < -math.log(self.alpha))
+        """(low, high) now; (nan, nan) should no candidate be left."""
+        inside = np.flatnonzero(self._inside())
         if not len(inside):
             return NAN, NAN
         step = float(self._m[1])
         return max(0.0, float(self._m[inside[0]]) - step), min(1.0, float(self._m[inside[-1]]) + step)
+
+    @property
+    def steady(self) -> bool:
+        """Whether one mean fits the whole sequence: False is an alarm, wrong with chance alpha at most."""
+        return not bool(self._ever_out.all())
+
+    def _inside(self) -> NDArray[np.bool_]:
+        return np.asarray(np.logaddexp(self._up, self._down) < math.log(2.0 / self.alpha))
 
 
 def normal_interval(values: NDArray[np.float64]) -> tuple[float, float]:

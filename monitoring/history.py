@@ -280,6 +280,7 @@ class History:
             "anytime_high": 100 * high,
             "block": live.block,
             "block_labels": live.block_labels,
+            "steady": live.steady,
             "requested": labels.requested,
             "arrived": labels.arrived,
             "pending": labels.pending,

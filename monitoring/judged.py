@@ -125,6 +125,8 @@ class Live:
     anytime: Mapping[str, tuple[float, float]]
     block: int
     block_labels: int
+    steady: bool
+    """False when no constant difference (served - frozen) fits the block: the stream has changed."""
 
 
 class JudgedQuality:
@@ -230,6 +232,7 @@ class JudgedQuality:
                 {name: (2.0 * low - 1.0, 2.0 * high - 1.0) for name, (low, high) in bounds.items()},
                 self._block,
                 self._bets["served"].n,
+                self._bets["served"].steady,
             )
 
     def labels(self) -> Labels:

@@ -215,6 +215,7 @@ class Metrics:
                 self._set("qshift_quality_difference_ratio", value, answer, bound, "anytime")
         self._set("qshift_quality_effective_labels", live.quality["frozen"].n_eff)
         self._set("qshift_quality_block", live.block)
+        self._set("qshift_quality_steady", float(live.steady))
 
     def _ignored(self, ignored: Mapping[str, int]) -> None:
         for reason, count in ignored.items():

@@ -76,6 +76,7 @@ SERIES: tuple[Series, ...] = (
     ),
     Series("qshift_quality_effective_labels", "gauge", "Labels that the faded estimates are worth."),
     Series("qshift_quality_block", "gauge", "Number of the block that the anytime interval covers."),
+    Series("qshift_quality_steady", "gauge", "0 when no constant difference fits the block: it has changed."),
     Series("qshift_labels_requested_total", "counter", "Queries sampled for labelling."),
     Series("qshift_labels_arrived_total", "counter", "Labels joined to an answer."),
     Series("qshift_labels_corrected_total", "counter", "Labels that replaced an earlier one."),

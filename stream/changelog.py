@@ -12,12 +12,13 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
@@ -25,7 +26,6 @@ from core.types import Cut, JournalEntry, Partition
 from stream.states import canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
 
 log = logging.getLogger("qshift.changelog")
-T = TypeVar("T")
 
 CHUNK_BYTES = 900_000
 """Kafka and its clients take about 1 MiB per message unless told otherwise."""
@@ -40,6 +40,7 @@ STATE_SETTINGS = {
 }
 JOURNAL_SETTINGS = {"cleanup.policy": "delete", "retention.ms": "-1"}
 MANIFEST = "manifest"
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 @dataclass(slots=True)
@@ -159,26 +160,159 @@ class ChangelogStore:
         known = self._known.setdefault(partition, _Known())
         key = f"{entry.lane}/{entry.seq}".encode()
         (offset,) = self._deliver(self._kafka.journal, entry.partition, [(key, entry_to_bytes(entry))])
-        expected, known.end = known.end, offset + 1
-        if expected is not None and offset != expected:
-            for other in self._entries(partition, expected, offset):
-                rival = (other.lane, other.seq) == (entry.lane, entry.seq) and other != entry
-                if rival and other.generation >= entry.generation:
-                    raise DeliveryError(
-                        f"batch {entry.seq} of lane {entry.lane} already has another boundary in the journal "
-                        f"(generation {other.generation}): continue from the newest cut"
-                    )
+        if known.end is None:  # nobody has asked for the journal
+            return
+        # A repeated attempt may be acknowledged without an offset (-1): then we look, too.
+        expected, known.end = known.end, offset + 1 if offset >= 0 else None
+        if offset != expected:
+            self._check_first(entry, expected)
         known.open.setdefault((entry.lane, entry.seq), offset)
+
+    def _check_first(self, entry: JournalEntry, start: int) -> None:
+        for _, other in self._entries((entry.topic, entry.partition), start):
+            if other == entry:
+                return
+            if (other.lane, other.seq) == (entry.lane, entry.seq) and other.generation >= entry.generation:
+                raise DeliveryError(
+                    f"batch {entry.seq} of lane {entry.lane} already has another boundary in the journal "
+                    f"(generation {other.generation}): continue from the newest cut"
+                )
 
     def journalled(self, partition: Partition, since: Mapping[str, int]) -> list[JournalEntry]:
         """As promised by the protocol. Raises DeliveryError when the journal could not be read in time."""
         known = self._known.setdefault(partition, _Known())
         covered = bool(known.covered) and all(since.get(lane, 0) >= n for lane, n in known.covered.items())
-        known.end, known.open = None, {}
-        entries = list(self._entries(partition, known.start if covered else 0))
+        known.end, known.open, entries = known.start if covered else 0, {}, []
+        for offset, entry in self._entries(partition, known.end):
+            known.end = offset + 1
+            if entry.seq >= since.get(entry.lane, 0):
+                known.open.setdefault((entry.lane, entry.seq), offset)
+            entries.append(entry)
         return settled(entries, since)
 
     def close(self) -> None:
         self._discard()
 
     # -- pieces -----------------------------------------------------------------------------------------
+
+    def _entries(self, partition: Partition, start: int) -> Iterator[tuple[int, JournalEntry]]:
+        """Offsets and entries of a partition up to the present end."""
+        for offset, _, value in self._read(self._kafka.journal, partition[1], start):
+            entry = entry_from_bytes(value or b"")
+            if (entry.topic, entry.partition) == partition:
+                yield offset, entry
+
+    def _deliver(self, topic: str, partition: int, keyed: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
+        """Offsets of the records, all acknowledged. Raises DeliveryError after `retry_seconds`."""
+        attempts = _Attempts(self._retry_seconds)
+        while True:
+            try:
+                producer = self._open_producer()
+                sent = [producer.send(topic, value=v, key=k, partition=partition) for k, v in keyed]
+                return [future.get(timeout=attempts.left()).offset for future in sent]
+            except (KafkaError, OSError, ValueError) as error:  # ValueError: no such partition
+                # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
+                self._discard()
+                if isinstance(error, TOO_LARGE) or not attempts.again(error, topic):
+                    raise DeliveryError(
+                        f"{topic}/{partition} did not acknowledge {len(keyed)} records within "
+                        f"{self._retry_seconds:.0f} s: {error}; is Kafka up, and does the topic exist?"
+                    ) from error
+
+    def _read(
+        self, topic: str, partition: int, start: int
+    ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        """(offset, key, value) up to the present end. Raises DeliveryError after a silence."""
+        at, end, position = TopicPartition(topic, partition), None, start
+        attempts = _Attempts(self._retry_seconds)
+        while True:
+            reader: Any = None
+            try:
+                reader = KafkaConsumer(
+                    bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
+                    auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
+                    max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
+                    request_timeout_ms=10_000, bootstrap_timeout_ms=10_000,
+                )  # fmt: skip
+                reader.assign([at])
+                end = reader.end_offsets([at])[at] if end is None else end
+                if position > end:  # the topic was made anew
+                    position = 0
+                reader.seek(at, position)
+                while position < end:
+                    before = position
+                    for record in reader.poll(timeout_ms=500).get(at, []):
+                        yield record.offset, record.key, record.value
+                        position = record.offset + 1
+                    # Compaction leaves holes, at the end of the log too.
+                    position = max(position, reader.position(at))
+                    if position > before:
+                        attempts = _Attempts(self._retry_seconds)
+                    elif attempts.left() <= 0:
+                        raise KafkaTimeoutError(f"nothing came at offset {position}, {end} is the end")
+                return
+            except (KafkaError, OSError) as error:
+                if not attempts.again(error, topic):
+                    raise DeliveryError(
+                        f"{topic}/{partition} could not be read within {self._retry_seconds:.0f} s: {error}; "
+                        "is Kafka up, and does the topic exist?"
+                    ) from error
+            finally:
+                if reader is not None:
+                    reader.close()
+
+    def _open_producer(self) -> Any:
+        if self._producer is None:
+            limit_ms = int(1000 * min(self._kafka.delivery_timeout_seconds, self._retry_seconds))
+            self._producer = KafkaProducer(
+                bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
+                allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
+                request_timeout_ms=min(10_000, limit_ms), max_block_ms=min(10_000, limit_ms),
+                bootstrap_timeout_ms=10_000, reconnect_backoff_max_ms=1000,
+            )  # fmt: skip
+        return self._producer
+
+    def _discard(self) -> None:
+        """Drops the producer together with whatever it has not sent."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # close() alone first waits for a flush, and leaves the thread sending when that fails.
+            producer._sender.force_close()
+            with suppress(KafkaError):
+                producer.close(timeout=5)
+
+
+class _Attempts:
+    """Time and pauses of one call."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._pause, self._longest = BACKOFF_SECONDS
+
+    def left(self) -> float:
+        """Seconds, at least 0."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def again(self, error: Exception, topic: str) -> bool:
+        """Waits before the next attempt; False when the time is up."""
+        if self.left() <= 0:
+            return False
+        log.warning("Kafka failed, trying again", extra={"topic": topic, "error": str(error)})
+        time.sleep(min(self._pause, self.left()))
+        self._pause = min(2 * self._pause, self._longest)
+        return True
+
+
+def _assemble(records: Mapping[str, bytes], place: str) -> tuple[Cut, int]:
+    """The cut under a key's first parts, and where its journal begins. Raises if it is not whole."""
+    manifest = json.loads(records[f"{place}{MANIFEST}"])
+    chunks = []
+    for number, expected in enumerate(manifest["chunks"]):
+        chunk = records.get(f"{place}{number}", b"")
+        if len(chunk) != expected["bytes"] or hashlib.sha256(chunk).hexdigest() != expected["sha256"]:
+            raise ArtifactError(f"chunk {number} of {place} is missing or of another cut: the write was torn")
+        chunks.append(chunk)
+    cut = cut_from_bytes(b"".join(chunks))
+    if f"{cut.topic}/{cut.partition}/{cut.generation}/{cut.seq % 2}/" != place:
+        raise ArtifactError(f"the cut at {place} says that it belongs elsewhere")
+    return cut, int(manifest["journal_offset"])

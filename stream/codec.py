@@ -221,7 +221,7 @@ class Codec:
         record, at = refusal.record, refusal.record.at
         self._traces.pop(at, None)
         value, key = record.value, record.key
-        kept = [(name, v) for name, v in record.headers if not name.startswith(OURS)]
+        kept = [(name, v or b"") for name, v in record.headers if not name.startswith(OURS)]  # null is legal
         headers = [
             ("x-error-stage", refusal.stage.encode()),
             ("x-error-class", _utf8(refusal.error)),
@@ -236,7 +236,7 @@ class Codec:
             headers.append(("x-source-null", b"true"))
         if _size(record) > self._limits.message_bytes:
             names = {"traceparent", "x-query-id", "x-tenant", "content-type"}
-            kept = [(name, v) for name, v in kept if name in names and len(v or b"") <= HEADER_BYTES][:8]
+            kept = [(name, v) for name, v in kept if name in names and len(v) <= HEADER_BYTES][:8]
             key = key[:HEADER_BYTES] if key is not None else None
             headers.append(("x-source-truncated", b"%d" % len(value or b"")))
             value = (value or b"")[: max(0, self._limits.message_bytes - 16 * HEADER_BYTES)]

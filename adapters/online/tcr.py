@@ -128,6 +128,9 @@ class Tcr:
         except Unlearnable as refused:
             self.restore(*before)
             return self._refused(refused.reason, bool(inner) or refused.reason == "rolled-back"), None
+        except BaseException:  # out of memory, a stop signal: half a batch must not stay behind
+            self.restore(*before)
+            raise
         self._version += 1
         start, last = inner[0].gauges, inner[-1]
         step = AdaptationStep(

@@ -86,7 +86,9 @@ def slow_residual(q: list[float]) -> list[float]:
     cosine = [sum(a * b for a, b in zip(q, item, strict=True)) for item in items]
     best = sorted(range(len(items)), key=lambda j: -cosine[j])[:5]
     weights = [math.exp((cosine[j] - cosine[best[0]]) / 0.05) for j in best]
-    soft = [sum(w * items[j][d] for w, j in zip(weights, best, strict=True)) / sum(weights) for d in range(WIDTH)]
+    soft = [
+        sum(w * items[j][d] for w, j in zip(weights, best, strict=True)) / sum(weights) for d in range(WIDTH)
+    ]
     return [a - b for a, b in zip(q, soft, strict=True)]
 
 

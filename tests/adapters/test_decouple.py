@@ -62,7 +62,7 @@ def test_per_tensor_decides_for_each_and_never_fights_in_total() -> None:
         alone, _ = project({name: g[name]}, {name: r[name]})
         assert torch.equal(out[name], alone[name])
         conflicts += float((g[name] * r[name]).sum()) < 0
-    assert 0 < conflicts
+    assert conflicts > 0
     assert inner(out, r) >= -1e-6 * norm(out) * norm(r)
     assert angles.degrees == degrees(g, r) and angles.removed_energy > 0
 

@@ -15,11 +15,22 @@ TINY = {
 PREPROCESS = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.25, 0.2], "interpolation": "bilinear"}
 
 
-def write_config(folder: Path, model: dict) -> Path:
+def written(folder: Path, model: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     document = {"model_cfg": model, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(document))
     return folder
+
+
+@pytest.fixture
+def small_model() -> dict:
+    """model_cfg of the tiny CLIP."""
+    return json.loads(json.dumps(TINY))
+
+
+@pytest.fixture
+def write_config():
+    return written
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from open_clip.model import CLIP
     from safetensors.torch import save_file
 
-    folder = write_config(tmp_path_factory.mktemp("tiny"), TINY)
+    folder = written(tmp_path_factory.mktemp("tiny"), TINY)
     torch.manual_seed(0)
     flat = CLIP(**json.loads(json.dumps(TINY)))
     with torch.no_grad():

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_itq_keeps_its_invariants() -> None:
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(16), atol=1e-10)
         turned = projected @ rotation
         costs.append(float(((np.where(turned >= 0, 1.0, -1.0) - turned) ** 2).sum()))
-    assert all(after <= before + 1e-9 for before, after in zip(costs, costs[1:]))
+    assert all(after <= before + 1e-9 for before, after in pairwise(costs))
     assert costs[-1] < 0.98 * costs[0]
     weight = itq(rows, mean, 16, 30, seed=3)
     np.testing.assert_allclose(weight @ weight.T, np.eye(16), atol=1e-5)
@@ -166,7 +167,7 @@ def test_fitted_head_finds_neighbours_and_texts() -> None:
     pictures, texts, labels = clustered(500, 1)
     queries, _, expected = clustered(100, 2)
     state = torch.get_rng_state()
-    made = fit_head(pictures, texts, 32, steps=150)
+    made = fit_head(pictures, texts, 32, steps=80)
     assert torch.equal(state, torch.get_rng_state())
     gallery = made.codes(torch.from_numpy(pictures), "image")
 
@@ -176,7 +177,7 @@ def test_fitted_head_finds_neighbours_and_texts() -> None:
 
     assert precision(made.codes(torch.from_numpy(queries), "image"), expected) > 0.9
     assert precision(made.codes(torch.from_numpy(texts), "text"), np.arange(10)) > 0.95
-    again = fit_head(pictures, texts, 32, steps=150)
+    again = fit_head(pictures, texts, 32, steps=80)
     assert torch.equal(made.weight, again.weight)
     # Re-centring a clean balanced batch changes few bits.
     rows = torch.from_numpy(queries)

@@ -1,5 +1,7 @@
 """Exact search against plain Python, and FAISS against exact search: distances, order, ties."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -161,7 +163,8 @@ def test_wrong_calls_are_refused_and_change_nothing(backend: type[Index]) -> Non
         index.add(np.array([5, 5]), code.repeat(2, 0))
     with pytest.raises(GalleryError, match="one key per code"):
         index.add(np.array([5, 6]), code)
-    for wrong in (code[:, :4], code.astype(np.int64), code[0]):
+    wrongs: list[Any] = [code[:, :4], code.astype(np.int64), code[0]]
+    for wrong in wrongs:
         with pytest.raises(GalleryError):
             index.add(np.array([5]), wrong)
         with pytest.raises(GalleryError):

@@ -335,7 +335,7 @@ def test_broker_killed_in_mid_stream_loses_nothing(broker: Broker, config: Kafka
                     time.sleep(0.001)
                 out.flush(30)
                 stored.update({number: one.coordinates() for number, one in enumerate(sent)})
-        except Exception as error:  # shown by the test's own thread
+        except (DeliveryError, Refused, BrokerError) as error:
             failures.append(error)
 
     writer = threading.Thread(target=write)

@@ -1,0 +1,218 @@
+"""`qshift`: one command for the service, the benchmarks and what they need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+CONSOLE = Console()
+ERRORS = Console(stderr=True)
+DATA = Path("qshift-data")
+
+app = typer.Typer(
+    help="Online test-time adaptation for retrieval, on Apache Kafka, judged against a frozen twin.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+broker = typer.Typer(help="A single-node Apache Kafka without Docker.", no_args_is_help=True)
+gallery = typer.Typer(help="Galleries: what is searched.", no_args_is_help=True)
+app.add_typer(broker, name="broker")
+app.add_typer(gallery, name="gallery")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; defaults without it.")]
+KafkaDir = Annotated[Path, typer.Option("--dir", help="Data directory of the embedded Kafka.")]
+
+
+@app.command(
+    epilog="Examples:\n\n`qshift demo`\n\n`qshift demo --short --verify --json result.json`\n\n"
+    "`qshift demo --data my-pictures --keep`"
+)
+def demo(
+    data: Annotated[Path | None, typer.Option(help="A folder of captioned pictures of your own.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="128 queries a phase instead of 640.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Replay without Kafka and compare bytes.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table here.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Queries a phase.", min=64)] = None,
+    seed: Annotated[int, typer.Option(help="Of the query stream.")] = 0,
+    port: Annotated[int, typer.Option(help="Of the live page; 0 takes a free one.")] = 8765,
+    cache: Annotated[Path, typer.Option(help="Pictures, base model and gallery are kept here.")] = DATA
+    / "demo",
+) -> None:
+    """Search 1,900 emoji by text, sketch and bad photo through a real Kafka, and see what adapting gains."""
+    from app.demo import DemoOptions, demo
+
+    raise typer.Exit(
+        demo(DemoOptions(data, cache, short, keep, verify, json_file, seed, port, queries), CONSOLE)
+    )
+
+
+@app.command(epilog="Example:\n\n`qshift serve --config qshift.toml`")
+def serve(
+    config: ConfigFile = None,
+    worker: Annotated[str, typer.Option(help="Name of this worker in the consumer group.")] = "worker-0",
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Answer queries from Kafka and adapt, until SIGTERM or Ctrl-C."""
+    from app.serve import serve
+
+    raise typer.Exit(serve(config, worker, log_level, CONSOLE))
+
+
+@app.command(
+    epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --method tcr-paper --order sorted`\n\n"
+    "`qshift replay --method default --json table.json`"
+)
+def replay(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="frozen, rest, aligned, default, centring, residual_centring or tcr-paper."),
+    ] = None,
+    order: Annotated[
+        Literal["demo", "sorted"], typer.Option(help="The demo's phases, or clean queries sorted by group.")
+    ] = "demo",
+    data: Annotated[Path | None, typer.Option(help="A folder of captioned pictures of your own.")] = None,
+    config: ConfigFile = None,
+    queries: Annotated[int, typer.Option(help="Queries a phase.", min=64)] = 640,
+    seed: Annotated[int, typer.Option(help="Of the query stream.")] = 0,
+    journal: Annotated[Path | None, typer.Option(help="Batch boundaries of a live run (JSON lines).")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables here.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where the demo keeps base model and gallery.")] = DATA / "demo",
+) -> None:
+    """Run a query-shift schedule through the production path without Kafka; one table per method."""
+    from app.tables import tables
+
+    raise typer.Exit(tables(method, order, data, config, queries, seed, journal, json_file, cache, CONSOLE))
+
+
+@app.command(epilog="Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`")
+def fit(
+    data: Annotated[Path | None, typer.Argument(help="Captioned pictures; the emoji without it.")] = None,
+    base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
+    bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
+    seed: Annotated[int, typer.Option()] = 0,
+    model: Annotated[
+        str, typer.Option(help="two-tower: heads on packaged towers. open_clip: a small model from scratch.")
+    ] = "two-tower",
+) -> None:
+    """Train a base model on captioned pictures."""
+    from app.fit import fit
+
+    fit(data, base, bits, seed, model, CONSOLE)
+
+
+@gallery.command("build", epilog="Example:\n\n`qshift gallery build my-pictures --base qshift-data/base`")
+def gallery_build(
+    data: Annotated[Path | None, typer.Argument(help="Captioned pictures; the emoji without it.")] = None,
+    base: Annotated[Path, typer.Option(help="The base model that encodes them.")] = DATA / "base",
+    out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = DATA / "gallery",
+) -> None:
+    """Encode pictures into binary codes with a base model."""
+    from app.fit import build
+
+    build(data, base, out, CONSOLE)
+
+
+@app.command(
+    epilog="Examples:\n\n`qshift produce --shift noise --queries 500`\n\n"
+    "`qshift produce my-pictures --shift contrast --rate 20`\n\n`qshift produce queries.jsonl`"
+)
+def produce(
+    source: Annotated[
+        Path | None, typer.Argument(help="A folder of pictures or a JSONL file; the emoji without it.")
+    ] = None,
+    shift: Annotated[list[str] | None, typer.Option(help="Several are mixed, one per query.")] = None,
+    modality: Annotated[Literal["image", "text"], typer.Option()] = "image",
+    queries: Annotated[int, typer.Option(help="How many to send.", min=1)] = 640,
+    rate: Annotated[float, typer.Option(help="Queries per second; 0 = as fast as they are answered.")] = 0.0,
+    labels: Annotated[bool, typer.Option(help="Send the labels that are asked for, late.")] = True,
+    seed: Annotated[int, typer.Option()] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Stream queries with a shift, a rate and late labels to a running service."""
+    from app.produce import produce
+
+    raise typer.Exit(
+        produce(source, tuple(shift or ["clean"]), modality, queries, rate, labels, seed, config, CONSOLE)
+    )
+
+
+@app.command(epilog="Example:\n\n`qshift labels labels.jsonl`")
+def labels(
+    file: Annotated[Path, typer.Argument(help='Lines {"topic", "partition", "offset", "label"}.')],
+    config: ConfigFile = None,
+) -> None:
+    """Send late labels for queries that were answered."""
+    from app.produce import send_labels
+
+    raise typer.Exit(send_labels(file, config, CONSOLE))
+
+
+@broker.command("up", epilog="Example:\n\n`qshift broker up --port 9092`")
+def broker_up(
+    directory: KafkaDir = DATA / "kafka", port: Annotated[int | None, typer.Option()] = None
+) -> None:
+    """Start Kafka in the background; it stays up until `qshift broker down`."""
+    from stream import broker as embedded
+
+    with CONSOLE.status("Apache Kafka"):
+        found = embedded.up(directory, port)
+    CONSOLE.print(f"Kafka is ready at {found.bootstrap_servers} (process {found.pid})")
+
+
+@broker.command("down")
+def broker_down(directory: KafkaDir = DATA / "kafka") -> None:
+    """Stop it cleanly; its data stay."""
+    from stream import broker as embedded
+
+    embedded.down(directory)
+    CONSOLE.print("Kafka is down")
+
+
+@broker.command("status")
+def broker_status(directory: KafkaDir = DATA / "kafka") -> None:
+    """Say whether it runs and where."""
+    from stream import broker as embedded
+
+    found = embedded.status(directory)
+    CONSOLE.print(
+        f"running at {found.bootstrap_servers} (process {found.pid})" if found.running else "not running"
+    )
+    raise typer.Exit(0 if found.running else 1)
+
+
+@broker.command("logs")
+def broker_logs(directory: KafkaDir = DATA / "kafka", lines: Annotated[int, typer.Option("-n")] = 50) -> None:
+    """Print the end of its log."""
+    from stream import broker as embedded
+
+    for line in embedded.logs(directory, lines):
+        CONSOLE.print(line, markup=False, highlight=False)
+
+
+def main() -> None:
+    """Entry point: our own errors are one clear line, Ctrl-C is no traceback."""
+    from core.errors import QshiftError
+
+    try:
+        app()
+    except QshiftError as error:
+        ERRORS.print(f"[red]error[/]: {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        ERRORS.print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

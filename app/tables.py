@@ -1,0 +1,71 @@
+"""`qshift replay` on the command line: one schedule, several methods, one table each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from app.bars import bars, reporter
+from app.catalogue import prepare_catalogue
+from app.replay import METHODS, replay, with_method
+from app.schedule import Phase, demo_phases
+from app.table import as_json, render
+from core.config import Config, load
+from core.errors import ConfigError
+
+USUAL = ("frozen", "rest", "aligned", "default")
+
+
+def tables(
+    methods: Sequence[str] | None,
+    order: str,
+    data: Path | None,
+    config_file: Path | None,
+    queries: int,
+    seed: int,
+    journal: Path | None,
+    json_file: Path | None,
+    cache: Path,
+    console: Console,
+) -> int:
+    """Replays and prints; returns the exit status.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    methods = list(methods or USUAL)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    with bars(console) as progress:
+        catalogue = prepare_catalogue(data, cache, reporter(progress))
+    phases = demo_phases(queries) if order == "demo" else sorted_phases(queries)
+    schedule = catalogue.schedule(queries, seed, phases)
+    document = load(config_file).model_dump()
+    document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
+    lines = journal.read_bytes().splitlines() if journal else []
+    found: dict[str, object] = {}
+    for name in methods:
+        config = with_method(Config.model_validate(document), name)
+        result = replay(config, schedule, lines, console, name)
+        console.print(render(result.rows, name, timing=False))
+        console.print(
+            f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
+            style="dim",
+        )
+        found[name] = {
+            "phases": as_json(result.rows),
+            "answers_sha256": result.answers_sha256,
+            "state_sha256": result.state_sha256,
+        }
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def sorted_phases(queries: int) -> tuple[Phase, ...]:
+    """Clean queries that arrive sorted by group: statistics of a batch then confuse content with shift."""
+    return (Phase("clean sorted by group", "image", ("clean",), queries, "sorted"),)

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core.errors import ArtifactError
+from encoders.images import Preprocess
+from encoders.norms import affine_tensors, calibrate, to_bfloat16
+from encoders.vision import ImageTower
+
+
+class Small(nn.Module):
+    """Two convolutions with BatchNorm, then a BatchNorm of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.bn_one = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.two, self.bn_two = nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)
+        self.last = nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn_one(self.one(x)).relu()
+        return self.last(self.bn_two(self.two(x)).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def tower() -> ImageTower:
+    torch.manual_seed(0)
+    module = Small()
+    for layer in (module.bn_one, module.bn_two, module.last):
+        layer.running_mean.normal_(std=0.2)
+        layer.running_var.uniform_(0.5, 2)
+    return ImageTower(module, Preprocess((12, 12)))
+
+
+def inputs(tower: ImageTower, count: int = 5) -> torch.Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return tower.collate([tower.prepare(p) for p in pixels], count)
+
+
+def test_calibration_equals_a_loop(tower: ImageTower) -> None:
+    batch = inputs(tower)
+    found = calibrate(tower, [batch[:3], batch[3:]])
+    assert found.widths == (4, 6, 6) == tower.bn_widths()
+    assert tower.norms() == 3
+    assert found.mean.shape == found.sd.shape == (5, 16)
+    np.testing.assert_allclose(found.features, tower.encode(batch).numpy(), atol=1e-6)
+    net: Small = tower.raw  # type: ignore[assignment]
+    with torch.no_grad():
+        for n in range(5):
+            first = net.one(batch[n : n + 1])
+            second = net.two(net.bn_one(first).relu())
+            third = net.bn_two(second).relu().mean((2, 3))
+            column = 0
+            for layer in (first, second, third):
+                for channel in layer[0]:
+                    pixels = [float(p) for p in channel.reshape(-1)]
+                    mean = sum(pixels) / len(pixels)
+                    sd = (sum((p - mean) ** 2 for p in pixels) / len(pixels)) ** 0.5
+                    assert found.mean[n, column] == pytest.approx(mean, abs=1e-5)
+                    assert found.sd[n, column] == pytest.approx(sd, abs=1e-5)
+                    column += 1
+
+
+def test_a_tap_replaces_the_input_of_its_layer(tower: ImageTower) -> None:
+    batch, seen = inputs(tower), []
+
+    def tap(layer: int, entering: torch.Tensor) -> torch.Tensor:
+        seen.append((layer, entering.shape[1]))
+        return entering
+
+    assert torch.equal(tower.encode(batch, None, tap), tower.encode(batch))
+    assert seen == [(0, 4), (1, 6), (2, 6)]
+    net: Small = tower.raw  # type: ignore[assignment]
+    got = tower.encode(batch, None, lambda layer, x: x * 2 if layer == 1 else x)
+    with torch.no_grad():
+        second = 2 * net.two(net.bn_one(net.one(batch)).relu())
+        expected = nn.functional.normalize(net.last(net.bn_two(second).relu().mean((2, 3))), dim=1)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_tap_that_fails_leaves_nothing_behind(tower: ImageTower) -> None:
+    batch = inputs(tower)
+    before = tower.encode(batch)
+
+    def tap(layer: int, entering: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        tower.encode(batch, None, tap)
+    assert torch.equal(tower.encode(batch), before)
+
+
+def test_statistics_stay_those_of_the_source(tower: ImageTower) -> None:
+    net: Small = tower.raw  # type: ignore[assignment]
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
+    tower.encode(inputs(tower), params)[:, 0].sum().backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+    # A row does not depend on its batch mates, as it would with batch statistics.
+    batch = inputs(tower)
+    torch.testing.assert_close(tower.encode(batch[:1]), tower.encode(batch)[:1], atol=1e-6, rtol=0)
+
+
+def test_gradients_flow_through_a_tap(tower: ImageTower) -> None:
+    params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
+    tower.encode(inputs(tower), params, lambda _, x: 1.5 * x + 0.1)[:, 1].sum().backward()
+    assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in params.values())
+
+
+def test_bfloat16_body_with_batch_norm(tower: ImageTower) -> None:
+    torch.manual_seed(0)
+    module = Small().eval()
+    to_bfloat16(module)
+    half = ImageTower(module, Preprocess((12, 12)))
+    assert module.one.weight.dtype == torch.bfloat16
+    assert module.bn_one.weight.dtype == module.bn_one.running_mean.dtype == torch.float32
+    kinds = []
+    features = half.encode(inputs(half), None, lambda _, x: (kinds.append(x.dtype), x)[1])
+    assert kinds == [torch.float32] * 3
+    assert features.dtype == torch.float32
+    params = {name: tensor.requires_grad_() for name, tensor in half.adaptable().items()}
+    half.encode(inputs(half), params)[:, 0].sum().backward()
+    assert all(t.grad.dtype == torch.float32 and t.grad.abs().max() > 0 for t in params.values())
+
+
+def test_what_cannot_be_calibrated_is_refused(tower: ImageTower) -> None:
+    bare = ImageTower(nn.Sequential(nn.Flatten(), nn.Linear(432, 8)), Preprocess((12, 12)))
+    with pytest.raises(ArtifactError, match="no BatchNorm"):
+        calibrate(bare, [inputs(bare)])
+    with pytest.raises(ArtifactError, match="got none"):
+        calibrate(tower, [])
+    with pytest.raises(ArtifactError, match="not finite"):
+        calibrate(tower, [inputs(tower) * float("nan")])
+
+
+def test_norms_without_affine_are_skipped() -> None:
+    module = nn.Sequential(
+        nn.LayerNorm(4, elementwise_affine=False), nn.LayerNorm(4, bias=False), nn.GroupNorm(2, 4)
+    )
+    assert [name for name, _ in affine_tensors(module)] == ["1.weight"]
