@@ -67,14 +67,19 @@ def engine(config: Config) -> Engine:
     pin_threads(config)
     where = device(config)
     base = load_base(config.base, where, config.precision)
-    gallery = VersionedGallery.load(config.gallery, base_version=base.version)
+    gallery = VersionedGallery.load(
+        config.gallery,
+        base_version=base.version,
+        device="auto" if where == "cuda" else "cpu",
+        threads=config.threads,
+    )
     shelf = Shelf(gallery)
     pipeline = Pipeline(
         config,
         base.encoders,
         base.head,
         shelf.current,
-        lambda modality: adapter(config, base, modality),
+        lambda modality: adapter(config, base, modality, where),
         lambda modality: aligner(config, base, modality, where),
         lambda *parts: served(config, *parts),
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
@@ -96,12 +101,12 @@ def identifier(shelf: Shelf, version: str, key: int) -> str:
     return str(key) if gallery is None else gallery.identifier(key)
 
 
-def adapter(config: Config, base: Base, modality: Modality) -> Adapter:
+def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
     adapt = config.adapt
     if modality not in base.constants or adapt.method == "frozen":
         return Frozen()
     source, constants = base.encoders[modality].adaptable(), base.constants[modality]
-    clean = torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32))
+    clean = torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
     floor = config.batch.floor
     match adapt.method:
         case "centring":
@@ -165,16 +170,23 @@ def judged_distances(
         gallery = shelf.version(version)
         if gallery is None:
             return None
-        both = gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
-        fused = fuse_distances(both[1:], both[:1], answer.fuse)[0].astype(np.float64)
-        if answer.rerank:
-            near = np.argsort(fused, kind="stable")[: answer.shortlist]
-            items = gallery.features(gallery.keys()[near])[None]
-            adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
-            frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
-            fused += BEHIND
-            fused[near] = 1.0 - _cosine(items, adapted, frozen, answer.fuse)[0]
-        return both[0].astype(np.float64), both[1].astype(np.float64), fused
+        bits = gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
+        both = bits.astype(np.float64)
+        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
+        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
+        fused = fuse_distances(bits[1:], bits[:1], answer.fuse)[0].astype(np.float64)
+        # Each twin alone is judged as it would have answered: re-ranked by its own features.
+        for row, first, second, mode in (
+            (both[0], frozen, frozen, "none"),
+            (both[1], adapted, adapted, "none"),
+            (fused, adapted, frozen, answer.fuse),
+        ):
+            if answer.rerank:
+                near = np.argsort(row, kind="stable")[: answer.shortlist]
+                items = gallery.features(gallery.keys()[near])[None]
+                row += BEHIND
+                row[near] = 1.0 - _cosine(items, first, second, mode)[0]
+        return both[0], both[1], fused
 
     return distances
 

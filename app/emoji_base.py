@@ -52,7 +52,7 @@ class Step:
 
 
 def choose_step(modality: Modality) -> Step:
-    """Learning rate and temperature of a modality, chosen on training data (docs/log.md)."""
+    """Learning rate and temperature of a modality: starting values, not yet chosen on this base's data."""
     return Step(1e-3, 0.02) if modality == "image" else Step(3e-4, 0.05)
 
 

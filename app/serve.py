@@ -12,7 +12,7 @@ from rich.console import Console
 from app.service import Service
 from core.config import load
 from core.errors import ConfigError
-from monitoring.logs import setup_logging as configure
+from monitoring.logs import set_up
 
 
 def serve(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
@@ -27,7 +27,7 @@ def serve(config_file: Path | None, worker: str, log_level: str, console: Consol
             "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
             "`qshift broker up` starts one and prints its address"
         )
-    configure(log_level)
+    set_up(log_level)
     with console.status("loading base model and gallery"):
         service = Service(config, worker=worker)
 

@@ -183,8 +183,8 @@ class Metrics:
     def _codes(self, lane: str, health: BitHealth) -> None:
         self._set("qshift_bit_balance_ratio", health.balance, lane)
         self._set("qshift_bit_entropy_ratio", health.entropy_bits / max(1, health.bits), lane)
-        self._set("qshift_effective_bits", health.effective_bits, lane)
-        self._set("qshift_dead_bits", health.dead_bits, lane)
+        self._set("qshift_bit_effective_ratio", health.effective_bits / max(1, health.bits), lane)
+        self._set("qshift_bit_dead_ratio", health.dead_bits / max(1, health.bits), lane)
         self._set("qshift_flip_share_ratio", health.flip_rate, lane)
 
     def _panel(self, lane: str, panel: Panel) -> None:

@@ -55,8 +55,13 @@ SERIES: tuple[Series, ...] = (
     # Codes
     Series("qshift_bit_balance_ratio", "gauge", "Mean of |2p-1| over bits, 0 is balanced.", ("lane",)),
     Series("qshift_bit_entropy_ratio", "gauge", "Entropy of the bits as a share of their number.", ("lane",)),
-    Series("qshift_effective_bits", "gauge", "Independent bits the covariance amounts to.", ("lane",)),
-    Series("qshift_dead_bits", "gauge", "Bits that never change in the window.", ("lane",)),
+    Series(
+        "qshift_bit_effective_ratio",
+        "gauge",
+        "Independent bits the covariance amounts to, as a share.",
+        ("lane",),
+    ),
+    Series("qshift_bit_dead_ratio", "gauge", "Share of bits that never change in the window.", ("lane",)),
     Series(
         "qshift_flip_share_ratio", "gauge", "Share of bits that differ from the frozen twin's.", ("lane",)
     ),
@@ -96,5 +101,5 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_waiting_queries", "gauge", "Accepted queries that wait for a batch."),
     Series("qshift_index_items", "gauge", "Items in the gallery being searched."),
     Series("qshift_index_info", "gauge", "1 for the gallery version being searched.", ("version",)),
-    Series("qshift_build_info", "gauge", "1; the version that runs.", ("version", "method")),
+    Series("qshift_build_info", "gauge", "1; the version and the method that run.", ("version", "method")),
 )

@@ -324,6 +324,7 @@ class Broker:
         java, version = _java()
         jars = install(on_progress)
         _made(self.data_dir)
+        self._forget()
         state = self._ports()
         (self.data_dir / "server.properties").write_text(
             PROPERTIES.format(host=HOST, port=state.port, controller=state.controller)

@@ -19,6 +19,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.net.compat import KafkaNetClient
 
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
@@ -139,7 +140,7 @@ class ChangelogStore:
                 f"{self._kafka.state} is whole: name another state topic to start from the base model"
             )
         known = self._known[partition] = _Known()
-        known.stale = [(int(name.split("/")[2]), name.encode()) for name in records]
+        known.stale = [(int(name.rsplit("/", 3)[1]), name.encode()) for name in records]
         if not whole:
             return None
         cut, known.start = max(whole, key=lambda found: (found[0].generation, found[0].seq))
@@ -224,15 +225,16 @@ class ChangelogStore:
     ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
         """(offset, key, value) up to the present end. Raises DeliveryError after a silence."""
         at, end, position = TopicPartition(topic, partition), None, start
-        attempts = _Attempts(self._retry_seconds)
+        attempts, limit_ms = _Attempts(self._retry_seconds), int(1000 * min(10, self._retry_seconds))
         while True:
             reader: Any = None
             try:
-                reader = KafkaConsumer(
+                reader = _connected(
+                    KafkaConsumer,
                     bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
                     auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
                     max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
-                    request_timeout_ms=10_000, bootstrap_timeout_ms=10_000,
+                    request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
                 )  # fmt: skip
                 reader.assign([at])
                 end = reader.end_offsets([at])[at] if end is None else end
@@ -264,11 +266,12 @@ class ChangelogStore:
     def _open_producer(self) -> Any:
         if self._producer is None:
             limit_ms = int(1000 * min(self._kafka.delivery_timeout_seconds, self._retry_seconds))
-            self._producer = KafkaProducer(
+            self._producer = _connected(
+                KafkaProducer,
                 bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
                 allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
                 request_timeout_ms=min(10_000, limit_ms), max_block_ms=min(10_000, limit_ms),
-                bootstrap_timeout_ms=10_000, reconnect_backoff_max_ms=1000,
+                bootstrap_timeout_ms=min(10_000, limit_ms), reconnect_backoff_max_ms=1000,
             )  # fmt: skip
         return self._producer
 
@@ -280,6 +283,22 @@ class ChangelogStore:
             producer._sender.force_close()
             with suppress(KafkaError):
                 producer.close(timeout=5)
+
+
+def _connected(kind: Any, **options: Any) -> Any:
+    """A client of Kafka. One that cannot connect raises, and would leave its thread and sockets behind."""
+    opened: list[Any] = []
+
+    def client(**config: Any) -> Any:
+        opened.append(KafkaNetClient(**config))
+        return opened[-1]
+
+    try:
+        return kind(kafka_client=client, **options)
+    except KafkaError:
+        for one in opened:
+            one.close()
+        raise
 
 
 class _Attempts:

@@ -36,6 +36,8 @@ Headers = list[tuple[str, bytes]]
 T = TypeVar("T")
 
 PICTURES = frozenset({"image/png", "image/jpeg", "image/webp"})
+CORRUPT = b"CorruptRecord"
+"""How the source marks a record whose checksum failed; its value is null then."""
 REASON_CHARACTERS = 500
 HEADER_BYTES = 4096
 """Longest header that is carried along with an oversize record."""
@@ -101,6 +103,8 @@ class Codec:
                 return self._query(record)
             raise Refused("decode", f"topic {record.at.topic!r} is neither the query nor the label topic")
         except Refused as refused:
+            if record.value is None and ("x-error-class", CORRUPT) in record.headers:
+                return Refusal(record, "decode", CORRUPT.decode(), "the record did not match its checksum")
             return Refusal(record, refused.stage, type(refused).__name__, refused.reason)
         except Exception as error:  # the last net: a bug here must cost one dead letter, not the service
             log.exception("decoding failed unexpectedly", extra={"at": str(record.at)})

@@ -21,7 +21,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import MemberState, OffsetAndMetadata
 
 from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError, DeliveryError, OffsetGoneError, Refused
@@ -34,6 +34,7 @@ CORRUPT = "CorruptRecord"
 CONNECT_SECONDS = 30.0
 LOOKUP_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
 HEADROOM_BYTES = 64 << 10  # a dead letter is the original record plus its headers
 RECORD_OVERHEAD_BYTES = 128  # of one record in the client's memory, besides its bytes
@@ -182,7 +183,7 @@ class KafkaSource:
                 group_id=config.group, group_instance_id=worker,
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(session_seconds * 1000),
-                heartbeat_interval_ms=int(session_seconds * 200),
+                heartbeat_interval_ms=int(session_seconds * 1000 / 15),  # how soon a rebalance is noticed
                 max_poll_interval_ms=int(max_poll_interval_seconds * 1000), **shared,
             )  # fmt: skip
         except KafkaError as error:
@@ -215,8 +216,8 @@ class KafkaSource:
             OffsetGoneError: retention removed records that were not read yet, or the topic was made anew.
             BrokerError: an error that waiting does not cure, such as a missing permission.
         """
-        queries = self._poll(self._queries, budget_seconds)
-        self._held += queries
+        self._held += self._poll(self._queries, budget_seconds)
+        self._settle()
         now = self._queries.assignment()
         # A partition that was taken away and came back within one poll may have been moved on by another
         # worker: show one poll without it, so that its state is loaded again.
@@ -234,6 +235,19 @@ class KafkaSource:
         held, self._held = self._held, []
         labels = self._poll(self._labels, 0.0)
         return labels + [record for record in held if (record.at.topic, record.at.partition) in owned]
+
+    def _settle(self) -> None:
+        """Sees a rebalance through, for a few seconds.
+
+        The client joins in the background but takes the result only inside `poll`. A join that completes
+        between two polls is thrown away and begun again, which makes every other member begin again: with
+        short polls and long steps between them the group never comes to rest.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self._queries.group_metadata().state == MemberState.REBALANCING:
+            self._held += self._poll(self._queries, 0.2)
+            if time.monotonic() > deadline:
+                return
 
     def _poll(self, consumer: Any, budget_seconds: float) -> list[Record]:
         started = time.monotonic()

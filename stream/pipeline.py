@@ -142,12 +142,15 @@ class Pipeline:
                 moved = encoder.encode(inputs, params, tap)
         seconds["encode_adapted"] = clock.lap()
 
-        first = [moved]
+        first: list[Tensor | None] = [source if moved is None else moved]
 
         def encode(with_params: Params) -> Tensor:
-            # The answering graph serves the first inner step, as long as the parameters are the same.
-            ready, first[0] = first[0], None
-            if ready is not None and ready.requires_grad and with_params is params:
+            # The answering forward serves the first inner step, as long as the parameters are the same; a
+            # graph serves once, features without one for ever.
+            ready = first[0] if with_params is params else None
+            if ready is not None and ready.requires_grad:
+                first[0] = None
+            if ready is not None and (ready.requires_grad or not trainable):
                 return ready
             return encoder.encode(inputs, with_params, tap)
 

@@ -100,7 +100,8 @@ def test_reference_loss_rises_only_to_second_order() -> None:
     theta = torch.zeros(12, dtype=torch.float64, requires_grad=True)
 
     def general(at: torch.Tensor) -> torch.Tensor:
-        return 0.5 * (at - keep) @ curved @ (at - keep)
+        loss: torch.Tensor = 0.5 * (at - keep) @ curved @ (at - keep)
+        return loss
 
     (g,) = torch.autograd.grad(0.5 * (theta - target).square().sum(), theta)
     (r,) = torch.autograd.grad(general(theta), theta)

@@ -167,7 +167,8 @@ def test_fit_equals_open_clips_transform(mode: str, interpolation: str, shape: t
 
 def test_jpeg_draft_keeps_the_picture() -> None:
     ramp = np.linspace(0, 255, 800, dtype=np.uint8)
-    pixels = np.stack([np.tile(ramp, (800, 1))] * 3, axis=2)
+    across = np.tile(ramp, (800, 1))
+    pixels = np.stack([across, across.T, 255 - across], axis=2)  # colours must survive, too
     content = encoded(Image.fromarray(pixels), "JPEG", quality=95)
     small = decode(content, side=32)
     assert small.size == (100, 100)

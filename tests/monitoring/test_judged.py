@@ -41,7 +41,7 @@ def distances(version, kept):
 
 
 def relevant(version, name):
-    return LABELS == name if version == "v1" else None
+    return name == LABELS if version == "v1" else None
 
 
 def quality(**more):
@@ -64,7 +64,7 @@ def expected(outcome, names):
         frozen = hamming(outcome.frozen.codes[row])
         adapted = hamming(outcome.adapted.codes[row])
         three = (frozen, adapted, (frozen + adapted) / 2)
-        right = LABELS == name
+        right = name == LABELS
         rows.append([average_precision(d, right) for d in three] + [recall_at_1(d, right) for d in three])
     return 100 * np.array(rows)
 

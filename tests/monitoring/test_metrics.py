@@ -152,7 +152,7 @@ def test_names_follow_the_rules():
     names = [series.name for series in SERIES]
     assert len(set(names)) == len(names)
     for series in SERIES:
-        assert series.name.startswith("qshift_") and series.help.endswith(".") or series.name.endswith("info")
+        assert series.name.startswith("qshift_") and series.help.endswith(".")
         assert series.name.endswith("_total") == (series.kind == "counter")
         assert bool(series.buckets) == (series.kind == "histogram")
 

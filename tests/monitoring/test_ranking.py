@@ -1,6 +1,6 @@
 """Tie-aware measures against the mean over every order that the ties allow."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def orders(distance, relevant):
     """Every ranking that agrees with the distances, each as a list of relevance."""
     for order in permutations(range(len(distance))):
         ranked = [distance[i] for i in order]
-        if all(a <= b for a, b in zip(ranked, ranked[1:])):
+        if all(a <= b for a, b in pairwise(ranked)):
             yield [bool(relevant[i]) for i in order]
 
 

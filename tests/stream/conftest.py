@@ -12,7 +12,17 @@ from adapters.online.objectives import refined
 from adapters.online.rest import Rest
 from core.config import Config
 from core.protocols import Adapter
-from core.types import Coordinates, Encoded, Hits, Judgement, Modality, Outcome, Record, Refusal, SourceConstants
+from core.types import (
+    Coordinates,
+    Encoded,
+    Hits,
+    Judgement,
+    Modality,
+    Outcome,
+    Record,
+    Refusal,
+    SourceConstants,
+)
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder
 from index.fuse import fuse

@@ -19,7 +19,9 @@ from stream.runner import Report, run
 TOPIC = "qshift.queries"
 
 
-def go(world: Any, events: list[Any], store: Any = None, sink: Any = None, observers: Any = (), **kw: Any) -> Any:
+def go(
+    world: Any, events: list[Any], store: Any = None, sink: Any = None, observers: Any = (), **kw: Any
+) -> Any:
     source = MemorySource(events, [TOPIC], step=kw.pop("step", 7))
     store, sink = store or MemoryStore(), sink or MemorySink()
     report = run(source, world.pipeline, world.codec, sink, store, list(observers), world.config, **kw)
@@ -80,7 +82,9 @@ def test_crashes_are_invisible(make_world: Any, answers_of: Any, seed: int) -> N
     assert answers_of(crashed_sink) == answers_of(sink)
 
 
-def test_a_crash_within_a_batch_between_journal_and_cut_is_invisible(make_world: Any, answers_of: Any) -> None:
+def test_a_crash_within_a_batch_between_journal_and_cut_is_invisible(
+    make_world: Any, answers_of: Any
+) -> None:
     class Stumbling(MemoryStore):
         """Dies at every place where a store is called, once each."""
 
@@ -145,7 +149,14 @@ def test_bad_input_costs_one_dead_letter_each(make_world: Any, watch: Any) -> No
     world = make_world()
     good = world.queries(40)
     nan = b'{"schema_version":1,"modality":"vector","vector":[' + b",".join([b"NaN"] * 24) + b"]}"
-    bad = [b"{", b"[]", b'{"modality":"smell"}', b'{"schema_version":1,"modality":"vector","vector":[1]}', nan, None]
+    bad = [
+        b"{",
+        b"[]",
+        b'{"modality":"smell"}',
+        b'{"schema_version":1,"modality":"vector","vector":[1]}',
+        nan,
+        None,
+    ]
     events = list(good[:20])
     for number, value in enumerate(bad):
         events.append(Record(Coordinates(TOPIC, 0, 20 + number), value))

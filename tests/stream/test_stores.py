@@ -54,7 +54,9 @@ def lane(name: str, next_seq: int, seed: int = 0) -> LaneState:
 def cut(seq: int, generation: int = 0, partition: tuple[str, int] = HERE, next_seq: int | None = None) -> Cut:
     after = seq if next_seq is None else next_seq
     lanes = (lane(f"{partition[1]}:image", after, seq), lane(f"{partition[1]}:text", after, seq + 1000))
-    return Cut(*partition, seq, f"parent{seq}", 10 * seq, lanes, "config", {"qshift.labels/0": seq}, generation)
+    return Cut(
+        *partition, seq, f"parent{seq}", 10 * seq, lanes, "config", {"qshift.labels/0": seq}, generation
+    )
 
 
 def entry(seq: int, name: str = "0:text", generation: int = 0, first: int | None = None) -> JournalEntry:
@@ -226,7 +228,12 @@ def test_every_flipped_bit_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("tensors", "meta"),
-    [({"a": np.array(["text"])}, {}), ({"a": np.array([None])}, {}), ({}, {"a": b"bytes"}), ({}, {"a": {1, 2}})],
+    [
+        ({"a": np.array(["text"])}, {}),
+        ({"a": np.array([None])}, {}),
+        ({}, {"a": b"bytes"}),
+        ({}, {"a": {1, 2}}),
+    ],
 )
 def test_what_cannot_be_written_is_refused(tensors: dict[str, np.ndarray], meta: dict[str, object]) -> None:
     bad = replace(small(), lanes=(LaneState("0:text", 1, 2, tensors, meta, "h"),))
@@ -304,7 +311,7 @@ def test_torn_last_line_is_ignored_at_every_byte(tmp_path: Path) -> None:
     (path,) = tmp_path.rglob("journal.jsonl")
     whole = path.read_bytes()
     start = whole[:-1].rfind(b"\n") + 1
-    for size in range(start, len(whole)):
+    for size in [*range(start, len(whole), 9), len(whole) - 1]:
         path.write_bytes(whole[:size])
         again = DirectoryStore(tmp_path)
         assert again.journalled(HERE, {}) == [entry(0), entry(1)]
@@ -321,7 +328,7 @@ def test_flipped_bits_in_the_journal_are_never_accepted(tmp_path: Path) -> None:
     store.close()
     (path,) = tmp_path.rglob("journal.jsonl")
     whole, draw, raised = path.read_bytes(), random.Random(3), 0
-    for _ in range(1000):
+    for _ in range(300):
         bad = bytearray(whole)
         bad[draw.randrange(len(bad))] ^= 1 << draw.randrange(8)
         path.write_bytes(bytes(bad))
@@ -331,7 +338,7 @@ def test_flipped_bits_in_the_journal_are_never_accepted(tmp_path: Path) -> None:
             raised += 1
         else:
             assert found == written[: len(found)] and len(found) < len(written)
-    assert raised > 600
+    assert raised > 180
 
 
 def test_pruning_keeps_what_the_older_cut_needs(tmp_path: Path) -> None:
