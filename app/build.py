@@ -20,11 +20,11 @@ from adapters.online.objectives import refined
 from adapters.online.rest import Rest
 from adapters.online.tcr import Tcr
 from core.config import Config
-from core.errors import ConfigError
+from core.errors import ConfigError, GalleryError
 from core.protocols import Adapter, Aligner, Gallery, StateStore
 from core.types import Encoded, Hits, Modality
 from encoders.base_model import Base, load_base
-from index.fuse import fuse, fuse_distances
+from index.fuse import Mode, fuse, fuse_distances
 from index.gallery import Shelf, VersionedGallery
 from monitoring.judged import Remembered, included
 from stream.changelog import ChangelogStore
@@ -81,7 +81,7 @@ def engine(config: Config) -> Engine:
         shelf.current,
         lambda modality: adapter(config, base, modality, where),
         lambda modality: aligner(config, base, modality, where),
-        lambda *parts: served(config, *parts),
+        lambda *parts: answering(config, *parts),
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
     )
@@ -135,17 +135,31 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
     return refined(q, near, base.constants[modality].temperature, mask)[1]
 
 
-def served(
+def answering(
     config: Config, gallery: Gallery, adapted: Encoded, adapted_hits: Hits, frozen: Encoded, frozen_hits: Hits
-) -> Hits:
-    """Twin fusion of the two shortlists, re-ranked by float features where asked for."""
+) -> tuple[Hits, Hits, Hits]:
+    """Answers of the frozen twin alone, of the adapted alone, and the fused one that is served."""
+    fused = config.answer.fuse
+    alone = _answer(config, gallery, frozen, frozen_hits, frozen, frozen_hits, "none")
+    moved = _answer(config, gallery, adapted, adapted_hits, frozen, frozen_hits, "none")
+    if fused == "none":
+        return alone, moved, moved
+    return alone, moved, _answer(config, gallery, adapted, adapted_hits, frozen, frozen_hits, fused)
+
+
+def _answer(
+    config: Config, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
+    mode: Mode,
+) -> Hits:  # fmt: skip
+    """Twin fusion of two shortlists, re-ranked by float features where asked for."""
     answer = config.answer
-    assert isinstance(gallery, VersionedGallery)
+    if not isinstance(gallery, VersionedGallery):
+        raise GalleryError(f"expected a gallery with codes by key, got {type(gallery).__name__}")
     k = answer.shortlist if answer.rerank else answer.top
-    hits = fuse(adapted_hits, frozen_hits, adapted.codes, frozen.codes, gallery.codes_of, k, answer.fuse)
+    hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode)
     if not answer.rerank:
         return hits
-    cosine = _cosine(gallery.features(hits.keys), adapted, frozen, answer.fuse)
+    cosine = _cosine(gallery.features(hits.keys), first, other, mode)
     cosine[hits.keys < 0] = -BEHIND
     order = np.argsort(-cosine, axis=1, kind="stable")[:, : answer.top]
     return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))

@@ -70,7 +70,7 @@ def serve(
 
 
 @app.command(
-    epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --method tcr-paper --order sorted`\n\n"
+    epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --order sorted`\n\n"
     "`qshift replay --method default --json table.json`"
 )
 def replay(

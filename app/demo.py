@@ -7,11 +7,13 @@ users would who wait for their answers; labels of a sampled share come later, on
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,8 @@ class _Seen:
 
 def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; returns the exit status."""
+    # The client warns of every moment in which a topic or a connection is being made.
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     started = time.monotonic()
     queries = options.queries or (128 if options.short else 640)
     with tempfile.TemporaryDirectory(prefix="qshift-demo-") as folder:
@@ -168,7 +172,7 @@ def _phase(
     while not sent_all or waiting:
         service.check()
         while not sent_all and waiting + config.batch.size <= WINDOW:
-            ready.extend(item for item, _ in zip(source, range(config.batch.size)))
+            ready.extend(islice(source, config.batch.size))
             sent_all = len(ready) < config.batch.size
             while ready:
                 item = ready.popleft()

@@ -12,7 +12,9 @@ from app.build import engine, state_store
 from app.observers import watching
 from core.config import Config
 from core.errors import QshiftError
+from core.types import Record
 from monitoring.http import Serving, Views, create_app, serve
+from monitoring.metrics import Metrics
 from stream.kafka import KafkaSink, KafkaSource, ensure_topics
 from stream.lanes import Lane
 from stream.runner import Report, run
@@ -57,8 +59,12 @@ class Service:
         self._failure: BaseException | None = None
         self._report: Report | None = None
         self._lanes: list[Lane] = []
-        self._assigned = False
+        self._running = False
         self._http: Serving | None = None
+        self.observers.metrics.watch("qshift_inflight_bytes", lambda: float(self._sink.inflight_bytes))
+        self.observers.metrics.watch(
+            "qshift_waiting_queries", lambda: float(sum(len(lane.pending) for lane in self._lanes))
+        )
         if config.http.enabled:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
@@ -73,8 +79,8 @@ class Service:
     def ready(self) -> Mapping[str, bool]:
         """Conditions of /readyz."""
         return {
-            "running": self._thread is not None and self._thread.is_alive(),
-            "assigned": self._assigned,
+            "running": self._running,
+            "assigned": bool(self._source.assignment()),
             "gallery": len(self.engine.shelf.current()) > 0,
         }
 
@@ -100,10 +106,15 @@ class Service:
 
     def run(self) -> Report:
         """Works in this thread until `request_stop`."""
-        return run(
-            self._source, self.engine.pipeline, self.engine.codec, self._sink, self._store,
-            [*self.observers.all(), _Lag(self)], self.config, self._stop, on_lanes=self._on_lanes,
-        )  # fmt: skip
+        self._running = True
+        try:
+            return run(
+                _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
+                self._sink, self._store, self.observers.all(), self.config, self._stop,
+                on_lanes=self._on_lanes, operations=self.observers.metrics,
+            )  # fmt: skip
+        finally:
+            self._running = False
 
     def start(self) -> None:
         """Works in a thread of its own; `check` raises what ended it."""
@@ -155,25 +166,22 @@ class Service:
             part.close()
 
     def _on_lanes(self, lanes: Sequence[Lane]) -> None:
-        self._lanes, self._assigned = list(lanes), True
-
-    def refresh_lag(self) -> None:
-        """Shows how far behind the source is and what is in flight."""
-        for partition, records in self._source.lag().items():
-            self.observers.metrics.lag(f"{partition[0]}/{partition[1]}", records)
+        self._lanes = list(lanes)
 
 
-class _Lag:
-    """Observer that refreshes the lag at most every few seconds."""
+class _Watched:
+    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
 
-    def __init__(self, service: Service) -> None:
-        self._service, self._next = service, 0.0
+    def __init__(self, source: KafkaSource, metrics: Metrics) -> None:
+        self._source, self._metrics, self._next = source, metrics, 0.0
 
-    def observe(self, outcome: object) -> None:
+    def poll(self, budget_seconds: float) -> list[Record]:
+        records = self._source.poll(budget_seconds)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LAG_SECONDS
-            self._service.refresh_lag()
+            for partition, behind in self._source.lag().items():
+                self._metrics.lag(f"{partition[0]}/{partition[1]}", behind)
+        return records
 
-    def judge(self, judgement: object) -> None: ...
-
-    def refuse(self, refusal: object) -> None: ...
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

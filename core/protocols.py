@@ -54,6 +54,9 @@ class Source(Protocol):
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         """Tells the log how far this reader is. Only after the state that covers it is durable."""
 
+    def generation(self) -> int:
+        """Number of the group's assignment; a state of a lower one than was seen is void. 0 off line."""
+
     @property
     def exhausted(self) -> bool:
         """True when no record will ever come again (replay, memory); always False for a live log."""
@@ -222,6 +225,18 @@ class Aligner(Protocol):
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]: ...
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None: ...
+
+
+class Operations(Protocol):
+    """Told of what happens to the run itself; never touches the path."""
+
+    def cut(self, size_bytes: int) -> None: ...
+
+    def restored(self, seconds: float) -> None: ...
+
+    def recovered(self) -> None: ...
+
+    def rebalanced(self) -> None: ...
 
 
 class Observer(Protocol):

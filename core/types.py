@@ -162,7 +162,11 @@ class Outcome:
     frozen: Encoded
     adapted: Encoded
     frozen_hits: Hits
+    """Shortlist of the frozen code, by Hamming distance."""
     adapted_hits: Hits
+    frozen_answer: Hits
+    """What the frozen twin alone would have answered."""
+    adapted_answer: Hits
     served: Hits
     gallery_version: str
     state_hash: str

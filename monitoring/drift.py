@@ -89,14 +89,23 @@ class Reference:
         self.thresholds = self._fit(source, window, run_length, null_windows, np.random.default_rng(seed))
 
     def statistics(self, means: Values, entropy: Values, nearest: Values) -> dict[str, Values]:
-        """Statistics [R] of windows: mean features [R, D], entropies and nearest distances [R, W]."""
+        """Statistics [R] of windows: mean features [R, D], entropies and nearest distances [R, W].
+
+        The modality gap is the distance of the mean query to the mean gallery item; its change counts.
+        """
         none = np.full(len(means), np.nan)
         return {
             "mean_gap": np.linalg.norm(means - self._mean, axis=1),
             "entropy_ks": ks(entropy, self._entropy) if entropy.shape[1] else none,
             "nearest_ks": ks(nearest, self._nearest) if nearest.shape[1] else none,
-            "modality_gap": none if self._gallery is None else np.linalg.norm(means - self._gallery, axis=1),
+            "modality_gap": none
+            if self._gallery is None
+            else np.abs(self._gap(means) - self._gap(self._mean)),
         }
+
+    def _gap(self, means: Values) -> Values:
+        assert self._gallery is not None
+        return np.asarray(np.linalg.norm(means - self._gallery, axis=-1))
 
     def _fit(
         self, source: DriftReference, window: int, run_length: int, count: int, generator: np.random.Generator
@@ -120,14 +129,13 @@ class Reference:
                 drawn[name].append(values)
         allowed = 1.0 / (run_length * len(STATISTICS))
         fresh = float(np.sqrt(1.0 + window / n))
-        return {name: self._threshold(name, np.concatenate(v), allowed, fresh) for name, v in drawn.items()}
+        return {name: self._threshold(np.concatenate(v), allowed, fresh) for name, v in drawn.items()}
 
-    def _threshold(self, name: str, values: Values, allowed: float, fresh: float) -> float:
+    def _threshold(self, values: Values, allowed: float, fresh: float) -> float:
         if np.isnan(values).any():
             return float("nan")
         # The windows come from the reference itself: real ones also carry the reference's own error.
-        centre = float(np.median(values)) if name == "modality_gap" else 0.0
-        values = centre + (values - centre) * fresh
+        values = values * fresh
         start = float(np.quantile(values, 1.0 - self.TAIL))
         excess = values[values > start] - start
         scale = float(excess.mean()) if len(excess) else 0.0

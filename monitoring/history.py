@@ -95,7 +95,7 @@ class History:
         subtitle: str = "",
         attribution: str = "",
         points: int = 720,
-        cards: int = 96,
+        cards: int = 48,
         shown: int = 8,
     ) -> None:
         self._judged, self._drift, self._item, self._relevant = judged, drift, item, relevant_keys
@@ -192,8 +192,8 @@ class History:
         pool = asked or rows
         for row in sorted({pool[i * len(pool) // 3] for i in range(3)} if pool else ()):
             keys = {
-                "frozen": _first(outcome.frozen_hits, row),
-                "adapted": _first(outcome.adapted_hits, row),
+                "frozen": _first(outcome.frozen_answer, row),
+                "adapted": _first(outcome.adapted_answer, row),
                 "served": _first(outcome.served, row),
             }
             query = outcome.batch.queries[row]
@@ -221,7 +221,7 @@ class History:
             row.updates += step.updated
             row.refused += not step.updated
             row.resets += step.rolled_back
-            row.reason = step.reason
+            row.reason = step.reason or row.reason  # the newest refusal stays readable
             row.source_distance = step.source_distance
 
     def _point(self, moved: bool = True) -> None:

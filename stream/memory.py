@@ -63,6 +63,9 @@ class MemorySource:
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         self.committed.update(offsets)
 
+    def generation(self) -> int:
+        return 0
+
     @property
     def exhausted(self) -> bool:
         return self._next >= len(self._events)

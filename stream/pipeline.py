@@ -19,14 +19,15 @@ from torch import Tensor
 
 from core.artifacts import tensors_hash
 from core.config import Config
+from core.errors import Refused
 from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head
 from core.types import AdaptationStep, Encoded, Hits, Modality, Outcome, Query, QueryBatch
 
 if TYPE_CHECKING:
     from core.protocols import Params
 
-Fuse = Callable[[Gallery, Encoded, Hits, Encoded, Hits], Hits]
-"""(gallery, adapted, adapted hits, frozen, frozen hits) -> served hits."""
+Answering = Callable[[Gallery, Encoded, Hits, Encoded, Hits], tuple[Hits, Hits, Hits]]
+"""(gallery, adapted, adapted hits, frozen, frozen hits) -> answers of frozen alone, adapted alone, served."""
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
@@ -84,7 +85,7 @@ class Pipeline:
         head: features -> codes, frozen on-line.
         gallery: the current version, asked once per batch (it may be swapped between batches).
         new_adapter, new_aligner: fresh state for a lane of a modality.
-        fuse: how adapted and frozen shortlists become the answer.
+        answering: what is answered from the two shortlists, fused and by each twin alone.
         entropy: the refined entropy of the objectives, for drift.
     """
 
@@ -96,13 +97,13 @@ class Pipeline:
         gallery: Callable[[], Gallery],
         new_adapter: Callable[[Modality], Adapter],
         new_aligner: Callable[[Modality], Aligner | None],
-        fuse: Fuse,
+        answering: Answering,
         entropy: Entropy,
         device: str = "cpu",
     ) -> None:
         self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
         self._new_adapter, self._new_aligner = new_adapter, new_aligner
-        self._fuse, self._entropy, self._device = fuse, entropy, device
+        self._answering, self._entropy, self._device = answering, entropy, device
 
     def learner(self, modality: Modality) -> Learner:
         """Fresh state: source parameters, clean statistics."""
@@ -110,7 +111,12 @@ class Pipeline:
 
     def admit(self, query: Query) -> Query:
         """Decodes and checks the content before it may enter a batch. Raises Refused."""
-        return replace(query, prepared=self.encoders[query.modality].prepare(query.content))
+        encoder = self.encoders.get(query.modality)
+        if encoder is None:
+            raise Refused(
+                "validate", f"the base model serves {', '.join(self.encoders)}, not {query.modality} queries"
+            )
+        return replace(query, prepared=encoder.prepare(query.content))
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -171,12 +177,12 @@ class Pipeline:
         adapted = self._encoded(emitted, count, batch.modality)
         frozen_hits = gallery.search(frozen.codes, k)
         adapted_hits = gallery.search(adapted.codes, k)
-        served = self._fuse(gallery, adapted, adapted_hits, frozen, frozen_hits)
+        answers = self._answering(gallery, adapted, adapted_hits, frozen, frozen_hits)
         nearest = self._neighbours(gallery, source, batch.modality)[:, 0]
         entropy = self._entropy(batch.modality, source, nearest, mask)[:count].cpu().numpy()
         seconds["search"] = clock.lap()
         outcome = Outcome(
-            batch, frozen, adapted, frozen_hits, adapted_hits, served,
+            batch, frozen, adapted, frozen_hits, adapted_hits, *answers,
             gallery.version, state_hash, entropy.astype(np.float32), repeated=repeated,
         )  # fmt: skip
         return _Work(outcome, view, aligned, step, seconds)

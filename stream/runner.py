@@ -18,7 +18,7 @@ from typing import Protocol
 
 from core.config import Config
 from core.errors import ArtifactError, DeliveryError, Refused
-from core.protocols import Observer, Sink, Source, StateStore
+from core.protocols import Observer, Operations, Sink, Source, StateStore
 from core.types import Cut, JournalEntry, Judgement, Outcome, Partition, Query, QueryBatch, Record, Refusal
 from stream.lanes import Lane, covered, lane_name, plan
 from stream.pipeline import Pipeline
@@ -76,25 +76,29 @@ class _Run:
     def __init__(
         self, source: Source, pipeline: Pipeline, border: Border, sink: Sink, store: StateStore,
         observers: Sequence[Observer], config: Config, clock: Callable[[], float],
-        on_lanes: Callable[[Sequence[Lane]], None] | None,
+        on_lanes: Callable[[Sequence[Lane]], None] | None, operations: Operations | None,
     ) -> None:  # fmt: skip
         self.source, self.pipeline, self.border, self.sink, self.store = source, pipeline, border, sink, store
         self.observers, self.config, self.clock = observers, config, clock
-        self.on_lanes = on_lanes
+        self.on_lanes, self.operations = on_lanes, operations
         self.owned: dict[Partition, _Partition] = {}
+        self.topics = {config.kafka.queries}
         self.report = Report()
         self.labels: dict[str, int] = {}
         self.paused = False
+        self.generation = 0
 
     # -- partitions -------------------------------------------------------------------------------------
 
     def rebalance(self, records: list[Record]) -> list[Record]:
         """Loads what was gained and drops what was lost; returns the records that may be used."""
         assigned = self.source.assignment()
-        for lost in set(self.owned) - assigned:
-            log.info("partition lost", extra={"partition": lost})
-            del self.owned[lost]
-        gained = assigned - set(self.owned)
+        lost, gained = set(self.owned) - assigned, assigned - set(self.owned)
+        for partition in lost:
+            log.info("partition lost", extra={"partition": partition})
+            del self.owned[partition]
+        if (lost or gained) and self.operations:
+            self.operations.rebalanced()
         for partition in sorted(gained):
             offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
             self.own(partition, min(offsets, default=None))
@@ -103,6 +107,7 @@ class _Run:
 
     def own(self, partition: Partition, start: int | None) -> None:
         """Newest complete cut wins over the group's offset; the journal after it is obeyed."""
+        began = self.clock()
         cut = self.store.load(partition)
         if cut is not None and cut.config_hash != self.config.decision_hash():
             raise ArtifactError(
@@ -111,6 +116,8 @@ class _Run:
                 "another state topic or directory"
             )
         start = cut.next_offset if cut else start
+        # A reader ignores cuts of a lower generation than one it has seen: never fall behind our own.
+        self.generation = max(self.generation, self.source.generation(), cut.generation if cut else 0)
         owned = _Partition(partition, cut, start)
         since = {lane.lane: lane.next_seq for lane in cut.lanes} if cut else {}
         owned.planned = plan(self.store.journalled(partition, since), since)
@@ -123,6 +130,8 @@ class _Run:
             self.labels[name] = offset
         if cut:
             log.info("state restored", extra={"partition": partition, "offset": cut.next_offset})
+            if self.operations:
+                self.operations.restored(self.clock() - began)
 
     def lane(self, owned: _Partition, query: Query) -> Lane:
         name = lane_name(query, self.config.batch.per_tenant_lanes)
@@ -142,31 +151,36 @@ class _Run:
     # -- records ----------------------------------------------------------------------------------------
 
     def take(self, record: Record) -> None:
-        owned = self.owned.get((record.at.topic, record.at.partition))
+        """One record: a query joins its lane, a label goes to the observers, anything else is refused."""
         event = self.border.decode(record)
+        if record.at.topic in self.topics:
+            owned = self.owned.get((record.at.topic, record.at.partition))
+            if owned is not None:  # else of a partition that is ours no longer
+                self.take_query(owned, record, event)
+            return
+        # A label, good or bad: its place is part of the cut.
+        self.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
         if isinstance(event, Judgement):
             self.report.judgements += 1
-            self.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
             for observer in self.observers:
                 observer.judge(event)
-            return
-        if owned is not None:
-            owned.first = record.at.offset if owned.first is None else owned.first
-            owned.position = record.at.offset + 1
+        elif isinstance(event, Refusal):
+            self.refuse(event)
+
+    def take_query(self, owned: _Partition, record: Record, event: Query | Judgement | Refusal) -> None:
+        owned.first = record.at.offset if owned.first is None else owned.first
+        owned.position = record.at.offset + 1
         if isinstance(event, Query):
-            if owned is None:
-                return
             lane = self.lane(owned, event)
             if record.at.offset < lane.next_offset:
                 return
             try:
-                event = self.pipeline.admit(event)
+                lane.add(self.pipeline.admit(event), self.clock())
+                return
             except Refused as refused:
                 event = Refusal(record, refused.stage, type(refused).__name__, refused.reason)
-            else:
-                lane.add(event, self.clock())
-                return
-        self.refuse(event)
+        if isinstance(event, Refusal):
+            self.refuse(event)
 
     def refuse(self, refusal: Refusal) -> None:
         value, key, headers = self.border.dead_letter(refusal)
@@ -195,7 +209,13 @@ class _Run:
             at = max(self.labels.values(), default=0)
             self.store.journal(
                 JournalEntry(
-                    *owned.partition, lane.name, batch.seq, batch.offsets, lane.learner.state_hash(), at
+                    *owned.partition,
+                    lane.name,
+                    batch.seq,
+                    batch.offsets,
+                    lane.learner.state_hash(),
+                    at,
+                    self.generation,
                 )
             )
         work = self.pipeline.answer(lane.learner, batch, repeated=planned)
@@ -223,15 +243,20 @@ class _Run:
         cut = Cut(
             *owned.partition, owned.cut_seq, owned.parent, position,
             tuple(sorted(states, key=lambda s: s.lane)), self.config.decision_hash(), dict(self.labels),
+            self.generation,
         )  # fmt: skip
         self.store.save(cut)
         self.source.commit({owned.partition: position}, cut_hash(cut)[:16])
         owned.cut_seq, owned.parent, owned.since_cut = cut.seq + 1, cut_hash(cut), 0
         self.report.cuts += 1
+        if self.operations:
+            self.operations.cut(sum(a.nbytes for state in states for a in state.tensors.values()))
 
     def recover(self) -> None:
         """After a failed delivery: forget what is in memory, continue from the newest cut."""
         self.report.recoveries += 1
+        if self.operations:
+            self.operations.recovered()
         for partition, owned in list(self.owned.items()):
             self.own(partition, owned.first)
         self.shown()
@@ -262,6 +287,7 @@ def run(
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
     on_lanes: Callable[[Sequence[Lane]], None] | None = None,
+    operations: Operations | None = None,
     poll_seconds: float = 0.1,
 ) -> Report:
     """Answers and learns until the source is exhausted or `stop` is set.
@@ -270,6 +296,7 @@ def run(
         border: the codec.
         observers: see every outcome, judgement and refusal; they cannot change the path.
         stop: set it to end after the batch in hand, with a cut; nothing is lost.
+        operations: told of cuts, restores, recoveries and rebalances.
         on_lanes: called with the live lanes whenever there is a new one, for /state.
 
     Raises:
@@ -277,7 +304,7 @@ def run(
         OffsetGoneError: the log starts after the offset where a saved state continues.
     """
     stop = stop or threading.Event()
-    state = _Run(source, pipeline, border, sink, store, observers, config, clock, on_lanes)
+    state = _Run(source, pipeline, border, sink, store, observers, config, clock, on_lanes, operations)
     limit = config.limits.pending_queries
     while not stop.is_set():
         try:

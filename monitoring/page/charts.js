@@ -27,7 +27,7 @@ const Charts = (() => {
     Plotly.react(box, traces, shape, config);
   }
 
-  // Phases as faint bands with their names inside the plot, at the top.
+  // Phases as faint bands with their names above the plot.
   function phases(marks, last) {
     const shapes = [], annotations = [];
     marks.forEach((mark, index) => {
@@ -43,7 +43,7 @@ const Charts = (() => {
       // A name that its phase has no room for stays out: the table below has them all.
       const share = (end - mark.first) / Math.max(1, last);
       if (share * document.getElementById("quality").clientWidth > 7 * mark.text.length) annotations.push({
-        xref: "x", yref: "paper", x: (mark.first + end) / 2, y: .995, yanchor: "top", showarrow: false,
+        xref: "x", yref: "paper", x: (mark.first + end) / 2, y: 1, yanchor: "bottom", showarrow: false,
         text: mark.text.replace(/[<>&]/g, " "), font: { color: colour("soft"), size: 12 },
       });
     });
@@ -73,9 +73,10 @@ const Charts = (() => {
     const highs = settled.flatMap(i => ["frozen_high", "adapted_high", "served_high"].map(n => series[n][i] ?? series.served[i]));
     const bottom = Math.min(...lows), top = Math.max(...highs), room = Math.max(2, (top - bottom) * .1);
     draw("quality", traces, layout({
-      ...phases(marks, last),
+      ...phases(marks, last), margin: { l: 48, r: 18, t: 52, b: 42 },
+      legend: { orientation: "h", x: 0, y: 1.085, yanchor: "bottom", font: { color: colour("ink"), size: 12.5 } },
       xaxis: axis({ title: { text: "queries answered", standoff: 8 }, range: [0, last * 1.005], showgrid: false }),
-      yaxis: axis({ title: { text: "mAP, points", standoff: 8 }, range: [Math.max(0, bottom - room), Math.min(100, top + 1.8 * room)] }),
+      yaxis: axis({ title: { text: "mAP, points", standoff: 8 }, range: [Math.max(0, bottom - room), Math.min(100, top + room)] }),
     }));
   }
 

@@ -33,10 +33,11 @@
       const text = `95 % interval ${signed(h.low)} to ${signed(h.high)}`;
       byId("ruler").setAttribute("aria-label", text);
       put("gain-interval", `${text}, from labels worth ${whole(h.n_eff)}; the newest weigh most`);
-      put("gain-anytime", `Valid at every look, block ${h.block + 1} of ${whole(h.block_labels)} labels: ${signed(h.anytime_low)} to ${signed(h.anytime_high)}${h.steady ? "" : ". The difference has changed within the block"}`);
+      put("gain-anytime", `All ${whole(h.block_labels)} labels of block ${h.block + 1}: ${signed(h.anytime_low)} to ${signed(h.anytime_high)}, valid at every look${h.steady ? "" : "; the difference has moved meanwhile"}`);
     }
     put("labels", whole(h.arrived ?? 0));
-    put("labels-fine", h.requested === undefined ? "" : `of ${whole(h.requested)} asked for · ${whole(h.pending)} pending · ${whole(h.expired)} expired · ${whole(h.ignored)} ignored`);
+    const also = ["expired", "ignored"].filter(kind => h[kind]).map(kind => ` · ${whole(h[kind])} ${kind}`).join("");
+    put("labels-fine", h.requested ? `of ${whole(h.requested)} asked for · ${whole(h.pending)} pending${also}` : "");
     document.title = known ? `${signed(h.gain)} points · ${byId("title").textContent}` : byId("title").textContent;
   }
 
@@ -76,7 +77,7 @@
     if (query.picture) asked.append(make("img", { src: query.picture, alt: "query picture", decoding: "async" }));
     else asked.append(make("blockquote", {}, query.text ? `“${query.text}”` : "a feature vector"));
     const state = query.labelled ? "label known" : query.asked ? "label asked for" : "not sampled";
-    asked.append(make("small", {}, `${query.at.split("/").slice(-2).join("/")} · ${state}`));
+    asked.append(make("small", { title: query.at }, `query ${query.at.split("/").slice(-2).join("/")}`, make("br"), state));
     const rows = make("div", { class: "answers" }, answerRow("frozen", "Frozen twin", query.answers.frozen, query.labelled), answerRow("served", "Served", query.answers.served, query.labelled));
     const node = make("article", { class: "card query" }, asked, rows);
     node.dataset.key = JSON.stringify(query);

@@ -156,18 +156,21 @@ def test_two_workers_share_and_come_to_rest(broker: Broker, config: KafkaConfig)
                 time.sleep(0.2)
 
     workers = [threading.Thread(target=work, args=(name,)) for name in seen]
-    with sink(broker, config) as out:
-        workers[0].start()
-        assert wait_for(lambda: len(assigned.get("first", ())) == 2)
-        workers[1].start()
-        assert wait_for(lambda: [len(parts) for parts in assigned.values()] == [1, 1])
-        for number in range(10):
-            out.emit_to(config.queries, b"%d" % number, partition=number % 2)
-        out.flush(10)
-        assert wait_for(lambda: sum(map(len, seen.values())) >= 10)
+    try:
+        with sink(broker, config) as out:
+            workers[0].start()
+            assert wait_for(lambda: len(assigned.get("first", ())) == 2)
+            workers[1].start()
+            assert wait_for(lambda: [len(parts) for parts in assigned.values()] == [1, 1])
+            for number in range(10):
+                out.emit_to(config.queries, b"%d" % number, partition=number % 2)
+            out.flush(10)
+            assert wait_for(lambda: sum(map(len, seen.values())) >= 10)
+    finally:
         stop.set()
         for worker in workers:
-            worker.join(20)
+            if worker.is_alive():
+                worker.join(20)
     assert assigned["first"] | assigned["second"] == {(config.queries, 0), (config.queries, 1)}
     for name, records in seen.items():
         assert {(r.at.topic, r.at.partition) for r in records} == assigned[name]

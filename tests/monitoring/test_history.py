@@ -2,11 +2,12 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
+from core.types import AdaptationStep, Coordinates, DriftReference, Hits, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality
@@ -89,6 +90,14 @@ def test_cards_show_three_answers_and_mark_the_right_one(outcome):
     assert card["picture"] == "/picture/query/qshift.queries/0/1" and card["text"] == ""
     assert [(i["id"], i["right"]) for i in card["answers"]["frozen"]] == [("id-2", False), ("id-0", True)]
     assert [i["right"] for i in card["answers"]["served"]] == [True, False, False]
+    # What the twin alone would have answered, not the shortlist of its code.
+    one = replace(outcome([7], keys=keys[:1]), frozen_answer=Hits(served[:1], served[:1]))
+    feed(parts, one)
+    assert [i["id"] for i in parts[1].snapshot()["latest"][0]["answers"]["frozen"]] == [
+        "id-0",
+        "id-2",
+        "id-1",
+    ]
     assert card["labelled"] and not cards["qshift.queries/0/0"]["labelled"]
     assert cards["qshift.queries/0/0"]["text"] == "<b>"
     assert parts[1].picture("qshift.queries/0/1") == b"\x89PNG"

@@ -98,11 +98,14 @@ def make_world() -> Callable[..., World]:
                 return Frozen()
             return Rest(encoder.adaptable(), constants, config.adapt, config.batch.floor)
 
-        def served(g: VersionedGallery, a: Encoded, ah: Hits, f: Encoded, fh: Hits) -> Hits:
-            return fuse(ah, fh, a.codes, f.codes, g.codes_of, config.answer.top, config.answer.fuse)
+        def answering(
+            g: VersionedGallery, a: Encoded, ah: Hits, f: Encoded, fh: Hits
+        ) -> tuple[Hits, Hits, Hits]:
+            served = fuse(ah, fh, a.codes, f.codes, g.codes_of, config.answer.top, config.answer.fuse)
+            return fh, ah, served
 
         pipeline = Pipeline(
-            config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None, served,
+            config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None, answering,
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],
         )  # fmt: skip
         codec = Codec(config.limits, config.kafka, lambda version, key: gallery.identifier(key))

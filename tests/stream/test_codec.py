@@ -301,7 +301,9 @@ def outcome() -> Outcome:
     )
     encoded = Encoded(np.zeros((2, 4), np.float32), np.zeros((2, 1), np.uint8))
     batch = QueryBatch("0:text", 3, "text", queries)
-    return Outcome(batch, encoded, encoded, hits, hits, hits, "g1", "abc", np.zeros(2, np.float32))
+    return Outcome(
+        batch, encoded, encoded, hits, hits, hits, hits, hits, "g1", "abc", np.zeros(2, np.float32)
+    )
 
 
 def test_answers_of_a_batch() -> None:
@@ -328,7 +330,7 @@ def test_empty_batch_has_no_answers() -> None:
     none = Hits(np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int32))
     encoded = Encoded(np.zeros((0, 4), np.float32), np.zeros((0, 1), np.uint8))
     batch = QueryBatch("0:text", 0, "text", ())
-    empty = Outcome(batch, encoded, encoded, none, none, none, "g", "s", np.zeros(0, np.float32))
+    empty = Outcome(batch, encoded, encoded, none, none, none, none, none, "g", "s", np.zeros(0, np.float32))
     assert border().answers(empty) == []
 
 
