@@ -158,6 +158,18 @@ def labels(
     raise typer.Exit(send_labels(file, config, CONSOLE))
 
 
+@app.command(epilog="Example:\n\n`qshift profile --json profile.json`")
+def profile(
+    batches: Annotated[int, typer.Option(help="Batches to measure.", min=1)] = 12,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where the demo keeps base model and gallery.")] = DATA / "demo",
+) -> None:
+    """Show where the time of a batch goes, and what the service costs on top of the bare loop."""
+    from app.profile import profile
+
+    raise typer.Exit(profile(batches, cache, json_file, CONSOLE))
+
+
 @broker.command("up", epilog="Example:\n\n`qshift broker up --port 9092`")
 def broker_up(
     directory: KafkaDir = DATA / "kafka", port: Annotated[int | None, typer.Option()] = None

@@ -1,6 +1,6 @@
 """`qshift demo`: the whole loop for real, on pictures from packages and an embedded Apache Kafka.
 
-Emoji are searched by text, by sketch and by bad photo. The producer keeps at most two batches waiting, as
+Emoji are searched by text, by sketch and by bad photo. The producer keeps at most one batch waiting, as
 users would who wait for their answers; labels of a sampled share come later, on their own topic.
 """
 
@@ -36,8 +36,8 @@ from stream.client import QueryClient, read_all
 from stream.kafka import Sent, ensure_topics
 from stream.topics import topic_settings
 
-WINDOW = 128
-"""Queries that wait at most: two batches."""
+WINDOW = 64
+"""Queries that wait at most: one batch. The next is drawn and sent while the service learns from this one."""
 LABEL_DELAY = 96
 """A label is sent when so many later answers have come."""
 
@@ -104,6 +104,7 @@ def demo(options: DemoOptions, console: Console) -> int:
         console.print(catalogue.attribution, style="dim")
         answers_sha256 = hash_answers(seen.answers)
         status = 0
+        del service  # its copy of the towers would stand beside that of the replay
         if options.verify:
             journal = read_all(broker.bootstrap_servers, config.kafka.journal)
             again = replay(config, schedule, journal=[r.value for r in journal if r.value], console=console)

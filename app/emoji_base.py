@@ -7,8 +7,8 @@ Deterministic for one seed and thread count.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from adapters.offline.two_tower import Projection as Head
 from adapters.offline.two_tower import TwoTowerConfig, fit_two_tower
-from adapters.online.objectives import gap, refined
 from app.emoji import TEMPLATES, EmojiSet
-from benchmarks.shifts.images import Picture, jitter
+from app.measure import BATCH, Count, Progress, Step, collated, jittered, measure
+from benchmarks.shifts.images import Picture
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
-from core.protocols import Encoder
-from core.types import DriftReference, Floats, Modality, SourceConstants
+from core.types import Floats, Modality
 from encoders.base_model import write_base
 from encoders.clip import Towers, open_clip_towers
 from encoders.head import HashHead, itq
@@ -33,39 +32,15 @@ from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 
-Progress = Callable[[int, int, str], None]
-BATCH = 64  # of the service; the constants hold for it
 COPIES = 2  # jittered copies to train on
 CLEAN_QUERIES = 448  # seven batches, never trained on
-SHORTLIST = 100
-QUANTILE = 0.9
 """The part of every key of a training draw: query streams use other purposes, so no draw is shared."""
 PURPOSE = "emoji base"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a modality's adapter starts from."""
-
-    learning_rate: float
-    temperature: float
 
 
 def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of a modality: starting values, not yet chosen on this base's data."""
     return Step(1e-3, 0.02) if modality == "image" else Step(3e-4, 0.05)
-
-
-class _Count:
-    """Turns finished pieces of work into calls of a progress function."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-
-    def step(self, text: str) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total, text)
 
 
 def fit_emoji_base(
@@ -90,7 +65,7 @@ def fit_emoji_base(
     config = TwoTowerConfig(seed=seed)
     per_pass = -(-len(data) // BATCH)
     batches = per_pass * (1 + COPIES + len(TEMPLATES)) + clean_queries // BATCH
-    count = _Count(batches + config.epochs, progress)
+    count = Count(batches + config.epochs, progress)
     with tempfile.TemporaryDirectory() as scratch:
         towers_folder = Path(scratch) / "towers"
         emoji_towers(towers_folder)
@@ -108,7 +83,7 @@ def fit_emoji_base(
         served = open_clip_towers(f"local-dir:{towers_folder}", projections=projections)
         drawn = generator(seed, "clean queries", PURPOSE).permutation(len(data))[:clean_queries].tolist()
         queries = _jittered(data, drawn, seed, COPIES)
-        calibration = calibrate(served.image, _collated(served.image, queries, count))
+        calibration = calibrate(served.image, collated(served.image, queries, count))
         clean: dict[Modality, Floats] = {"image": calibration.features, "text": texts[drawn]}
         measured = {name: measure(q, gallery, hashing, name, choose_step(name)) for name, q in clean.items()}
         write_base(
@@ -131,63 +106,20 @@ def fit_emoji_base(
         )
 
 
-def measure(
-    queries: Floats, gallery: Floats, hashing: HashHead, modality: Modality, step: Step
-) -> tuple[SourceConstants, DriftReference]:
-    """What clean queries look like to the service, in batches of 64.
-
-    The neighbour of a query is the most similar of the 100 items nearest by code, as in the service.
-
-    Args:
-        queries: unit features [n, D], n a multiple of 64, in random order.
-        gallery: unit features [N, D] of the items, pictures.
-        hashing: gives the codes of both.
-        modality: of the queries.
-        step: temperature and learning rate.
-    """
-    q, items = torch.from_numpy(queries), torch.from_numpy(gallery)
-    ours, theirs = hashing.codes(q, modality), hashing.codes(items, "image")
-    distances = np.stack([np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32) for code in ours])
-    shortlist = torch.from_numpy(np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST])
-    best = torch.einsum("bkd,bd->bk", items[shortlist], q).argmax(1, keepdim=True)
-    near = items[shortlist.gather(1, best).flatten()]
-    mask, shape = torch.ones(BATCH, dtype=torch.bool), (-1, BATCH, q.shape[1])
-    batches = list(zip(q.reshape(shape), near.reshape(shape)))
-    entropy = torch.cat([refined(a, b, step.temperature, mask)[1] for a, b in batches]).numpy()
-    gaps = [float(gap(a, b, mask)) for a, b in batches]
-    constants = SourceConstants(
-        source_gap=float(np.mean(gaps)),
-        entropy_ceiling=float(np.quantile(entropy, QUANTILE)),
-        temperature=step.temperature,
-        learning_rate=step.learning_rate,
-        batch=BATCH,
-    )
-    return constants, DriftReference(queries, entropy, distances.min(1).astype(np.float32), BATCH)
-
-
 def _views(
-    towers: Towers, data: EmojiSet, seed: int, count: _Count
+    towers: Towers, data: EmojiSet, seed: int, count: Count
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Raw tower features of clean and jittered pictures, and of each phrasing of the names."""
     everything = range(len(data))
     pictures: list[Sequence[Picture]] = [list(data.colour)]
     pictures += [_jittered(data, everything, seed, copy) for copy in range(COPIES)]
     texts = [[data.captions(item)[phrasing] for item in everything] for phrasing in range(len(TEMPLATES))]
-    looks = [_raw(towers.image, _collated(towers.image, view, count)) for view in pictures]
-    return looks, [_raw(towers.text, _collated(towers.text, view, count)) for view in texts]
+    looks = [_raw(towers.image, collated(towers.image, view, count)) for view in pictures]
+    return looks, [_raw(towers.text, collated(towers.text, view, count)) for view in texts]
 
 
 def _jittered(data: EmojiSet, items: Iterable[int], seed: int, copy: int) -> list[Picture]:
-    purpose = f"{PURPOSE} {copy}"
-    return [jitter(data.colour[i], 1.0, generator(seed, data.hexcodes[i], purpose)) for i in items]
-
-
-def _collated(tower: Encoder, contents: Sequence[object], count: _Count) -> Iterable[torch.Tensor]:
-    text = "encoding pictures" if contents and not isinstance(contents[0], str) else "encoding names"
-    for start in range(0, len(contents), BATCH):
-        prepared = [tower.prepare(content) for content in contents[start : start + BATCH]]
-        yield tower.collate(prepared, len(prepared))
-        count.step(text)
+    return jittered(data, items, seed, f"{PURPOSE} {copy}")
 
 
 def _raw(tower: ImageTower | TextTower, batches: Iterable[torch.Tensor]) -> NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
@@ -11,10 +13,16 @@ from app.catalogue import SIDE, load_folder
 from app.emoji import EmojiSet, load_emoji, png
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
+from app.measure import Progress
+from app.open_clip_base import fit_open_clip_base
 from core.errors import ConfigError
 from encoders.base_model import load_base
 
 CACHE = Path("qshift-data/demo")
+MODELS: Mapping[str, Callable[[Path, EmojiSet, int, int, Progress], None]] = MappingProxyType(
+    {"two-tower": fit_emoji_base, "open_clip": fit_open_clip_base}
+)
+"""What `--model` may name."""
 
 
 def _data(folder: Path | None) -> EmojiSet:
@@ -24,13 +32,22 @@ def _data(folder: Path | None) -> EmojiSet:
 def fit(folder: Path | None, base: Path, bits: int, seed: int, model: str, console: Console) -> None:
     """Trains a base model.
 
+    Args:
+        folder: captioned pictures; None for the emoji.
+        base: where the base model goes.
+        bits: code width, a multiple of 8.
+        seed: of everything drawn.
+        model: "two-tower", heads on packaged towers, or "open_clip", a small model from scratch.
+        console: for progress and what to do next.
+
     Raises:
         ConfigError: an unknown kind of model, or too few pictures.
     """
-    if model != "two-tower":
-        raise ConfigError(f"model {model!r} is not known: two-tower")
+    if model not in MODELS:
+        raise ConfigError(f"model {model!r} is not known: expected one of {', '.join(MODELS)}")
+    data = _data(folder)
     with bars(console) as progress:
-        fit_emoji_base(base, _data(folder), bits, seed, reporter(progress))
+        MODELS[model](base, data, bits, seed, reporter(progress))
     console.print(f"base model in {base}; next: qshift gallery build --base {base}")
 
 

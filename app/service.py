@@ -12,6 +12,7 @@ from app.build import engine, state_store
 from app.observers import watching
 from core.config import Config
 from core.errors import QshiftError
+from core.protocols import Observer
 from core.types import Record
 from monitoring.http import Serving, Views, create_app, serve
 from monitoring.metrics import Metrics
@@ -54,6 +55,7 @@ class Service:
         self._store = state_store(config, servers)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes)
         self._source = KafkaSource(servers, config.kafka, worker)
+        self.extra: list[Observer] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -110,7 +112,7 @@ class Service:
         try:
             return run(
                 _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
-                self._sink, self._store, self.observers.all(), self.config, self._stop,
+                self._sink, self._store, [*self.observers.all(), *self.extra], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=self.observers.metrics,
             )  # fmt: skip
         finally:

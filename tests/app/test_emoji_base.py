@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.emoji import EmojiSet
-from app.emoji_base import BATCH, Step, fit_emoji_base, measure
+from app.emoji_base import fit_emoji_base
+from app.measure import BATCH, Step, measure
 from core.errors import ConfigError
 from encoders.head import HashHead
 

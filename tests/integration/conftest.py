@@ -1,14 +1,40 @@
-"""One embedded Kafka for all integration tests of a run."""
+"""One embedded Kafka for all integration tests of a run, and a small service to run on it."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from core.config import Config, KafkaConfig
+from core.types import Coordinates, DriftReference, Floats, Modality, Record, SourceConstants
 from stream.broker import Broker
+from stream.client import QueryClient, read_all
+from stream.codec import Answer, decode_answer, vector_query
+from stream.kafka import ensure_topics
+from stream.topics import topic_settings
+
+WIDTH, BITS, ITEMS, CLASSES, SIZE = 32, 64, 200, 20, 16
+CLIP = {
+    "model_cfg": {
+        "embed_dim": WIDTH,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.25, 0.2], "interpolation": "bilinear"},
+}
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +52,250 @@ def topics() -> Callable[[str], str]:
     """Names that no other test of the run uses: topics("queries") -> "test-1234-7-queries"."""
     numbers = itertools.count()
     return lambda name: f"test-{os.getpid()}-{next(numbers)}-{name}"
+
+
+# -- a small service ------------------------------------------------------------------------------------
+
+
+def items() -> Floats:
+    """Gallery features [ITEMS, WIDTH]: CLASSES directions, each with its own scatter."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(CLASSES, WIDTH))
+    rows = centres[np.arange(ITEMS) % CLASSES] + 0.5 * rng.normal(size=(ITEMS, WIDTH))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def label_of(item: int) -> str:
+    return f"class-{item % CLASSES}"
+
+
+def query_messages(
+    count: int, seed: int = 1
+) -> tuple[list[tuple[bytes, list[tuple[str, bytes]]]], list[str]]:
+    """Shifted vectors as messages, and the class of each."""
+    rng, gallery = np.random.default_rng(seed), items()
+    chosen = rng.integers(ITEMS, size=count)
+    rows = gallery[chosen] + 0.4 * rng.normal(size=(count, WIDTH)) / WIDTH**0.5 + 0.1
+    messages = [vector_query(row, f"q{number}") for number, row in enumerate(rows.astype(np.float32))]
+    return messages, [label_of(int(item)) for item in chosen]
+
+
+def write_world(folder: Path, modalities: tuple[Modality, ...], towers: Path | None) -> Path:
+    """A base model and a gallery, as `qshift fit` and `qshift gallery build` would leave them."""
+    import torch
+
+    from encoders.base_model import load_base, write_base
+    from encoders.head import HashHead
+    from index.gallery import VersionedGallery
+
+    rng, features = np.random.default_rng(3), items()
+    mean = features.mean(0)
+    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
+    head = HashHead(weight, np.zeros(BITS, np.float32), {modality: mean for modality in modalities})
+    clean = features[:128] + 0.05 * rng.normal(size=(128, WIDTH)).astype(np.float32)
+    clean /= np.linalg.norm(clean, axis=1, keepdims=True)
+    entropy, nearest = rng.uniform(0.5, 1.5, 128), rng.integers(0, 12, 128)
+    drift = DriftReference(clean, entropy.astype(np.float32), nearest.astype(np.float32), SIZE)
+    write_base(
+        folder / "base",
+        name="small", towers=towers, projections={}, head=head,
+        constants={modality: SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE) for modality in modalities},
+        calibration={}, reference={modality: drift for modality in modalities}, provenance={},
+    )  # fmt: skip
+    version = load_base(folder / "base").version
+    VersionedGallery(
+        BITS, [f"item-{i}" for i in range(ITEMS)], head.codes(torch.from_numpy(features), modalities[0]),
+        [label_of(i) for i in range(ITEMS)], features, backend="exact", base_version=version,
+    ).save(folder / "gallery")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vector_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base and gallery that serve vectors only; loads without open_clip."""
+    return write_world(tmp_path_factory.mktemp("vectors"), ("vector",), None)
+
+
+@pytest.fixture(scope="session")
+def clip_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base and gallery that serve pictures, text and vectors with a tiny random CLIP."""
+    import torch
+    from open_clip.model import CLIP as FlatClip
+    from safetensors.torch import save_file
+
+    towers = tmp_path_factory.mktemp("towers")
+    (towers / "open_clip_config.json").write_text(json.dumps(CLIP))
+    torch.manual_seed(0)
+    flat = FlatClip(**json.loads(json.dumps(CLIP["model_cfg"])))
+    tensors = {name: tensor.contiguous() for name, tensor in flat.state_dict().items()}
+    save_file(tensors, towers / "open_clip_model.safetensors")
+    return write_world(tmp_path_factory.mktemp("clip"), ("image", "text", "vector"), towers)
+
+
+@dataclass
+class Site:
+    """One service on one broker: its configuration, and what tests see of it from outside."""
+
+    servers: str
+    config: Config
+    file: Path
+    started: list[Worker] = field(default_factory=list)
+
+    @property
+    def kafka(self) -> KafkaConfig:
+        return self.config.kafka
+
+    def create(self) -> None:
+        ensure_topics(self.servers, topic_settings(self.kafka))
+
+    def client(self) -> QueryClient:
+        return QueryClient(self.servers, self.kafka)
+
+    def send(self, messages: list[tuple[bytes, list[tuple[str, bytes]]]]) -> list[Coordinates]:
+        """Sends queries in order and waits until all are stored."""
+        client = self.client()
+        try:
+            sent = [client.send(value, headers) for value, headers in messages]
+            return [one.coordinates() for one in sent]
+        finally:
+            client.close()
+
+    def answers(self) -> list[Record]:
+        return read_all(self.servers, self.kafka.answers)
+
+    def dead_letters(self) -> list[Record]:
+        return read_all(self.servers, self.kafka.dead_letters)
+
+    def distinct(self) -> dict[bytes, set[bytes]]:
+        """Key -> distinct values of its answers."""
+        found: dict[bytes, set[bytes]] = {}
+        for record in self.answers():
+            assert record.key is not None and record.value is not None
+            found.setdefault(record.key, set()).add(record.value)
+        return found
+
+    def decoded(self) -> dict[Coordinates, Answer]:
+        found = [decode_answer(record.value or b"") for record in self.answers()]
+        return {answer.source: answer for answer in found}
+
+    def wait(self, done: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Polls until `done`, watching that the newest worker lives."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            if self.started and self.started[-1].process.poll() is not None:
+                raise AssertionError("the worker ended by itself:\n" + self.started[-1].output())
+            if time.monotonic() > deadline:
+                last = self.started[-1].output() if self.started else ""
+                raise AssertionError(f"not done within {seconds:.0f} s\n{last}")
+            time.sleep(0.02)
+
+    def worker(self) -> Worker:
+        """Starts `qshift serve` as a process of its own, always under the same worker name."""
+        made = Worker(self.file, self.file.with_name(f"worker-{len(self.started)}.log"))
+        self.started.append(made)
+        return made
+
+
+class Worker:
+    """`qshift serve` in a process."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._log = log
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "COLUMNS": "300",
+        }
+        command = [sys.executable, "-m", "app.cli", "serve", "--config", str(config), "--worker", "worker-0"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, cwd=Path(__file__).parents[2], env=environment, stdout=out, stderr=out
+            )
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self, seconds: float = 30.0) -> float:
+        """SIGTERM; returns how long it took to end. Its exit code must be 0."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(seconds)
+        assert code == 0, self.output()
+        return time.monotonic() - began
+
+    def state(self) -> str:
+        """The first 16 digits of the state's sha256, from the last line of a stopped worker."""
+        found = re.search(r"; state ([0-9a-f]{16})", self.output())
+        assert found is not None, self.output()
+        return found[1]
+
+    def counts(self) -> tuple[int, int, int]:
+        """Queries, dead letters and cuts of the stopped worker."""
+        found = re.search(
+            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) cuts", " ".join(self.output().split())
+        )
+        assert found is not None, self.output()
+        return int(found[1]), int(found[2]), int(found[3])
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, topics: Callable[[str], str]) -> Iterator[Callable[..., Site]]:
+    """make_site(broker, world, queries=..., **sections): topics of its own, but for a given query topic."""
+    made: list[Site] = []
+
+    def make(broker: Broker, world: Path, queries: str | None = None, **sections: Any) -> Site:
+        names = {
+            name: topics(name) for name in ("answers", "labels", "state", "journal", "dead_letters", "group")
+        }
+        document: dict[str, Any] = {
+            "base": str(world / "base"),
+            "gallery": str(world / "gallery"),
+            "device": "cpu",
+            # Batches are always full: a time-out would cut an uninterrupted run elsewhere.
+            "batch": {"size": SIZE, "floor": 8, "linger_seconds": 60.0},
+            "state": {"store": "changelog", "every_batches": 3},
+            "http": {"enabled": False},
+            "kafka": {
+                "bootstrap_servers": broker.bootstrap_servers,
+                "queries": queries or topics("queries"),
+                **names,
+            },
+        }
+        for name, section in sections.items():
+            document[name] = {**document.get(name, {}), **section} if isinstance(section, dict) else section
+        config = Config.model_validate(document)
+        folder = tmp_path / f"site-{len(made)}"
+        folder.mkdir()
+        (folder / "qshift.toml").write_text(_toml(document))
+        made.append(Site(broker.bootstrap_servers, config, folder / "qshift.toml"))
+        made[-1].create()
+        return made[-1]
+
+    yield make
+    for site in made:
+        for worker in site.started:
+            if worker.process.poll() is None:
+                worker.kill()
+
+
+@pytest.fixture(scope="session")
+def messages() -> Callable[..., Any]:
+    """messages(count, seed=1) -> ([(value, headers)], [class of each])."""
+    return query_messages
+
+
+def _toml(document: dict[str, Any]) -> str:
+    """Scalars first, then a table per section; JSON spells strings, numbers and booleans as TOML does."""
+    plain = [f"{key} = {json.dumps(value)}" for key, value in document.items() if not isinstance(value, dict)]
+    tables = [
+        "\n".join([f"[{key}]", *(f"{name} = {json.dumps(entry)}" for name, entry in value.items())])
+        for key, value in document.items()
+        if isinstance(value, dict)
+    ]
+    return "\n".join(plain) + "\n\n" + "\n\n".join(tables) + "\n"

@@ -1,0 +1,90 @@
+"""What a base model says about its own clean queries: constants of the objectives, reference of drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adapters.online.objectives import gap, refined
+from app.emoji import EmojiSet
+from benchmarks.shifts.images import Picture, jitter
+from benchmarks.shifts.seeds import generator
+from core.protocols import Encoder
+from core.types import DriftReference, Floats, Modality, SourceConstants
+from encoders.head import HashHead
+
+Progress = Callable[[int, int, str], None]
+BATCH = 64  # of the service; the constants hold for it
+SHORTLIST = 100
+QUANTILE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a modality's adapter starts from."""
+
+    learning_rate: float
+    temperature: float
+
+
+class Count:
+    """Turns finished pieces of work into calls of a progress function."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def step(self, text: str) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total, text)
+
+
+def measure(
+    queries: Floats, gallery: Floats, hashing: HashHead, modality: Modality, step: Step
+) -> tuple[SourceConstants, DriftReference]:
+    """What clean queries look like to the service, in batches of 64.
+
+    The neighbour of a query is the most similar of the 100 items nearest by code, as in the service.
+
+    Args:
+        queries: unit features [n, D], n a multiple of 64, in random order.
+        gallery: unit features [N, D] of the items, pictures.
+        hashing: gives the codes of both.
+        modality: of the queries.
+        step: temperature and learning rate.
+    """
+    q, items = torch.from_numpy(queries), torch.from_numpy(gallery)
+    ours, theirs = hashing.codes(q, modality), hashing.codes(items, "image")
+    distances = np.stack([np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32) for code in ours])
+    shortlist = torch.from_numpy(np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST])
+    best = torch.einsum("bkd,bd->bk", items[shortlist], q).argmax(1, keepdim=True)
+    near = items[shortlist.gather(1, best).flatten()]
+    mask, shape = torch.ones(BATCH, dtype=torch.bool), (-1, BATCH, q.shape[1])
+    batches = list(zip(q.reshape(shape), near.reshape(shape)))
+    entropy = torch.cat([refined(a, b, step.temperature, mask)[1] for a, b in batches]).numpy()
+    gaps = [float(gap(a, b, mask)) for a, b in batches]
+    constants = SourceConstants(
+        source_gap=float(np.mean(gaps)),
+        entropy_ceiling=float(np.quantile(entropy, QUANTILE)),
+        temperature=step.temperature,
+        learning_rate=step.learning_rate,
+        batch=BATCH,
+    )
+    return constants, DriftReference(queries, entropy, distances.min(1).astype(np.float32), BATCH)
+
+
+def jittered(data: EmojiSet, items: Iterable[int], seed: int, purpose: str) -> list[Picture]:
+    """Pictures as taken again; each draw is keyed by seed, item and purpose."""
+    return [jitter(data.colour[i], 1.0, generator(seed, data.hexcodes[i], purpose)) for i in items]
+
+
+def collated(tower: Encoder, contents: Sequence[object], count: Count) -> Iterable[torch.Tensor]:
+    """Inputs of a tower, 64 rows at a time without padding."""
+    text = "encoding pictures" if contents and not isinstance(contents[0], str) else "encoding names"
+    for start in range(0, len(contents), BATCH):
+        prepared = [tower.prepare(content) for content in contents[start : start + BATCH]]
+        yield tower.collate(prepared, len(prepared))
+        count.step(text)
