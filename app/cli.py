@@ -79,7 +79,8 @@ def replay(
         typer.Option(help="frozen, rest, aligned, default, centring, residual_centring or tcr-paper."),
     ] = None,
     order: Annotated[
-        Literal["demo", "sorted"], typer.Option(help="The demo's phases, or clean queries sorted by group.")
+        Literal["demo", "sorted", "training"],
+        typer.Option(help="The demo's phases; clean queries sorted by group; shifts to choose settings on."),
     ] = "demo",
     data: Annotated[Path | None, typer.Option(help="A folder of captioned pictures of your own.")] = None,
     config: ConfigFile = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
+import signal
 import tempfile
 import time
 from collections import deque
@@ -24,17 +24,19 @@ from rich.progress import (
 
 from app.bars import bars, reporter
 from app.catalogue import Catalogue, prepare_catalogue
+from app.memory import PeakMemory
 from app.replay import replay
 from app.schedule import Item, Phase, Schedule, hash_answers
 from app.service import Service
 from app.table import PhaseRow, as_json, render
 from core.config import Config
+from core.errors import QshiftError
 from core.types import Coordinates
 from stream import codec
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
-from stream.kafka import Sent, ensure_topics
-from stream.topics import topic_settings
+from stream.kafka import Sent
+from stream.runner import Report
 
 WINDOW = 64
 """Queries that wait at most: one batch. The next is drawn and sent while the service learns from this one."""
@@ -71,61 +73,84 @@ def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; returns the exit status."""
     # The client warns of every moment in which a topic or a connection is being made.
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
-    queries = options.queries or (128 if options.short else 640)
-    with tempfile.TemporaryDirectory(prefix="qshift-demo-") as folder:
+    with PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="qshift-demo-") as folder:
         broker = Broker(Path(folder) / "kafka", parent_bound=True)
-        with bars(console) as progress:
-            task = progress.add_task("Apache Kafka", total=None)
-            broker.start(lambda text: progress.update(task, description=f"Apache Kafka: {text}"))
-            catalogue = prepare_catalogue(options.data, options.cache, reporter(progress))
-            broker.ready(60)
-            progress.update(task, description="Apache Kafka is ready", total=1, completed=1)
-        config = demo_config(catalogue, broker.bootstrap_servers, options)
-        ensure_topics(broker.bootstrap_servers, topic_settings(config.kafka))
-        schedule = catalogue.schedule(queries, options.seed)
-        service = Service(
-            config,
-            catalogue.picture,
-            f"Searching {len(catalogue.gallery):,} {catalogue.noun}",
-            catalogue.attribution,
-        )
         try:
-            service.start()
-            console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
-            seen = _stream(service, config, schedule, broker.bootstrap_servers, console)
-            if options.keep:
-                console.print("--keep: everything stays up; Ctrl-C ends it")
-                _wait_for_ctrl_c()
+            with bars(console) as progress:
+                task = progress.add_task("Apache Kafka", total=None)
+                broker.start(lambda text: progress.update(task, description=f"Apache Kafka: {text}"))
+                catalogue = prepare_catalogue(options.data, options.cache, reporter(progress))
+                broker.ready(60)
+                progress.update(task, description="Apache Kafka is ready", total=1, completed=1)
+            config = demo_config(catalogue, broker.bootstrap_servers, options)
+            schedule = catalogue.schedule(_queries(options), options.seed)
+            rows, seen, report = _live(config, catalogue, schedule, options, console)
+            answers_sha256 = hash_answers(seen.answers)
+            status = 0
+            if options.verify:
+                same = _verify(config, schedule, answers_sha256, report, console)
+                status = 0 if same else 1
         finally:
-            report = service.stop()
-        rows = _rows(schedule, seen, service)
-        console.print(render(rows, f"Searching {len(catalogue.gallery):,} {catalogue.noun}"))
-        console.print(catalogue.attribution, style="dim")
-        answers_sha256 = hash_answers(seen.answers)
-        status = 0
-        del service  # its copy of the towers would stand beside that of the replay
-        if options.verify:
-            journal = read_all(broker.bootstrap_servers, config.kafka.journal)
-            again = replay(config, schedule, journal=[r.value for r in journal if r.value], console=console)
-            same = again.answers_sha256 == answers_sha256 and again.state_sha256 == report.state_sha256
-            status = 0 if same else 1
-            console.print(
-                "Replay without Kafka: answers and state "
-                + ("[green]byte-identical[/]" if same else "[red]DIFFER[/]")
-            )
-        broker.stop()
+            broker.stop()
     seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    console.print(f"{seconds:.0f} s, peak memory {peak / 2**30:.1f} GiB")
+    console.print(f"{seconds:.0f} s, peak memory of all processes {memory.peak_bytes / 2**30:.1f} GiB")
     if options.json_file:
         document = {
-            "phases": as_json(rows), "answers_sha256": answers_sha256,
-            "state_sha256": report.state_sha256, "seconds": round(seconds, 1), "peak_rss_bytes": peak,
+            "phases": as_json(rows), "answers_sha256": answers_sha256, "state_sha256": report.state_sha256,
+            "seconds": round(seconds, 1), "peak_rss_bytes": memory.peak_bytes,
         }  # fmt: skip
         options.json_file.write_text(json.dumps(document, indent=1))
     return status
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: service and broker are stopped cleanly."""
+    raise KeyboardInterrupt
+
+
+def _queries(options: DemoOptions) -> int:
+    return options.queries or (128 if options.short else 640)
+
+
+def _live(
+    config: Config, catalogue: Catalogue, schedule: Schedule, options: DemoOptions, console: Console
+) -> tuple[list[PhaseRow], _Seen, Report]:
+    """Streams the schedule through a service; the towers are free again when it returns."""
+    title = f"Searching {len(catalogue.gallery):,} {catalogue.noun}"
+    service = Service(config, catalogue.picture, title, catalogue.attribution)
+    ended = False
+    try:
+        service.start()
+        console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
+        seen = _stream(service, config, schedule, config.kafka.bootstrap_servers, console)
+        rows = _rows(schedule, seen, service)
+        console.print(render(rows, title))
+        console.print(catalogue.attribution, style="dim")
+        if options.keep:
+            console.print(f"--keep: everything stays up, the page at {service.url}; Ctrl-C ends it")
+            _wait_for_ctrl_c()
+        ended = True
+    finally:
+        try:
+            report = service.stop()
+        except QshiftError:
+            if ended:
+                raise
+    return rows, seen, report
+
+
+def _verify(
+    config: Config, schedule: Schedule, answers_sha256: str, report: Report, console: Console
+) -> bool:
+    """Replays the schedule without Kafka at the journalled boundaries and compares hashes."""
+    journal = read_all(config.kafka.bootstrap_servers, config.kafka.journal)
+    again = replay(config, schedule, [r.value for r in journal if r.value], console)
+    same = again.answers_sha256 == answers_sha256 and again.state_sha256 == report.state_sha256
+    outcome = "[green]byte-identical[/]" if same else "[red]DIFFER[/]"
+    console.print(f"Replay without Kafka: answers and state {outcome}")
+    return same
 
 
 def demo_config(catalogue: Catalogue, bootstrap_servers: str, options: DemoOptions) -> Config:
@@ -165,6 +190,8 @@ def _phase(
     seen: _Seen, progress: Progress,
 ) -> None:  # fmt: skip
     task = progress.add_task(phase.name, total=phase.queries)
+    # An answer leaves before its batch is learned from: only then is the last phase over.
+    service.wait_for_queries(len(seen.items), 30.0)
     service.observers.history.mark(phase.name)
     began, first, waiting = time.monotonic(), len(seen.items), 0
     ready: deque[Item] = deque()

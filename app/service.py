@@ -144,6 +144,13 @@ class Service:
         """Ends after the batch in hand; safe in a signal handler."""
         self._stop.set()
 
+    def wait_for_queries(self, count: int, budget_seconds: float) -> None:
+        """Returns when so many queries were learned from and observed, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and self.observers.judged.seen < count:
+            self.check()
+            time.sleep(0.02)
+
     def wait_for_labels(self, budget_seconds: float) -> None:
         """Returns when every label asked for has come, or the budget is over."""
         deadline = time.monotonic() + budget_seconds

@@ -42,7 +42,7 @@ def tables(
         raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
     with bars(console) as progress:
         catalogue = prepare_catalogue(data, cache, reporter(progress))
-    phases = demo_phases(queries) if order == "demo" else sorted_phases(queries)
+    phases = {"demo": demo_phases, "sorted": sorted_phases, "training": training_phases}[order](queries)
     schedule = catalogue.schedule(queries, seed, phases)
     document = load(config_file).model_dump()
     document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
@@ -69,3 +69,11 @@ def tables(
 def sorted_phases(queries: int) -> tuple[Phase, ...]:
     """Clean queries that arrive sorted by group: statistics of a batch then confuse content with shift."""
     return (Phase("clean sorted by group", "image", ("clean",), queries, "sorted"),)
+
+
+def training_phases(queries: int) -> tuple[Phase, ...]:
+    """For choosing step size and temperature: shifts that no reported stream contains."""
+    return tuple(
+        Phase(f"training {shift}", "image", (shift,), queries)
+        for shift in ("blur", "brightness", "impulse", "pixelate", "clean")
+    )

@@ -165,7 +165,7 @@ def _train(
         read = F.normalize(model.text(tokens[drawn]), dim=-1)
         loss = multi_positive(model.logit_scale.exp() * seen @ read.T, positive)
         if not bool(loss.isfinite()):
-            raise ArtifactError(f"the loss is {float(loss)} at step {len(losses)}: lower the learning rate")
+            raise ArtifactError(f"the loss is {loss.item()} at step {len(losses)}: lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -91,7 +91,7 @@ def write_world(folder: Path, modalities: tuple[Modality, ...], towers: Path | N
     rng, features = np.random.default_rng(3), items()
     mean = features.mean(0)
     weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
-    head = HashHead(weight, np.zeros(BITS, np.float32), {modality: mean for modality in modalities})
+    head = HashHead(weight, np.zeros(BITS, np.float32), dict.fromkeys(modalities, mean))
     clean = features[:128] + 0.05 * rng.normal(size=(128, WIDTH)).astype(np.float32)
     clean /= np.linalg.norm(clean, axis=1, keepdims=True)
     entropy, nearest = rng.uniform(0.5, 1.5, 128), rng.integers(0, 12, 128)
@@ -100,7 +100,7 @@ def write_world(folder: Path, modalities: tuple[Modality, ...], towers: Path | N
         folder / "base",
         name="small", towers=towers, projections={}, head=head,
         constants={modality: SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE) for modality in modalities},
-        calibration={}, reference={modality: drift for modality in modalities}, provenance={},
+        calibration={}, reference=dict.fromkeys(modalities, drift), provenance={},
     )  # fmt: skip
     version = load_base(folder / "base").version
     VersionedGallery(
@@ -139,6 +139,7 @@ class Site:
     servers: str
     config: Config
     file: Path
+    nursery: Nursery
     started: list[Worker] = field(default_factory=list)
 
     @property
@@ -182,7 +183,7 @@ class Site:
         """Polls until `done`, watching that the newest worker lives."""
         deadline = time.monotonic() + seconds
         while not done():
-            if self.started and self.started[-1].process.poll() is not None:
+            if self.started and self.started[-1].code is not None:
                 raise AssertionError("the worker ended by itself:\n" + self.started[-1].output())
             if time.monotonic() > deadline:
                 last = self.started[-1].output() if self.started else ""
@@ -191,61 +192,135 @@ class Site:
 
     def worker(self) -> Worker:
         """Starts `qshift serve` as a process of its own, always under the same worker name."""
-        made = Worker(self.file, self.file.with_name(f"worker-{len(self.started)}.log"))
+        made = Worker(self.nursery, self.file, self.file.with_name(f"worker-{len(self.started)}.log"))
         self.started.append(made)
         return made
 
 
 class Worker:
-    """`qshift serve` in a process."""
+    """`qshift serve` in a process of its own, forked from one that has done the slow imports."""
 
-    def __init__(self, config: Path, log: Path) -> None:
-        self._log = log
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "COLUMNS": "300",
-        }
-        command = [sys.executable, "-m", "app.cli", "serve", "--config", str(config), "--worker", "worker-0"]
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, cwd=Path(__file__).parents[2], env=environment, stdout=out, stderr=out
-            )
+    def __init__(self, nursery: Nursery, config: Path, log: Path) -> None:
+        self._nursery, self._log, self._code = nursery, log, None
+        self.pid = int(nursery.ask(f"start\t{config}\t{log}"))
 
     def output(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            said = self._nursery.ask(f"poll\t{self.pid}")
+            self._code = None if said == "runs" else int(said)
+        return self._code
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
+        """SIGKILL, and waits for the end. The process is ours until `code` has been asked for."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._ended(10) == -signal.SIGKILL, self.output()
 
     def terminate(self, seconds: float = 30.0) -> float:
         """SIGTERM; returns how long it took to end. Its exit code must be 0."""
         began = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(seconds)
-        assert code == 0, self.output()
+        os.kill(self.pid, signal.SIGTERM)
+        assert self._ended(seconds) == 0, self.output()
         return time.monotonic() - began
+
+    def _ended(self, seconds: float) -> int | None:
+        deadline = time.monotonic() + seconds
+        while self.code is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.code
 
     def state(self) -> str:
         """The first 16 digits of the state's sha256, from the last line of a stopped worker."""
-        found = re.search(r"; state ([0-9a-f]{16})", self.output())
-        assert found is not None, self.output()
-        return found[1]
+        return self._stopped()[4]
 
     def counts(self) -> tuple[int, int, int]:
         """Queries, dead letters and cuts of the stopped worker."""
-        found = re.search(
-            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) cuts", " ".join(self.output().split())
-        )
-        assert found is not None, self.output()
+        found = self._stopped()
         return int(found[1]), int(found[2]), int(found[3])
 
+    def _stopped(self) -> re.Match[str]:
+        found = re.search(
+            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) cuts; state ([0-9a-f]{16})",
+            " ".join(self.output().split()),
+        )
+        assert found is not None, self.output()
+        return found
 
-@pytest.fixture
-def make_site(tmp_path: Path, topics: Callable[[str], str]) -> Iterator[Callable[..., Site]]:
+
+NURSERY = """
+import os, sys
+import app.serve
+from app.cli import main
+
+children = set()
+for line in sys.stdin:
+    order, *rest = line.rstrip("\\n").split("\\t")
+    if order == "start":
+        pid = os.fork()
+        if pid == 0:
+            try:
+                out = os.open(rest[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+                for handle in (1, 2):
+                    os.dup2(out, handle)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                sys.argv = ["qshift", "serve", "--config", rest[0], "--worker", "worker-0"]
+                code = 1
+                try:
+                    main()
+                except SystemExit as ended:
+                    code = int(ended.code or 0)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        children.add(pid)
+        print(pid, flush=True)
+    else:
+        pid, status = os.waitpid(int(rest[0]), os.WNOHANG)
+        children.discard(pid)
+        print(os.waitstatus_to_exitcode(status) if pid else "runs", flush=True)
+for pid in children:
+    os.kill(pid, 9)
+"""
+
+
+class Nursery:
+    """A process that has imported torch and faiss, once, and forks workers."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300", "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], cwd=Path(__file__).parents[2], env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def ask(self, order: str) -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(order + "\n")
+        self._process.stdin.flush()
+        said = self._process.stdout.readline().strip()
+        assert said, "the process that forks workers has ended"
+        return said
+
+    def close(self) -> None:
+        """Ends it, and whatever it has forked and nobody has ended."""
+        self._process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    one = Nursery()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def make_site(
+    tmp_path_factory: pytest.TempPathFactory, topics: Callable[[str], str], nursery: Nursery
+) -> Iterator[Callable[..., Site]]:
     """make_site(broker, world, queries=..., **sections): topics of its own, but for a given query topic."""
     made: list[Site] = []
 
@@ -270,17 +345,16 @@ def make_site(tmp_path: Path, topics: Callable[[str], str]) -> Iterator[Callable
         for name, section in sections.items():
             document[name] = {**document.get(name, {}), **section} if isinstance(section, dict) else section
         config = Config.model_validate(document)
-        folder = tmp_path / f"site-{len(made)}"
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("site")
         (folder / "qshift.toml").write_text(_toml(document))
-        made.append(Site(broker.bootstrap_servers, config, folder / "qshift.toml"))
+        made.append(Site(broker.bootstrap_servers, config, folder / "qshift.toml", nursery))
         made[-1].create()
         return made[-1]
 
     yield make
     for site in made:
         for worker in site.started:
-            if worker.process.poll() is None:
+            if worker.code is None:
                 worker.kill()
 
 
