@@ -1,7 +1,7 @@
 """`qshift demo`: the whole loop for real, on pictures from packages and an embedded Apache Kafka.
 
-Emoji are searched by text, by sketch and by bad photo. The producer keeps at most one batch waiting, as
-users would who wait for their answers; labels of a sampled share come later, on their own topic.
+Emoji are searched by text, by sketch and by bad photo. A batch of queries is sent when the
+last one is answered, as users would; labels of a sampled share come later, on their own topic.
 """
 
 from __future__ import annotations
@@ -11,37 +11,31 @@ import logging
 import signal
 import tempfile
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    Progress,
-)
 
 from app.bars import bars, reporter
 from app.catalogue import Catalogue, prepare_catalogue
 from app.memory import PeakMemory
 from app.replay import replay
-from app.schedule import Item, Phase, Schedule, hash_answers
+from app.schedule import Item, Schedule, hash_answers
 from app.service import Service
 from app.table import PhaseRow, as_json, render
+from app.traffic import Traffic
 from core.config import Config
 from core.errors import QshiftError
-from core.types import Coordinates
-from stream import codec
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
-from stream.kafka import Sent
 from stream.runner import Report
 
-WINDOW = 64
-"""Queries that wait at most: one batch. The next is drawn and sent while the service learns from this one."""
-LABEL_DELAY = 96
-"""A label is sent when so many later answers have come."""
+BURST = 64
+"""Queries that are sent together and wait for their answers: a full batch."""
 
 
 @dataclass(slots=True)
@@ -57,18 +51,6 @@ class DemoOptions:
     queries: int | None = None
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What the client has sent and got back."""
-
-    sent_ms: dict[int, int] = field(default_factory=dict)
-    items: dict[int, Item] = field(default_factory=dict)
-    answers: dict[int, bytes] = field(default_factory=dict)
-    latency_ms: dict[int, float] = field(default_factory=dict)
-    labels_due: deque[tuple[int, bytes, bytes]] = field(default_factory=deque)
-    phase_seconds: dict[str, float] = field(default_factory=dict)
-
-
 def demo(options: DemoOptions, console: Console) -> int:
     """Runs the demo; returns the exit status."""
     # The client warns of every moment in which a topic or a connection is being made.
@@ -80,14 +62,18 @@ def demo(options: DemoOptions, console: Console) -> int:
         try:
             with bars(console) as progress:
                 task = progress.add_task("Apache Kafka", total=None)
-                broker.start(lambda text: progress.update(task, description=f"Apache Kafka: {text}"))
-                catalogue = prepare_catalogue(options.data, options.cache, reporter(progress))
+                with ThreadPoolExecutor(1) as pool:  # its jars come while the base is fitted
+                    kafka = pool.submit(
+                        broker.start, lambda text: progress.update(task, description=f"Apache Kafka: {text}")
+                    )
+                    catalogue = prepare_catalogue(options.data, options.cache, reporter(progress))
+                    kafka.result()
                 broker.ready(60)
                 progress.update(task, description="Apache Kafka is ready", total=1, completed=1)
             config = demo_config(catalogue, broker.bootstrap_servers, options)
             schedule = catalogue.schedule(_queries(options), options.seed)
-            rows, seen, report = _live(config, catalogue, schedule, options, console)
-            answers_sha256 = hash_answers(seen.answers)
+            rows, traffic, report = _live(config, catalogue, schedule, options, console)
+            answers_sha256 = hash_answers({at.offset: value for at, value in traffic.answers.items()})
             status = 0
             if options.verify:
                 same = _verify(config, schedule, answers_sha256, report, console)
@@ -116,7 +102,7 @@ def _queries(options: DemoOptions) -> int:
 
 def _live(
     config: Config, catalogue: Catalogue, schedule: Schedule, options: DemoOptions, console: Console
-) -> tuple[list[PhaseRow], _Seen, Report]:
+) -> tuple[list[PhaseRow], Traffic, Report]:
     """Streams the schedule through a service; the towers are free again when it returns."""
     title = f"Searching {len(catalogue.gallery):,} {catalogue.noun}"
     service = Service(config, catalogue.picture, title, catalogue.attribution)
@@ -124,8 +110,8 @@ def _live(
     try:
         service.start()
         console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
-        seen = _stream(service, config, schedule, config.kafka.bootstrap_servers, console)
-        rows = _rows(schedule, seen, service)
+        traffic, seconds = _stream(service, config, schedule, console)
+        rows = _rows(schedule, traffic, seconds, service)
         console.print(render(rows, title))
         console.print(catalogue.attribution, style="dim")
         if options.keep:
@@ -138,7 +124,7 @@ def _live(
         except QshiftError:
             if ended:
                 raise
-    return rows, seen, report
+    return rows, traffic, report
 
 
 def _verify(
@@ -168,82 +154,54 @@ def demo_config(catalogue: Catalogue, bootstrap_servers: str, options: DemoOptio
 
 
 def _stream(
-    service: Service, config: Config, schedule: Schedule, bootstrap_servers: str, console: Console
-) -> _Seen:
-    client, seen = QueryClient(bootstrap_servers, config.kafka), _Seen()
+    service: Service, config: Config, schedule: Schedule, console: Console
+) -> tuple[Traffic, dict[str, float]]:
+    """Sends all phases and the labels; returns the traffic and the seconds of each phase."""
+    client = QueryClient(config.kafka.bootstrap_servers, config.kafka)
+    traffic, seconds = Traffic(client, config.kafka), {}
     try:
         with bars(console) as progress:
             for phase in schedule.phases:
-                _phase(client, config, schedule, phase, service, seen, progress)
-            while seen.labels_due:
-                _, value, key = seen.labels_due.popleft()
-                client.label(value, key)
-            client.flush()
-            service.wait_for_labels(20.0)
+                task = progress.add_task(phase.name, total=phase.queries)
+                # An answer leaves before its batch is learned from: only then is the last phase over.
+                service.wait_for_queries(traffic.sent, 30.0)
+                service.observers.history.mark(phase.name)
+                began = time.monotonic()
+                _phase(traffic, schedule.items(phase), service, lambda new, t=task: progress.advance(t, new))  # type: ignore[misc]
+                seconds[phase.name] = time.monotonic() - began
+        traffic.finish()
+        service.wait_for_labels(20.0)
     finally:
         client.close()
-    return seen
+    return traffic, seconds
 
 
-def _phase(
-    client: QueryClient, config: Config, schedule: Schedule, phase: Phase, service: Service,
-    seen: _Seen, progress: Progress,
-) -> None:  # fmt: skip
-    task = progress.add_task(phase.name, total=phase.queries)
-    # An answer leaves before its batch is learned from: only then is the last phase over.
-    service.wait_for_queries(len(seen.items), 30.0)
-    service.observers.history.mark(phase.name)
-    began, first, waiting = time.monotonic(), len(seen.items), 0
-    ready: deque[Item] = deque()
-    source, sent_all = schedule.items(phase), False
-    sent: list[Sent] = []
-    while not sent_all or waiting:
-        service.check()
-        while not sent_all and waiting + config.batch.size <= WINDOW:
-            ready.extend(islice(source, config.batch.size))
-            sent_all = len(ready) < config.batch.size
-            while ready:
-                item = ready.popleft()
-                offset = len(seen.items)
-                seen.items[offset] = item
-                seen.sent_ms[offset] = time.time_ns() // 1_000_000
-                sent.append(client.send(item.value, item.headers))
-                waiting += 1
-            if sent:
-                last = sent[-1].coordinates()
-                assert last.offset == len(seen.items) - 1, "another producer writes to the demo's topic"
-        for record in client.answers(0.1):
-            answer = codec.decode_answer(record.value or b"")
-            offset = answer.source.offset
-            if offset in seen.answers:
-                continue
-            seen.answers[offset] = record.value or b""
-            seen.latency_ms[offset] = record.timestamp_ms - seen.sent_ms[offset]
-            waiting -= 1
-            progress.update(task, completed=len(seen.answers) - first)
-            if answer.label_wanted:
-                at = Coordinates(config.kafka.queries, 0, offset)
-                value = codec.label(at, seen.items[offset].label)
-                seen.labels_due.append((len(seen.answers) + LABEL_DELAY, value, str(at).encode()))
-        while seen.labels_due and seen.labels_due[0][0] <= len(seen.answers):
-            _, value, key = seen.labels_due.popleft()
-            client.label(value, key)
-    seen.phase_seconds[phase.name] = time.monotonic() - began
+def _phase(traffic: Traffic, items: Iterator[Item], service: Service, advance: Callable[[int], None]) -> None:
+    """One burst waits at most; the next one is drawn while the service works on it."""
+    burst = list(islice(items, BURST))
+    while burst:
+        traffic.send(burst)
+        burst = list(islice(items, BURST))
+        while traffic.waiting:
+            service.check()
+            advance(traffic.receive(0.05))
 
 
-def _rows(schedule: Schedule, seen: _Seen, service: Service) -> list[PhaseRow]:
+def _rows(
+    schedule: Schedule, traffic: Traffic, seconds: Mapping[str, float], service: Service
+) -> list[PhaseRow]:
     rows = []
     for phase in schedule.phases:
-        offsets = [o for o in seen.answers if schedule.phase_of(o) == phase.name]
-        quality = service.observers.judged.summary(schedule.within(phase))
-        latency = np.array([seen.latency_ms[o] for o in offsets])
+        inside = schedule.within(phase)
+        quality = service.observers.judged.summary(inside)
+        latency = np.array([ms for at, ms in traffic.latency_ms.items() if inside(at)])
         rows.append(
             PhaseRow(
-                phase.name, phase.modality, len(offsets), quality.n,
+                phase.name, phase.modality, len(latency), quality.n,
                 quality.map_frozen, quality.map_adapted, quality.map_served,
                 quality.diff, quality.low, quality.high, quality.r1_frozen, quality.r1_served,
                 float(np.percentile(latency, 50)), float(np.percentile(latency, 95)),
-                len(offsets) / seen.phase_seconds[phase.name],
+                len(latency) / seconds[phase.name],
             )
         )  # fmt: skip
     return rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from app.bars import bars
 from app.catalogue import SIDE, load_folder, make_query
 from app.emoji import load_emoji
 from app.schedule import Item, Phase
+from app.traffic import Traffic
 from benchmarks.shifts.images import PICTURE_SHIFTS
 from benchmarks.shifts.text import TEXT_SHIFTS
 from core.config import load
@@ -23,8 +24,7 @@ from stream import codec
 from stream.client import QueryClient
 
 WINDOW = 128
-LABEL_DELAY = 96
-IDLE_SECONDS = 120.0
+"""Queries that wait for an answer at most."""
 
 
 def produce(
@@ -48,41 +48,25 @@ def produce(
         raise ConfigError("no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS")
     items = _items(source, shifts, modality, queries, seed)
     client = QueryClient(config.kafka.bootstrap_servers, config.kafka)
-    waiting: dict[Coordinates, Item] = {}
-    due: deque[tuple[int, Coordinates, str]] = deque()
-    answered, sent, began, last = 0, 0, time.monotonic(), time.monotonic()
+    traffic, began = Traffic(client, config.kafka, labels), time.monotonic()
     try:
         with bars(console) as progress:
-            task, finished = progress.add_task("answered", total=queries), False
-            while not finished or waiting:
-                limit = int((time.monotonic() - began) * rate) + 1 - sent if rate else WINDOW - len(waiting)
-                while limit > 0 and not finished:
-                    item = next(items, None)
-                    if item is None or sent == queries:
-                        finished = True
-                        progress.update(task, total=sent)
-                        break
-                    waiting[client.send(item.value, item.headers).coordinates()] = item
-                    sent, limit = sent + 1, limit - 1
-                for record in client.answers(0.05):
-                    answer = codec.decode_answer(record.value or b"")
-                    asked = waiting.pop(answer.source, None)
-                    if asked is None:
-                        continue
-                    answered, last = answered + 1, time.monotonic()
-                    progress.update(task, completed=answered)
-                    if labels and answer.label_wanted and asked.label:
-                        due.append((answered + LABEL_DELAY, answer.source, asked.label))
-                while due and (due[0][0] <= answered or (finished and not waiting)):
-                    _, at, label = due.popleft()
-                    client.label(codec.label(at, label), str(at).encode())
-                if waiting and time.monotonic() - last > IDLE_SECONDS:
-                    console.print(f"[red]no answer for {IDLE_SECONDS:.0f} s; is `qshift serve` running?[/]")
-                    return 1
-        client.flush()
+            task = progress.add_task("answered", total=queries)
+            while True:
+                allowed = int((time.monotonic() - began) * rate) + 1 - traffic.sent if rate else WINDOW
+                room = min(allowed, WINDOW - traffic.waiting, queries - traffic.sent)
+                sent = traffic.send(islice(items, max(room, 0)))
+                progress.advance(task, traffic.receive(0.05))
+                if room > 0 and sent < room:
+                    queries = traffic.sent
+                    progress.update(task, total=queries)
+                if not traffic.waiting and traffic.sent >= queries:
+                    break
+        traffic.finish()
     finally:
         client.close()
-    console.print(f"{answered} of {sent} queries answered in {time.monotonic() - began:.0f} s")
+    seconds = time.monotonic() - began
+    console.print(f"{len(traffic.answers)} of {traffic.sent} queries answered in {seconds:.0f} s")
     return 0
 
 

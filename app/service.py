@@ -50,6 +50,9 @@ class Service:
         self.config = config
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
+        # The first optimizer imports torch._dynamo, which takes seconds: not while a query waits.
+        for modality in self.engine.base.encoders:
+            self.engine.pipeline.learner(modality)
         servers = config.kafka.bootstrap_servers
         ensure_topics(servers, topic_settings(config.kafka))
         self._store = state_store(config, servers)

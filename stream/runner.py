@@ -62,6 +62,7 @@ class _Partition:
         self.cut_seq = cut.seq + 1 if cut else 0
         self.parent = cut_hash(cut) if cut else ""
         self.since_cut = 0
+        self.saved = cut.next_offset if cut else None
         self.states = {state.lane: state for state in cut.lanes} if cut else {}
         self.planned: dict[str, deque[JournalEntry]] = {}
 
@@ -248,6 +249,7 @@ class _Run:
         self.store.save(cut)
         self.source.commit({owned.partition: position}, cut_hash(cut)[:16])
         owned.cut_seq, owned.parent, owned.since_cut = cut.seq + 1, cut_hash(cut), 0
+        owned.saved = position
         self.report.cuts += 1
         if self.operations:
             self.operations.cut(sum(a.nbytes for state in states for a in state.tensors.values()))
@@ -263,7 +265,11 @@ class _Run:
 
     def finish(self) -> Report:
         for owned in self.owned.values():
-            if owned.since_cut or owned.cut_seq == 0:
+            # Refused records count, too: they are done with. Where nothing was read, the place in the log is
+            # not known, and a cut at 0 would be refused once retention has removed the log's beginning.
+            if owned.position is not None and (
+                owned.since_cut or covered(owned.lanes.values(), owned.position) != owned.saved
+            ):
                 self.cut(owned)
         self.sink.flush(FLUSH_SECONDS)
         hashes: dict[str, str] = {}

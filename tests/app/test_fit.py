@@ -148,11 +148,11 @@ def test_command_chooses_the_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_names_find_their_pictures(tmp_path: Path) -> None:
     config = ScratchConfig(
-        image_size=32, image_layers=2, text_layers=1, context=16, steps=300, batch=48, rotation=0.1
+        image_size=32, patch=8, image_layers=2, text_layers=1, context=16, steps=300, batch=48, rotation=0.1
     )
     fit_open_clip_base(tmp_path / "base", dots(49), 32, config=config)
     found = load_base(tmp_path / "base")
-    assert found.provenance["text_to_image_r1"] > 0.5  # chance is about 1 in 49
+    assert found.provenance["text_to_image_r1"] > 0.9  # chance is about 1 in 49
     data, image, text = dots(49), found.encoders["image"], found.encoders["text"]
     looks = image.encode(image.collate([image.prepare(p) for p in data.colour], 49))
     words = text.encode(text.collate([text.prepare(data.captions(i)[0]) for i in range(49)], 49))
@@ -161,4 +161,4 @@ def test_names_find_their_pictures(tmp_path: Path) -> None:
     for item, code in enumerate(ours):
         distance = [int(np.bitwise_count(code ^ other).sum()) for other in theirs]
         right += data.labels[distance.index(min(distance))] == data.labels[item]
-    assert right / 49 > 0.3
+    assert right / 49 > 0.8

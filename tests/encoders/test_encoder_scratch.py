@@ -185,7 +185,7 @@ def test_threads_come_back() -> None:
 def test_new_pictures_are_found_by_their_texts(tmp_path: Path) -> None:
     kinds = KINDS * 6
     config = ScratchConfig(
-        image_size=32, image_layers=2, text_layers=1, context=16, steps=300, batch=96, rotation=0.1
+        image_size=32, patch=8, image_layers=2, text_layers=1, context=16, steps=300, batch=96, rotation=0.1
     )
     train_clip(tmp_path, drawings(kinds, 0), [phrases(kind) for kind in kinds], config)
     towers = open_clip_towers(f"local-dir:{tmp_path}")
@@ -197,4 +197,4 @@ def test_new_pictures_are_found_by_their_texts(tmp_path: Path) -> None:
         int(max(range(len(KINDS)), key=(row @ seen.T).tolist().__getitem__) == i)
         for i, row in enumerate(read)
     )
-    assert right / len(KINDS) > 0.6  # chance is 1 in 48
+    assert right / len(KINDS) > 0.9  # chance is 1 in 48
