@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -52,9 +54,8 @@ def demo(
     """Search 1,900 emoji by text, sketch and bad photo through a real Kafka, and see what adapting gains."""
     from app.demo import DemoOptions, demo
 
-    raise typer.Exit(
-        demo(DemoOptions(data, cache, short, keep, verify, json_file, seed, port, queries), CONSOLE)
-    )
+    options = DemoOptions(data, cache, short, keep, verify, json_file, seed, port, queries)
+    raise typer.Exit(demo(options, CONSOLE, STARTED))
 
 
 @app.command(epilog="Example:\n\n`qshift serve --config qshift.toml`")

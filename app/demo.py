@@ -51,12 +51,11 @@ class DemoOptions:
     queries: int | None = None
 
 
-def demo(options: DemoOptions, console: Console) -> int:
-    """Runs the demo; returns the exit status."""
+def demo(options: DemoOptions, console: Console, started: float) -> int:
+    """Runs the demo; returns the exit status. `started` is when the command was, by the monotonic clock."""
     # The client warns of every moment in which a topic or a connection is being made.
     logging.getLogger("kafka").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _interrupt)
-    started = time.monotonic()
     with PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="qshift-demo-") as folder:
         broker = Broker(Path(folder) / "kafka", parent_bound=True)
         try:
@@ -140,13 +139,13 @@ def _verify(
 
 
 def demo_config(catalogue: Catalogue, bootstrap_servers: str, options: DemoOptions) -> Config:
-    """The service's defaults, with the demo's paths; the linger only matters at the end of a phase."""
+    """The service's defaults, with the demo's paths; bursts are whole batches, so the linger hardly ever matters."""
     return Config.model_validate(
         {
             "base": catalogue.base,
             "gallery": catalogue.gallery_folder,
             "seed": options.seed,
-            "batch": {"linger_seconds": 1.0},
+            "batch": {"linger_seconds": 5.0},
             "kafka": {"bootstrap_servers": bootstrap_servers},
             "http": {"port": options.port},
         }
