@@ -25,7 +25,8 @@ from core.protocols import Adapter, Aligner, Gallery, StateStore
 from core.types import Encoded, Hits, Modality
 from encoders.base_model import Base, load_base
 from index.fuse import Mode, fuse, fuse_distances
-from index.gallery import Shelf, VersionedGallery
+from index.gallery import VersionedGallery
+from index.shelf import Shelf
 from monitoring.judged import Remembered, included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec

@@ -177,7 +177,7 @@ def broker_up(
     directory: KafkaDir = DATA / "kafka", port: Annotated[int | None, typer.Option()] = None
 ) -> None:
     """Start Kafka in the background; it stays up until `qshift broker down`."""
-    from stream import broker as embedded
+    from stream import embedded
 
     with CONSOLE.status("Apache Kafka"):
         found = embedded.up(directory, port)
@@ -187,7 +187,7 @@ def broker_up(
 @broker.command("down")
 def broker_down(directory: KafkaDir = DATA / "kafka") -> None:
     """Stop it cleanly; its data stay."""
-    from stream import broker as embedded
+    from stream import embedded
 
     embedded.down(directory)
     CONSOLE.print("Kafka is down")
@@ -196,7 +196,7 @@ def broker_down(directory: KafkaDir = DATA / "kafka") -> None:
 @broker.command("status")
 def broker_status(directory: KafkaDir = DATA / "kafka") -> None:
     """Say whether it runs and where."""
-    from stream import broker as embedded
+    from stream import embedded
 
     found = embedded.status(directory)
     CONSOLE.print(
@@ -208,7 +208,7 @@ def broker_status(directory: KafkaDir = DATA / "kafka") -> None:
 @broker.command("logs")
 def broker_logs(directory: KafkaDir = DATA / "kafka", lines: Annotated[int, typer.Option("-n")] = 50) -> None:
     """Print the end of its log."""
-    from stream import broker as embedded
+    from stream import embedded
 
     for line in embedded.logs(directory, lines):
         CONSOLE.print(line, markup=False, highlight=False)

@@ -139,7 +139,7 @@ def _verify(
 
 
 def demo_config(catalogue: Catalogue, bootstrap_servers: str, options: DemoOptions) -> Config:
-    """The service's defaults, with the demo's paths; bursts are whole batches, so the linger hardly ever matters."""
+    """The service's defaults with the demo's paths; bursts are whole batches: the linger hardly matters."""
     return Config.model_validate(
         {
             "base": catalogue.base,

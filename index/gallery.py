@@ -1,4 +1,4 @@
-"""One version of a searchable gallery, and the shelf a running service takes it from.
+"""One version of a searchable gallery.
 
 A version never changes: `add` and `remove` return the next one, so that a batch in flight keeps the items
 it started with. Positions 0..N-1 follow the keys; keys are given out once and never used again.
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -356,63 +355,6 @@ class VersionedGallery:
             tensors["features"] = self._half
         meta = {"bits": self.bits, "ids": self._ids, "labels": self._labels}
         return tensors_hash(tensors, meta)[:16]
-
-
-class Shelf:
-    """The version in use, and a few older ones that late labels still refer to. Safe between threads.
-
-    Args:
-        gallery: the first version.
-        older: how many versions before the current one stay reachable; the oldest goes first.
-    """
-
-    def __init__(self, gallery: VersionedGallery, older: int = 3) -> None:
-        if older < 0:
-            raise GalleryError(f"expected a number of older versions >= 0, got {older}")
-        self._lock = Lock()
-        self._limit = older + 1
-        self._versions = {gallery.version: gallery}
-        self._current = gallery
-
-    def current(self) -> VersionedGallery:
-        """The version new batches are answered from."""
-        return self._current
-
-    def swap(self, new: VersionedGallery) -> VersionedGallery:
-        """Puts a version in use from the next batch on; returns the one before.
-
-        Raises:
-            GalleryError: other code length or base model: the encoders in use cannot search it.
-        """
-        with self._lock:
-            old = self._current
-            if (new.bits, new.base_version) != (old.bits, old.base_version):
-                raise GalleryError(
-                    f"expected {old.bits} bits of base model {old.base_version!r}, got {new.bits} of "
-                    f"{new.base_version!r}: rebuild the gallery or restart with its base model"
-                )
-            self._versions.pop(new.version, None)
-            self._versions[new.version] = new
-            self._current = new
-            while len(self._versions) > self._limit:
-                del self._versions[next(iter(self._versions))]
-            return old
-
-    def version(self, version: str) -> VersionedGallery | None:
-        """A version still on the shelf, else None."""
-        with self._lock:
-            return self._versions.get(version)
-
-    def versions(self) -> tuple[str, ...]:
-        """What is on the shelf, oldest first, the current one last."""
-        with self._lock:
-            return tuple(self._versions)
-
-    def release(self, version: str) -> None:
-        """Lets an older version go; the current one stays."""
-        with self._lock:
-            if version != self._current.version:
-                self._versions.pop(version, None)
 
 
 def _index(backend: Backend, bits: int, device: Device, threads: int | None) -> ExactIndex | FaissIndex:

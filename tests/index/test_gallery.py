@@ -15,7 +15,8 @@ import pytest
 from core.errors import ArtifactError, GalleryError
 from core.protocols import Gallery
 from index.codes import NO_KEY
-from index.gallery import Backend, Display, Shelf, VersionedGallery
+from index.gallery import Backend, Display, VersionedGallery
+from index.shelf import Shelf
 
 BACKENDS: list[Backend] = ["faiss", "exact"]
 

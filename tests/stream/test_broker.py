@@ -18,7 +18,10 @@ import pytest
 import stream
 from core.errors import BrokerError
 from stream import broker as broker_module
-from stream.broker import HOST, LOCK, PORTS, Broker, down, logs, status, up, verified
+from stream import jars as jars_module
+from stream.broker import HOST, PORTS, Broker
+from stream.embedded import down, logs, status, up
+from stream.jars import LOCK, verified
 from stream.kafka import quiet
 
 STREAM = Path(stream.__file__).parent
@@ -26,13 +29,13 @@ STREAM = Path(stream.__file__).parent
 
 def test_lock_names_every_part() -> None:
     lock = json.loads(LOCK.read_text())
-    assert lock["kafka"] == broker_module.KAFKA
+    assert lock["kafka"] == jars_module.KAFKA
     assert len(lock["jars"]) == 46
     for part in (
         "kafka-storage-4",
         "kafka-raft-4",
         "log4j-slf4j-impl",
-        f"kafka-clients-{broker_module.KAFKA}",
+        f"kafka-clients-{jars_module.KAFKA}",
     ):
         assert sum(jar.startswith(part) for jar in lock["jars"]) == 1
     assert all(re.fullmatch(r"[0-9a-f]{64}", sha) for sha in lock["jars"].values())
@@ -40,7 +43,7 @@ def test_lock_names_every_part() -> None:
 
 def test_verified_takes_exactly_the_locked_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = tmp_path / "lock.json"
-    monkeypatch.setattr(broker_module, "LOCK", lock)
+    monkeypatch.setattr(jars_module, "LOCK", lock)
     folder = tmp_path / "jars"
     sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
     lock.write_text(json.dumps({"jars": {"a.jar": sha}}))
