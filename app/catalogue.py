@@ -6,14 +6,11 @@ Either gives pictures, line art, captions and labels; from these come base model
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
 
 from app.emoji import EmojiSet, load_emoji, png
@@ -107,28 +104,15 @@ def prepare_catalogue(
     try:
         base = load_base(base_folder)
     except ArtifactError:
-        with all_threads():
-            fit_emoji_base(base_folder, data, bits, progress=progress)
+        fit_emoji_base(base_folder, data, bits, progress=progress)
         base = load_base(base_folder)
     try:
         gallery = VersionedGallery.load(gallery_folder, base_version=base.version)
     except ArtifactError:
         contents = [png(picture) for picture in data.colour]
-        with all_threads():
-            gallery = build_gallery(base, contents, data.hexcodes, data.labels, data.names, progress)
+        gallery = build_gallery(base, contents, data.hexcodes, data.labels, data.names, progress)
         gallery.save(gallery_folder)
     return Catalogue(data, base_folder, gallery_folder, gallery, "emoji" if folder is None else "pictures")
-
-
-@contextmanager
-def all_threads() -> Iterator[None]:
-    """Training and encoding off-line may use the whole machine; only serving is pinned to one count."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(os.cpu_count() or 1, 8))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fingerprint(data: EmojiSet) -> str:

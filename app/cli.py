@@ -13,6 +13,8 @@ from rich.console import Console
 
 STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is loaded: one thread is robust where cores are shared, and bit-identity is promised per count.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 CONSOLE = Console()
