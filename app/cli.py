@@ -106,7 +106,7 @@ def fit(
     bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
     seed: Annotated[int, typer.Option()] = 0,
     model: Annotated[
-        str, typer.Option(help="two-tower: heads on packaged towers. open_clip: a small model from scratch.")
+        str, typer.Option(help="two-tower: heads on packaged towers. open_clip: from scratch, 7-10 minutes.")
     ] = "two-tower",
 ) -> None:
     """Train a base model on captioned pictures."""

@@ -22,7 +22,7 @@ from core.config import Config
 from core.types import Coordinates, Outcome, Query, QueryBatch, Record
 from stream.broker import Broker
 from stream.client import QueryClient
-from stream.kafka import ensure_topics
+from stream.cluster import ensure_topics
 from stream.topics import topic_settings
 
 WARM = 3

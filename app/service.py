@@ -16,9 +16,11 @@ from core.protocols import Observer
 from core.types import Record
 from monitoring.http import Serving, Views, create_app, serve
 from monitoring.metrics import Metrics
-from stream.kafka import KafkaSink, KafkaSource, ensure_topics
+from stream.cluster import ensure_topics
+from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
+from stream.sink import KafkaSink
 from stream.topics import topic_settings
 
 log = logging.getLogger("qshift.service")

@@ -11,7 +11,8 @@ from kafka import KafkaConsumer, TopicPartition
 from core.config import KafkaConfig
 from core.errors import DeliveryError
 from core.types import Coordinates, Record
-from stream.kafka import RECONNECT_MS, KafkaSink, Sent
+from stream.cluster import RECONNECT_MS
+from stream.sink import KafkaSink, Sent
 
 
 class QueryClient:

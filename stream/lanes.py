@@ -57,8 +57,11 @@ class Lane:
             query = self.pending.popleft()[0]
             if query.at.offset in chosen:
                 rows.append(query)
-        # Rows that were accepted then and are refused now would change the bytes: the caller compares.
-        return (self._cut(rows), True) if rows else None
+        if rows:
+            return self._cut(rows), True
+        # Everything in it is refused now (limits were changed): the lane goes on behind it.
+        self.next_seq, self.next_offset = self.next_seq + 1, wanted[-1] + 1
+        return None
 
     def _cut(self, rows: list[Query]) -> QueryBatch:
         batch = QueryBatch(self.name, self.next_seq, rows[0].modality, tuple(rows))

@@ -102,7 +102,13 @@ class _Run:
             self.operations.rebalanced()
         for partition in sorted(gained):
             offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
-            self.own(partition, min(offsets, default=None))
+            start = min(offsets, default=None)
+            try:
+                self.own(partition, start)
+            except DeliveryError:
+                if start is not None:  # what was polled must come again
+                    self.source.seek(partition, start)
+                raise
         # The source may have read from elsewhere than where the state continues: read again from there.
         return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
 

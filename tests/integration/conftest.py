@@ -22,8 +22,8 @@ from core.config import Config, KafkaConfig
 from core.types import Coordinates, DriftReference, Floats, Modality, Record, SourceConstants
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
+from stream.cluster import ensure_topics
 from stream.codec import Answer, decode_answer, vector_query
-from stream.kafka import ensure_topics
 from stream.topics import topic_settings
 
 WIDTH, BITS, ITEMS, CLASSES, SIZE = 32, 64, 200, 20, 16

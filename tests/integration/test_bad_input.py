@@ -15,7 +15,7 @@ from PIL import Image
 from app.service import Service
 from core.types import Coordinates, Record
 from stream.codec import image_query, text_query, vector_query
-from stream.kafka import KafkaSink
+from stream.sink import KafkaSink
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 

@@ -21,7 +21,8 @@ from core.types import Coordinates, Cut, JournalEntry, LaneState, Record
 from stream.broker import Broker
 from stream.changelog import CHUNK_BYTES, ChangelogStore
 from stream.client import read_all
-from stream.kafka import KafkaSink, ensure_topics
+from stream.cluster import ensure_topics
+from stream.sink import KafkaSink
 from stream.states import cut_to_bytes
 
 # kafka-python leaves the sockets of refused connections to the garbage collector.

@@ -20,7 +20,9 @@ from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError, DeliveryError, OffsetGoneError, Refused
 from core.types import Partition, Record
 from stream.broker import Broker
-from stream.kafka import CORRUPT, KafkaSink, KafkaSource, ensure_topics
+from stream.cluster import CORRUPT, ensure_topics
+from stream.kafka import KafkaSource
+from stream.sink import KafkaSink
 
 pytestmark = pytest.mark.kafka
 Topics = Callable[[str], str]

@@ -20,9 +20,9 @@ from core.errors import BrokerError
 from stream import broker as broker_module
 from stream import jars as jars_module
 from stream.broker import HOST, PORTS, Broker
+from stream.cluster import quiet
 from stream.embedded import down, logs, status, up
 from stream.jars import LOCK, verified
-from stream.kafka import quiet
 
 STREAM = Path(stream.__file__).parent
 

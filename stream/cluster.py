@@ -1,0 +1,83 @@
+"""What every Kafka client of ours shares: quiet loggers, time-outs, topics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from kafka import errors as kafka_errors
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from core.errors import BrokerError
+
+log = logging.getLogger("qshift.kafka")
+
+CORRUPT = "CorruptRecord"
+CONNECT_SECONDS = 30.0
+LOOKUP_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
+RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
+HEADROOM_BYTES = 64 << 10  # a dead letter is the original record plus its headers
+RECORD_OVERHEAD_BYTES = 128  # of one record in the client's memory, besides its bytes
+
+
+def quiet() -> None:
+    """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers."""
+    client = logging.getLogger("kafka")
+    if client.level < logging.WARNING:
+        client.setLevel(logging.WARNING)
+
+
+def ensure_topics(
+    bootstrap_servers: str,
+    topics: Mapping[str, tuple[int, Mapping[str, str]]],
+    budget_seconds: float = CONNECT_SECONDS,
+) -> dict[str, int]:
+    """Creates the topics that are missing; leaves existing ones as they are.
+
+    Args:
+        topics: name -> (partitions, topic configuration such as {"cleanup.policy": "compact"}).
+
+    Returns:
+        Partitions that each topic has now, which for an existing topic may not be those asked for.
+
+    Raises:
+        BrokerError: Kafka cannot be reached or refuses.
+    """
+    quiet()
+    timeout_ms = int(budget_seconds * 1000)
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=timeout_ms,
+            request_timeout_ms=timeout_ms, reconnect_backoff_max_ms=RECONNECT_MS,
+        )  # fmt: skip
+    except KafkaError as error:
+        raise unreachable(bootstrap_servers, budget_seconds, error) from error
+    try:
+        missing = sorted(set(topics) - set(admin.list_topics()))
+        for name in missing:
+            partitions, settings = topics[name]
+            try:
+                admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+            except kafka_errors.TopicAlreadyExistsError:
+                log.debug("topic was created by another process", extra={"topic": name})
+        if missing:
+            admin.wait_for_topics(missing, timeout_ms=timeout_ms)
+        found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
+    except KafkaError as error:
+        raise BrokerError(f"the topics {sorted(topics)} could not be made: {error}") from error
+    finally:
+        admin.close()
+    for name, (partitions, _) in topics.items():
+        if found[name] != partitions:
+            log.warning("topic has another number of partitions", extra={"topic": name, "has": found[name]})
+    return found
+
+
+def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:
+    return BrokerError(
+        f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
+        "`qshift broker up`, or correct kafka.bootstrap_servers"
+    )

@@ -1,0 +1,239 @@
+"""The sink on Apache Kafka: acks=all, every future checked, a bound on un-acknowledged bytes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from core.config import KafkaConfig
+from core.errors import DeliveryError, Refused
+from core.protocols import Channel
+from core.types import Coordinates
+from stream.cluster import (
+    CLOSE_SECONDS,
+    HEADROOM_BYTES,
+    RECONNECT_MS,
+    RECORD_OVERHEAD_BYTES,
+    quiet,
+)
+
+log = logging.getLogger("qshift.kafka")
+
+
+class Sent:
+    """A record on its way."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def coordinates(self, budget_seconds: float = 60.0) -> Coordinates:
+        """Where it was stored; waits for that. Raises DeliveryError if it was not."""
+        try:
+            stored = self._future.get(timeout=budget_seconds)
+        except KafkaError as error:
+            raise DeliveryError(f"the record was not stored: {error!r}; is Kafka reachable?") from error
+        return Coordinates(stored.topic, stored.partition, stored.offset)
+
+
+class _Inflight:
+    """Bytes that are not acknowledged yet, over all producers of one sink, with a limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.bytes = 0
+        self._limit = limit_bytes
+        self.changed = threading.Condition()
+
+    def take(self, size: int, budget_seconds: float) -> bool:
+        """Waits until `size` more fit. A record larger than the limit passes alone."""
+        with self.changed:
+            if not self.changed.wait_for(
+                lambda: self.bytes == 0 or self.bytes + size <= self._limit, budget_seconds
+            ):
+                return False
+            self.bytes += size
+            return True
+
+    def give(self, size: int) -> None:
+        with self.changed:
+            self.bytes -= size
+            self.changed.notify_all()
+
+
+class _Epoch:
+    """One producer and what became of everything sent through it."""
+
+    def __init__(self, producer: Any, inflight: _Inflight) -> None:
+        self.producer = producer
+        self.pending = 0
+        self.failed = 0
+        self.first_error: BaseException | None = None
+        self._inflight = inflight
+
+    def watch(self, future: Any, size: int) -> None:
+        with self._inflight.changed:
+            self.pending += 1
+        future.add_callback(lambda _: self._settle(size, None))
+        future.add_errback(lambda error: self._settle(size, error))
+
+    def _settle(self, size: int, error: BaseException | None) -> None:
+        with self._inflight.changed:
+            self.pending -= 1
+            if error is not None:
+                self.failed += 1
+                self.first_error = self.first_error or error
+        self._inflight.give(size)
+
+    def settled(self, budget_seconds: float) -> bool:
+        with self._inflight.changed:
+            return self._inflight.changed.wait_for(lambda: self.pending == 0, budget_seconds)
+
+
+class KafkaSink:
+    """Writes with acks=all and an idempotent producer.
+
+    After a failed `flush` the producer is thrown away, and the next record makes a new one: what became of
+    the old one's records is not known, and the caller sends them again.
+
+    Args:
+        bootstrap_servers: host:port[,host:port].
+        config: topics, bound on un-acknowledged bytes, delivery time-out.
+        message_bytes: largest record; one larger is refused before it is sent.
+        linger_seconds: how long a record may wait for company; `flush` does not wait for it.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        config: KafkaConfig,
+        message_bytes: int = 1 << 20,
+        linger_seconds: float = 0.005,
+    ) -> None:
+        quiet()
+        self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
+        self._topics: dict[Channel, str] = {
+            "answers": config.answers, "dead-letters": config.dead_letters,
+            "labels": config.labels, "queries": config.queries,
+        }  # fmt: skip
+        self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
+        self._inflight = _Inflight(config.max_inflight_bytes)
+        self._epoch: _Epoch | None = None
+        self._making = threading.Lock()
+
+    @property
+    def inflight_bytes(self) -> int:
+        """Bytes taken by `emit` and not acknowledged yet."""
+        return self._inflight.bytes
+
+    def emit(
+        self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """Takes one record; blocks while too many bytes are not acknowledged.
+
+        Raises:
+            DeliveryError: Kafka is away for longer than the delivery time-out.
+            Refused: the record is larger than `message_bytes` (and 64 KiB for headers); nothing was sent.
+        """
+        self.emit_to(self._topics[channel], value, key, headers)
+
+    def emit_to(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+    ) -> Sent:
+        """As `emit`, to any topic and partition; what is returned knows the record's place in the log."""
+        size = len(value or b"") + len(key or b"") + RECORD_OVERHEAD_BYTES
+        size += sum(len(name) + len(content) for name, content in headers)
+        if size > self._limit:
+            raise Refused(
+                "validate",
+                f"a record of {size} bytes for {topic}, expected at most {self._limit}: send less, or a "
+                "reference, or raise limits.message_bytes and the topic's max.message.bytes",
+            )
+        epoch = self._producer()
+        # Every record is acknowledged or fails within the time-out, so waiting longer means a defect.
+        if not self._inflight.take(size, self._timeout + CLOSE_SECONDS):
+            raise DeliveryError(f"no room for a record: {self.inflight_bytes} bytes are not acknowledged")
+        try:
+            future = epoch.producer.send(
+                topic, value=value, key=key, headers=list(headers), partition=partition
+            )
+        except KafkaError as error:
+            self._inflight.give(size)
+            raise DeliveryError(f"a record for {topic} was not taken: {error!r}; is Kafka up?") from error
+        except BaseException:
+            self._inflight.give(size)
+            raise
+        epoch.watch(future, size)
+        return Sent(future)
+
+    def flush(self, budget_seconds: float) -> None:
+        """Returns when every record since the last flush is durable.
+
+        Raises:
+            DeliveryError: one was not acknowledged, or not within the budget.
+        """
+        epoch = self._epoch
+        if epoch is None:
+            return
+        started = time.monotonic()
+        try:
+            epoch.producer.flush(timeout=budget_seconds)
+        except KafkaError as error:
+            log.warning("flush failed", extra={"error": repr(error)})
+        # The producer's word is not enough: it returns normally when records have expired (T1).
+        epoch.settled(max(0.0, budget_seconds - (time.monotonic() - started)))
+        if epoch.pending or epoch.failed:
+            self._discard(epoch)
+            raise DeliveryError(
+                f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
+                f"{budget_seconds:.0f} s, first error: {epoch.first_error!r}; they must be sent again"
+            )
+
+    def close(self) -> None:
+        """Sends what is left, for a few seconds. Call `flush` before to be sure."""
+        epoch, self._epoch = self._epoch, None
+        if epoch is not None:
+            _end(epoch.producer, CLOSE_SECONDS)
+
+    def _producer(self) -> _Epoch:
+        with self._making:
+            if self._epoch is None:
+                self._epoch = _Epoch(self._connect(), self._inflight)
+            return self._epoch
+
+    def _connect(self) -> Any:
+        timeout_ms = int(self._timeout * 1000)
+        linger_ms = int(self._linger * 1000)
+        try:
+            return KafkaProducer(
+                bootstrap_servers=self._servers, bootstrap_timeout_ms=timeout_ms, acks="all",
+                enable_idempotence=True, max_in_flight_requests_per_connection=5, linger_ms=linger_ms,
+                batch_size=128 << 10, max_request_size=self._limit, max_block_ms=timeout_ms,
+                delivery_timeout_ms=timeout_ms, request_timeout_ms=min(10_000, timeout_ms // 2),
+                reconnect_backoff_max_ms=RECONNECT_MS,
+            )  # fmt: skip
+        except KafkaError as error:
+            raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
+
+    def _discard(self, epoch: _Epoch) -> None:
+        """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""
+        self._epoch = None
+        threading.Thread(
+            target=_end, args=(epoch.producer, self._timeout + CLOSE_SECONDS), daemon=True
+        ).start()
+
+
+def _end(producer: Any, budget_seconds: float) -> None:
+    try:
+        producer.close(timeout=budget_seconds)
+    except KafkaError as error:
+        log.warning("producer closed with records left", extra={"error": repr(error)})
