@@ -108,25 +108,27 @@ def _service(catalogue: Catalogue, config: Config, items: list[Item]) -> float:
         ends = _Ends()
         service.extra.append(ends)
         service.start()
-        while ends.batches * config.batch.size < len(items):
+        while ends.answered < len(items):
             service.check()
             time.sleep(0.05)
         service.stop()
         broker.stop()
-    return (ends.batches - WARM) * config.batch.size / (ends.last - ends.first)
+    return ends.queries / (ends.last - ends.first)
 
 
 class _Ends:
     """Observer that notes when the warm batches were over and when the last one was."""
 
     def __init__(self) -> None:
-        self.batches, self.first, self.last = 0, 0.0, 0.0
+        self.batches, self.answered, self.queries, self.first, self.last = 0, 0, 0, 0.0, 0.0
 
     def observe(self, outcome: Outcome) -> None:
-        self.batches += 1
+        self.batches, self.answered = self.batches + 1, self.answered + len(outcome.batch)
         self.last = time.perf_counter()
         if self.batches == WARM:
             self.first = self.last
+        elif self.batches > WARM:
+            self.queries += len(outcome.batch)
 
     def judge(self, judgement: object) -> None: ...
 

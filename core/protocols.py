@@ -54,6 +54,9 @@ class Source(Protocol):
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         """Tells the log how far this reader is. Only after the state that covers it is durable."""
 
+    def lag(self) -> Mapping[Partition, int]:
+        """Records known to be in the log and not yet polled, without asking; {} where nobody else writes."""
+
     def generation(self) -> int:
         """Number of the group's assignment; a state of a lower one than was seen is void. 0 off line."""
 

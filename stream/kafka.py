@@ -110,6 +110,7 @@ class KafkaSource:
             "check_crcs": True,
             "fetch_max_wait_ms": int(fetch_wait_seconds * 1000),
             "fetch_max_bytes": 16 << 20,
+            "max_partition_fetch_bytes": 8 << 20,  # the client's 1 MiB is half a batch of pictures
             "reconnect_backoff_max_ms": RECONNECT_MS,
             "max_poll_records": max_poll_records,
         }

@@ -1,7 +1,8 @@
 """Lanes: ordered sub-streams with their own adapter state, cut into micro-batches.
 
 A lane belongs to one partition and one modality (and one tenant, where asked for). A batch ends when it is
-full, when its oldest query has waited for `linger_seconds`, or where the journal of an earlier run says.
+full, when its oldest query has waited for `linger_seconds` (longer
+while more is known to be in the log), or where the journal of an earlier run says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from core.config import BatchConfig
 from core.types import JournalEntry, LaneState, Partition, Query, QueryBatch
 from stream.pipeline import Learner
+
+PATIENCE = 40
+"""How many times longer a batch may wait while more is known to be in the log."""
 
 
 class Lane:
@@ -35,13 +39,20 @@ class Lane:
         if query.at.offset >= self.next_offset:
             self.pending.append((query, now))
 
-    def next_batch(self, now: float, config: BatchConfig, drain: bool) -> tuple[QueryBatch, bool] | None:
-        """Cuts the next batch if one is due; the flag says whether the journal had planned it."""
+    def next_batch(
+        self, now: float, config: BatchConfig, drain: bool, behind: bool = False
+    ) -> tuple[QueryBatch, bool] | None:
+        """Cuts the next batch if one is due; the flag says whether the journal had planned it.
+
+        While the source is `behind`, what waits is short of a poll rather than of company: the time-out is
+        longer then, or a busy worker would cut a small batch after every full one.
+        """
         if self.planned:
             return self._planned_batch(drain)
         if not self.pending:
             return None
-        due = drain or now - self.pending[0][1] >= config.linger_seconds
+        patience = config.linger_seconds * (PATIENCE if behind else 1)
+        due = drain or now - self.pending[0][1] >= patience
         if len(self.pending) < config.size and not due:
             return None
         rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]

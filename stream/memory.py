@@ -63,6 +63,9 @@ class MemorySource:
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         self.committed.update(offsets)
 
+    def lag(self) -> Mapping[Partition, int]:
+        return {}
+
     def generation(self) -> int:
         return 0
 

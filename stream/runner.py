@@ -200,11 +200,12 @@ class _Run:
 
     def work(self, drain: bool, stop: threading.Event) -> bool:
         """Answers every batch that is due; True if there was one."""
-        worked = False
+        worked, lag = False, self.source.lag()
         for owned in list(self.owned.values()):
+            behind = not self.paused and lag.get(owned.partition, 0) > 0
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
-                    cut = lane.next_batch(self.clock(), self.config.batch, drain)
+                    cut = lane.next_batch(self.clock(), self.config.batch, drain, behind)
                     if cut is None:
                         break
                     self.batch(owned, lane, *cut)

@@ -243,3 +243,21 @@ def test_two_runs_give_the_same_bytes(make_world: Any, answers_of: Callable[...,
     two = go(make_world(), make_world().queries(80), step=80)
     assert one[0].state_sha256 == two[0].state_sha256
     assert answers_of(one[1]) == answers_of(two[1])
+
+
+def test_no_batch_is_cut_short_while_more_is_waiting_in_the_log(make_world: Any, watch: Any) -> None:
+    """A busy worker polls seldom: what is left of a poll is old by then, but not short of company."""
+
+    class Backlog(MemorySource):
+        def lag(self) -> Any:
+            return {(TOPIC, 0): len(self._events) - self._next}
+
+    world = make_world(batch={"size": 16, "floor": 8, "linger_seconds": 0.5})
+    source, now = Backlog(world.queries(96), [TOPIC], step=20), [0.0]
+
+    def clock() -> float:
+        now[0] += 0.11
+        return now[0]
+
+    run(source, world.pipeline, world.codec, MemorySink(), MemoryStore(), [watch], world.config, clock=clock)
+    assert [len(o.batch) for o in watch.outcomes] == [16] * 6
