@@ -152,7 +152,7 @@ class Service:
     def wait_for_queries(self, count: int, budget_seconds: float) -> None:
         """Returns when so many queries were learned from and observed, or the budget is over."""
         deadline = time.monotonic() + budget_seconds
-        while time.monotonic() < deadline and self.observers.judged.seen < count:
+        while time.monotonic() < deadline and self.observers.history.queries < count:
             self.check()
             time.sleep(0.02)
 

@@ -164,6 +164,12 @@ class History:
     # -- Readers ----------------------------------------------------------------------------------------
 
     @property
+    def queries(self) -> int:
+        """Queries observed so far, the last batch completely."""
+        with self._lock:
+            return self._queries
+
+    @property
     def version(self) -> int:
         """Grows with every change."""
         return self._version

@@ -172,11 +172,6 @@ class JudgedQuality:
         self._block = 0
         self._bets = {name: BettingInterval() for name in GAINS}
 
-    @property
-    def seen(self) -> int:
-        """Queries observed so far."""
-        return self._seen
-
     def sampled(self, at: Coordinates) -> bool:
         """Whether the label of a query is asked for."""
         return included(at, self._key, self._rate)
