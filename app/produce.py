@@ -17,7 +17,7 @@ from app.schedule import Item, Phase
 from app.traffic import Traffic
 from benchmarks.shifts.images import PICTURE_SHIFTS
 from benchmarks.shifts.text import TEXT_SHIFTS
-from core.config import load
+from core.config import load_connected
 from core.errors import ConfigError
 from core.types import Coordinates, Modality
 from stream import codec
@@ -43,9 +43,7 @@ def produce(
     Raises:
         ConfigError: no Kafka named, an unknown shift, an unreadable source.
     """
-    config = load(config_file)
-    if not config.kafka.bootstrap_servers:
-        raise ConfigError("no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS")
+    config = load_connected(config_file)
     items = _items(source, shifts, modality, queries, seed)
     client = QueryClient(config.kafka.bootstrap_servers, config.kafka)
     traffic, began = Traffic(client, config.kafka, labels), time.monotonic()
@@ -76,9 +74,7 @@ def send_labels(file: Path, config_file: Path | None, console: Console) -> int:
     Raises:
         ConfigError: no Kafka named, or a line that cannot be used, by its number.
     """
-    config = load(config_file)
-    if not config.kafka.bootstrap_servers:
-        raise ConfigError("no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS")
+    config = load_connected(config_file)
     parsed = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         if not line.strip():

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from app.service import Service
-from core.config import load
-from core.errors import ConfigError
+from core.config import load_connected
 from monitoring.logs import set_up
 
 
@@ -21,12 +20,7 @@ def serve(config_file: Path | None, worker: str, log_level: str, console: Consol
     Raises:
         ConfigError: no Kafka named.
     """
-    config = load(config_file)
-    if not config.kafka.bootstrap_servers:
-        raise ConfigError(
-            "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
-            "`qshift broker up` starts one and prints its address"
-        )
+    config = load_connected(config_file)
     set_up(log_level)
     with console.status("loading base model and gallery"):
         service = Service(config, worker=worker)

@@ -157,3 +157,18 @@ def load(path: Path | None) -> Config:
             update={"kafka": config.kafka.model_copy(update={"bootstrap_servers": address})}
         )
     return config
+
+
+def load_connected(path: Path | None) -> Config:
+    """As `load`, for commands that talk to a running Kafka.
+
+    Raises:
+        ConfigError: also when no Kafka is named.
+    """
+    config = load(path)
+    if not config.kafka.bootstrap_servers:
+        raise ConfigError(
+            "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
+            "`qshift broker up` starts one and prints its address"
+        )
+    return config
