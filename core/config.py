@@ -44,6 +44,16 @@ class BatchConfig(Section):
     per_tenant_lanes: bool = False
 
 
+class ClusterConfig(Section):
+    """One alignment and one adapted state per kind of query, docs/methods/clusters.md."""
+
+    enabled: bool = True
+    most: int = Field(6, ge=1, le=32)  # clusters a lane may hold
+    founding: int = Field(8, ge=2)  # far queries in one batch that found a new one
+    quantile: float = Field(0.95, gt=0, lt=1)  # of clean distances; farther than this from all is far
+    layer: int = Field(2, ge=0)  # the BatchNorm whose input tells the style
+
+
 class AlignConfig(Section):
     enabled: bool = True
     strength: float = Field(0.5, ge=0, le=1)  # k of BN-rel, docs/methods/alignment.md
@@ -52,16 +62,36 @@ class AlignConfig(Section):
     temperature: float = Field(0.05, gt=0)
     shrink: tuple[float, float] = (0.35, 0.6)  # total variation where content matching starts and is full
     matched: bool = True
+    passes: Literal[1, 2] = 1  # 2: content is matched again on the aligned features
+    clusters: ClusterConfig = ClusterConfig()
 
 
 class DecoupleConfig(Section):
-    reference: Literal["none", "source_kl"] = "source_kl"
+    # D1 source_kl, D2 memory, D3 weights or subspace: docs/methods/rest.md
+    reference: Literal["none", "source_kl", "memory", "weights", "subspace"] = "source_kl"
     strength: float = Field(1.0, gt=0, le=1)
     granularity: Literal["global", "tensor"] = "global"
+    place: Literal["gradient", "step"] = "gradient"  # before or after the optimizer's preconditioning
+    rows: int = Field(32, ge=2)  # D2: source pairs drawn for a step
+    rank: int = Field(8, ge=1)  # D3 subspace: directions kept
+
+
+class GuardConfig(Section):
+    """Guards of any gradient method, all off by default: anchoring and fusion do better."""
+
+    reset_every: int = Field(0, ge=0)  # updates; RDumb uses 1000
+    reset_below: float = Field(0.0, ge=0)  # EMA(.9) of the loss; SAR uses .2 on its own entropy scale
+    restore: float = Field(0.0, ge=0, lt=1)  # stochastic restore: CoTTA uses .01
+
+
+Method = Literal[
+    "frozen", "centring", "residual_centring", "training_free", "refinement", "tent", "eata", "sar",
+    "read", "deyo", "shot", "tcr", "rest",
+]  # fmt: skip
 
 
 class AdaptConfig(Section):
-    method: Literal["frozen", "centring", "residual_centring", "tcr", "rest"] = "rest"
+    method: Method = "rest"
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
     emit: Literal["before", "after", "paper"] = "before"
@@ -72,7 +102,11 @@ class AdaptConfig(Section):
     anchor: float = Field(0.99, gt=0, le=1)  # ROID weight ensembling
     clip: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    columns: Literal["shortlist", "full"] = "shortlist"  # softmax of tent, eata, sar, read, deyo, shot
+    consistency: Literal["rem", "bidir"] = "rem"  # bidir is reconstructed, low confidence
+    reliability: Literal["entropy", "flow"] = "entropy"  # weights of the queries in `rest`
     decouple: DecoupleConfig = DecoupleConfig()
+    guard: GuardConfig = GuardConfig()
     align: AlignConfig = AlignConfig()
 
 
@@ -81,6 +115,14 @@ class AnswerConfig(Section):
     shortlist: int = Field(100, ge=1, le=10000)
     fuse: Literal["none", "max", "sum"] = "max"  # docs/log.md 2026-11-23
     rerank: bool = True
+
+
+class RepairConfig(Section):
+    """Misspelt words of text queries -> the gallery's vocabulary, docs/methods/repair.md."""
+
+    enabled: bool = True
+    shortest: int = Field(4, ge=1)  # shorter words are left alone
+    distance: int = Field(2, ge=1, le=3)  # edits at most
 
 
 class StateConfig(Section):
@@ -121,6 +163,7 @@ class Config(Section):
     batch: BatchConfig = BatchConfig()
     adapt: AdaptConfig = AdaptConfig()
     answer: AnswerConfig = AnswerConfig()
+    repair: RepairConfig = RepairConfig()
     state: StateConfig = StateConfig()
     labels: LabelConfig = LabelConfig()
     limits: LimitConfig = LimitConfig()
@@ -128,7 +171,9 @@ class Config(Section):
 
     def decision_hash(self) -> str:
         """Hash of everything that changes answers or states; a cut made under another is refused."""
-        parts = self.model_dump_json(include={"seed", "batch", "adapt", "answer", "precision", "threads"})
+        parts = self.model_dump_json(
+            include={"seed", "batch", "adapt", "answer", "repair", "precision", "threads"}
+        )
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 

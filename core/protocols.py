@@ -177,7 +177,15 @@ class Batch:
     encode: Callable[[Params], Tensor]
     """Adapted features [B, D] under given parameters, alignment included, with grad if they need it."""
     neighbours: Callable[[Tensor], Tensor]
-    """[B, D] -> the K nearest gallery features [B, K, D], by code then float, best first, no grad."""
+    """[B, D] -> the 16 nearest gallery features [B, 16, D], by code then float, best first, no grad."""
+    shortlist: Callable[[Tensor], Tensor] | None = None
+    """[B, D] -> all features [B, K, D] of the shortlist by code, unordered; places of -1 are zero."""
+    gallery: Callable[[], Tensor] | None = None
+    """Unit features [N, D] of the whole gallery."""
+    scrambled: Callable[[Params], Tensor] | None = None
+    """As `encode`, of pictures cut into 4 x 4 patches and shuffled (DeYO); None for other modalities."""
+    ids: tuple[str, ...] = ()
+    """Coordinates of the real rows as text, in row order: keys of seeded draws and of memory slots."""
 
 
 class Adapter(Protocol):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from core.errors import Stage
 
-Modality = Literal["text", "image", "vector"]
+Modality = Literal["text", "image", "vector", "composed", "sequence"]
+"""A composed query is a picture and a text, a sequence a short clip of pictures or vectors."""
 Kind = Literal["query", "label"]
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -61,6 +62,9 @@ class Query:
     tenant: str = ""
     timestamp_ms: int = 0
     prepared: Any = None
+    repaired: str = ""
+    """What query repair made of a text; "" where it changed nothing or is off."""
+    repaired_prepared: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,10 @@ class AdaptationStep:
     removed_energy: float = 0.0
     source_distance: float = 0.0
     rolled_back: bool = False
+    backwards: int = 0
+    """Backward passes through the encoder that this update took."""
+    resets: int = 0
+    """How often a guard has returned the lane to the source so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,8 @@ class Outcome:
     frozen_entropy: Floats
     step: AdaptationStep | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    forwards: int = 0
+    """Passes of the batch through the encoder, the frozen one included."""
     repeated: bool = False
     """True while a restart answers again what an earlier run had journalled."""
 
@@ -245,3 +255,15 @@ class DriftReference:
     entropy: Floats
     nearest: Floats
     batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePairs:
+    """A bounded memory of the base model's own training pairs, for decoupling reference D2.
+
+    `contents` are what `Encoder.prepare` takes (texts, or uint8 pictures [H, W, 3]); `targets` [m, D] are
+    the unit features of the items that belong to them.
+    """
+
+    contents: tuple[Any, ...]
+    targets: Floats
