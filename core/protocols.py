@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Params = Mapping[str, Tensor]
-    Tap = Callable[[int, Tensor], Tensor]
-    """Called with the index and input [B, C, ...] of each BatchNorm; returns the input to use."""
+    Move = tuple[Tensor, Tensor]
+    """Scale > 0 and shift [C]: the input of a BatchNorm becomes scale x + shift."""
+    Tap = Callable[[int, Tensor], Move | None]
+    """Called with the index and input [B, C, ...] of each BatchNorm; None leaves it as it is."""
 
 Channel = Literal["answers", "dead-letters", "labels", "queries"]
 
@@ -221,7 +223,7 @@ class Adapter(Protocol):
 class AlignedPass(Protocol):
     """One batch's alignment: the tap to encode with, and what the lane will remember of it."""
 
-    def tap(self, layer: int, inputs: Tensor) -> Tensor: ...
+    def tap(self, layer: int, inputs: Tensor) -> Move | None: ...
 
 
 class Aligner(Protocol):

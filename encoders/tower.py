@@ -122,6 +122,7 @@ class Tower:
             )
         finally:
             self._taps.current = None
+            self._taps.release()
         return features
 
     def adaptable(self) -> dict[str, Tensor]:

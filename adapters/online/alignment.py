@@ -17,7 +17,7 @@ Ours; method and figures in docs/methods/alignment.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +27,12 @@ from torch import Tensor
 from core.config import AlignConfig
 from core.types import Calibration, Floats
 
+if TYPE_CHECKING:
+    from core.protocols import Move
+
 EPS = 1e-5
 CLUSTERS = 16
+LARGE = 16  # pixels a side from which every second row and column is enough
 
 
 class _Pass:
@@ -46,15 +50,15 @@ class _Pass:
         self._moves: dict[int, tuple[Tensor, Tensor]] = {}
         self.total = total
 
-    def tap(self, layer: int, inputs: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (inputs.ndim - 2)
+    def tap(self, layer: int, inputs: Tensor) -> Move:
         if layer not in self._moves:
             self._moves[layer] = self._measure(layer, inputs.detach())
-        scale, shift = self._moves[layer]
-        return inputs * scale.view(shape) + shift.view(shape)
+        return self._moves[layer]
 
     def _measure(self, layer: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
         owner, part = self._owner, self._owner.layers[layer]
+        if inputs.ndim == 4 and min(inputs.shape[2:]) >= LARGE:
+            inputs = inputs[:, :, ::2, ::2]  # a quarter of so many pixels says the same, four times as fast
         flat = inputs.float().flatten(2) if inputs.ndim > 2 else inputs.float()[..., None]
         pixels = flat.shape[2]
         mean = torch.einsum("b,bc->c", self._rows, flat.mean(2)) / self._count

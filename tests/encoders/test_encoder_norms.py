@@ -62,19 +62,29 @@ def test_calibration_equals_a_loop(tower: ImageTower) -> None:
                     column += 1
 
 
-def test_a_tap_replaces_the_input_of_its_layer(tower: ImageTower) -> None:
+def move_of(moves: dict[int, tuple[float, float]]):
+    """A tap that moves some layers."""
+
+    def tap(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if layer not in moves:
+            return None
+        return torch.full((x.shape[1],), moves[layer][0]), torch.full((x.shape[1],), moves[layer][1])
+
+    return tap
+
+
+def test_a_tap_moves_the_input_of_its_layer(tower: ImageTower) -> None:
     batch, seen = inputs(tower), []
 
-    def tap(layer: int, entering: torch.Tensor) -> torch.Tensor:
+    def tap(layer: int, entering: torch.Tensor) -> None:
         seen.append((layer, entering.shape[1]))
-        return entering
 
     assert torch.equal(tower.encode(batch, None, tap), tower.encode(batch))
     assert seen == [(0, 4), (1, 6), (2, 6)]
     net: Small = tower.raw  # type: ignore[assignment]
-    got = tower.encode(batch, None, lambda layer, x: x * 2 if layer == 1 else x)
+    got = tower.encode(batch, None, move_of({1: (2.0, 0.5)}))
     with torch.no_grad():
-        second = 2 * net.two(net.bn_one(net.one(batch)).relu())
+        second = 2 * net.two(net.bn_one(net.one(batch)).relu()) + 0.5
         expected = nn.functional.normalize(net.last(net.bn_two(second).relu().mean((2, 3))), dim=1)
     torch.testing.assert_close(got, expected)
 
@@ -83,7 +93,9 @@ def test_a_tap_that_fails_leaves_nothing_behind(tower: ImageTower) -> None:
     batch = inputs(tower)
     before = tower.encode(batch)
 
-    def tap(layer: int, entering: torch.Tensor) -> torch.Tensor:
+    def tap(layer: int, entering: torch.Tensor) -> None:
+        if layer == 0:
+            return move_of({0: (3.0, 1.0)})(0, entering)
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
@@ -104,7 +116,7 @@ def test_statistics_stay_those_of_the_source(tower: ImageTower) -> None:
 
 def test_gradients_flow_through_a_tap(tower: ImageTower) -> None:
     params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
-    tower.encode(inputs(tower), params, lambda _, x: 1.5 * x + 0.1)[:, 1].sum().backward()
+    tower.encode(inputs(tower), params, move_of({0: (1.5, 0.1), 1: (1.5, 0.1), 2: (1.5, 0.1)}))[:, 1].sum().backward()
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in params.values())
 
 
@@ -116,7 +128,7 @@ def test_bfloat16_body_with_batch_norm(tower: ImageTower) -> None:
     assert module.one.weight.dtype == torch.bfloat16
     assert module.bn_one.weight.dtype == module.bn_one.running_mean.dtype == torch.float32
     kinds = []
-    features = half.encode(inputs(half), None, lambda _, x: (kinds.append(x.dtype), x)[1])
+    features = half.encode(inputs(half), None, lambda _, x: kinds.append(x.dtype))
     assert kinds == [torch.float32] * 3
     assert features.dtype == torch.float32
     params = {name: tensor.requires_grad_() for name, tensor in half.adaptable().items()}
