@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Params = Mapping[str, Tensor]
     Move = tuple[Tensor, Tensor]
-    """Scale > 0 and shift [C]: the input of a BatchNorm becomes scale x + shift."""
+    """Scale > 0 and shift, [C] or [B, C] each: the input of a BatchNorm becomes scale x + shift."""
     Tap = Callable[[int, Tensor], Move | None]
     """Called with the index and input [B, C, ...] of each BatchNorm; None leaves it as it is."""
 
@@ -229,8 +229,18 @@ class AlignedPass(Protocol):
 class Aligner(Protocol):
     """Statistics alignment: a stage under any adapter. One per lane whose tower has BatchNorm."""
 
-    def begin(self, source: Tensor, mask: Tensor) -> AlignedPass:
+    @property
+    def early(self) -> int | None:
+        """The BatchNorm whose input in the frozen forward `begin` wants to see; None: none."""
+
+    def begin(self, source: Tensor, mask: Tensor, early: Tensor | None = None) -> AlignedPass:
         """Starts a batch from the frozen features [B, D] of its rows. Changes nothing."""
+
+    def again(self, done: AlignedPass, moved: Tensor, mask: Tensor) -> AlignedPass:
+        """Starts it anew from the features [B, D] that the first pass gave (two-pass alignment)."""
+
+    def kinds(self) -> int:
+        """How many kinds of query have statistics of their own."""
 
     def commit(self, done: AlignedPass) -> bool:
         """Remembers a batch; False (and unchanged) when its statistics are not finite."""

@@ -48,7 +48,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 class Taps:
     """Lets a function see, and move, the input of every BatchNorm while `current` is set.
 
-    A move (scale, shift) [C] each is folded into the statistics that the layer normalises with, which costs
+    A move (scale, shift), [C] each, is folded into the statistics that the layer normalises with, which costs
     nothing: elementwise it would take as long as the layer itself, forward and backward.
     """
 
@@ -60,11 +60,14 @@ class Taps:
             layer.register_forward_hook(lambda *_: self.release())
 
     def _before(self, index: int) -> Any:
-        def before(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        def before(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             move = None if self.current is None else self.current(index, inputs[0])
             if move is None:
-                return
+                return None
             scale, shift = move
+            if scale.ndim > 1:  # every row its own move: no statistics to fold it into
+                shape = scale.shape + (1,) * (inputs[0].ndim - 2)
+                return torch.addcmul(shift.view(shape), inputs[0], scale.view(shape)), *inputs[1:]
             mean, var = layer.running_mean, layer.running_var
             if mean is None or var is None:
                 raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
@@ -72,13 +75,15 @@ class Taps:
             # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
             layer.running_mean = (mean - shift) / scale
             layer.running_var = (var + layer.eps) / scale.square() - layer.eps
+            return None
 
         return before
 
     def release(self) -> None:
         """Gives every layer its source statistics back."""
         while self._held:
-            layer, layer.running_mean, layer.running_var = self._held.pop()
+            layer, mean, var = self._held.pop()
+            layer.running_mean, layer.running_var = mean, var
 
 
 def to_bfloat16(module: nn.Module) -> None:

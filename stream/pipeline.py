@@ -22,9 +22,10 @@ from core.config import Config
 from core.errors import Refused
 from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head
 from core.types import AdaptationStep, Encoded, Hits, Modality, Outcome, Query, QueryBatch
+from stream.patches import shuffle_patches
 
 if TYPE_CHECKING:
-    from core.protocols import Params
+    from core.protocols import Params, Tap
 
 Answering = Callable[[Gallery, Encoded, Hits, Encoded, Hits], tuple[Hits, Hits, Hits]]
 """(gallery, adapted, adapted hits, frozen, frozen hits) -> answers of frozen alone, adapted alone, served."""
@@ -73,6 +74,7 @@ class _Work:
     outcome: Outcome
     view: Batch
     aligned: AlignedPass | None
+    forwards: list[int]
     step: AdaptationStep | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ class Pipeline:
         self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
         self._new_adapter, self._new_aligner = new_adapter, new_aligner
         self._answering, self._entropy, self._device = answering, entropy, device
+        self._held: tuple[str, Tensor] | None = None
 
     def learner(self, modality: Modality) -> Learner:
         """Fresh state: source parameters, clean statistics."""
@@ -134,10 +137,20 @@ class Pipeline:
         inputs = encoder.collate([query.prepared for query in batch.queries], rows)
         mask = torch.arange(rows, device=self._device) < count
         seconds["collate"] = clock.lap()
-        source = encoder.encode(inputs)
+        aligner = learner.aligner
+        watch = None if aligner is None or aligner.early is None else _Watch(aligner.early)
+        source = encoder.encode(inputs, None, watch)
+        forwards = [1]
         seconds["encode_frozen"] = clock.lap()
 
-        aligned = learner.aligner.begin(source, mask) if learner.aligner is not None else None
+        aligned = None
+        if aligner is not None:
+            aligned = aligner.begin(source, mask, None if watch is None else watch.seen)
+            if self.config.adapt.align.passes == 2:
+                with torch.no_grad():
+                    first_pass = encoder.encode(inputs, learner.adapter.parameters(), aligned.tap)
+                forwards[0] += 1
+                aligned = aligner.again(aligned, first_pass, mask)
         tap = aligned.tap if aligned is not None else None
         adapter = learner.adapter
         params = adapter.parameters()
@@ -146,6 +159,7 @@ class Pipeline:
         if aligned is not None or params:
             with _grad(trainable and count >= self.config.batch.floor):
                 moved = encoder.encode(inputs, params, tap)
+            forwards[0] += 1
         seconds["encode_adapted"] = clock.lap()
 
         first: list[Tensor | None] = [source if moved is None else moved]
@@ -158,9 +172,16 @@ class Pipeline:
                 first[0] = None
             if ready is not None and (ready.requires_grad or not trainable):
                 return ready
+            forwards[0] += 1
             return encoder.encode(inputs, with_params, tap)
 
-        view = Batch(mask, source, encode, lambda q: self._neighbours(gallery, q, batch.modality))
+        view = Batch(
+            mask, source, encode, lambda q: self._neighbours(gallery, q, batch.modality),
+            shortlist=lambda q: self._shortlist(gallery, q, batch.modality),
+            gallery=lambda: self._whole(gallery),
+            scrambled=self._scrambled(encoder, inputs, batch, tap, forwards),
+            ids=tuple(str(query.at) for query in batch.queries),
+        )  # fmt: skip
         step: AdaptationStep | None = None
         if adapter.learns_first:
             step, moved = adapter.update(view)
@@ -169,6 +190,7 @@ class Pipeline:
             if moved is None:
                 with torch.no_grad():
                     moved = encoder.encode(inputs, adapter.parameters(), tap)
+                forwards[0] += 1
                 seconds["encode_adapted"] += clock.lap()
         emitted = adapter.emit((source if moved is None else moved).detach(), view)
 
@@ -185,7 +207,7 @@ class Pipeline:
             batch, frozen, adapted, frozen_hits, adapted_hits, *answers,
             gallery.version, state_hash, entropy.astype(np.float32), repeated=repeated,
         )  # fmt: skip
-        return _Work(outcome, view, aligned, step, seconds)
+        return _Work(outcome, view, aligned, forwards, step, seconds)
 
     def learn(self, learner: Learner, work: _Work) -> Outcome:
         """Updates the lane from an answered batch and completes the outcome."""
@@ -200,22 +222,60 @@ class Pipeline:
             learner.aligner.commit(work.aligned)
         learner.changed()
         work.seconds["learn"] = work.seconds.get("learn", 0.0) + clock.lap()
-        return replace(work.outcome, step=work.step, seconds=dict(work.seconds))
+        return replace(work.outcome, step=work.step, seconds=dict(work.seconds), forwards=work.forwards[0])
 
     def _encoded(self, features: Tensor, count: int, modality: Modality) -> Encoded:
         rows = features[:count].detach().float()
         return Encoded(rows.cpu().numpy(), self.head.codes(rows, modality))
 
-    @torch.no_grad()
-    def _neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, K, D]: Hamming shortlist, then the best by float cosine, best first."""
+    def _shortlist(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
+        """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""
         rows = features.detach().float()
         hits = gallery.search(self.head.codes(rows, modality), self.config.answer.shortlist)
-        candidates = torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
+        return torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
+
+    def _whole(self, gallery: Gallery) -> Tensor:
+        """Unit features [N, D] of a gallery version, loaded once."""
+        if self._held is None or self._held[0] != gallery.version:
+            features = torch.from_numpy(gallery.features(gallery.keys())).to(self._device)
+            self._held = (gallery.version, features)
+        return self._held[1]
+
+    def _scrambled(
+        self, encoder: Encoder, inputs: Any, batch: QueryBatch, tap: Tap | None, forwards: list[int]
+    ) -> Callable[[Params], Tensor] | None:
+        """How to encode the batch's pictures cut into patches and shuffled; None for other inputs."""
+        if batch.modality != "image":
+            return None
+
+        def encode(params: Params) -> Tensor:
+            forwards[0] += 1
+            keys = [f"{query.at}" for query in batch.queries]
+            return encoder.encode(shuffle_patches(inputs, keys, self.config.seed), params, tap)
+
+        return encode
+
+    @torch.no_grad()
+    def _neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
+        """[B, D] -> [B, 16, D]: Hamming shortlist, then the best by float cosine, best first."""
+        rows = features.detach().float()
+        candidates = self._shortlist(gallery, rows, modality)
         cosine = torch.einsum("bd,bkd->bk", rows, candidates)
-        cosine[torch.from_numpy(hits.keys < 0).to(rows.device)] = -2.0
+        cosine[(candidates == 0).all(2)] = -2.0
         best = cosine.topk(min(NEAREST, cosine.shape[1]), dim=1).indices
         return candidates.gather(1, best[..., None].expand(-1, -1, candidates.shape[2]))
+
+
+class _Watch:
+    """Keeps the input of one BatchNorm of a forward."""
+
+    def __init__(self, layer: int) -> None:
+        self._layer = layer
+        self.seen: Tensor | None = None
+
+    def __call__(self, layer: int, inputs: Tensor) -> None:
+        if layer == self._layer:
+            self.seen = inputs
 
 
 class _Stopwatch:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adapters.online.alignment import EPS, ContentAlignment
+from adapters.online.matching import CleanDomain
 from core.config import AlignConfig
 from core.protocols import AlignedPass
 from core.types import Calibration
@@ -151,7 +152,7 @@ def test_non_finite_statistics_are_not_remembered() -> None:
     apply(done, 0, bad)
     apply(done, 1, inputs(1))
     assert not aligned.commit(done)
-    np.testing.assert_array_equal(aligned.snapshot()[0]["stream"], before[0]["stream"])
+    np.testing.assert_array_equal(aligned.snapshot()[0]["0/stream"], before[0]["0/stream"])
 
 
 def test_matching_follows_a_skewed_batch_and_ignores_a_balanced_one() -> None:
@@ -160,11 +161,10 @@ def test_matching_follows_a_skewed_batch_and_ignores_a_balanced_one() -> None:
     features = np.repeat(centres, 24, axis=0) + 0.05 * rng.normal(size=(384, 20))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     source = Calibration(features, np.zeros((384, 5), np.float32), np.ones((384, 5), np.float32), WIDTHS)
-    aligned = ContentAlignment(source, AlignConfig(), 64)
-    mask = torch.ones(64, dtype=torch.bool)
-    balanced = aligned.matching(torch.from_numpy(features[::6]), mask)
+    domain = CleanDomain(source, AlignConfig())
+    balanced = domain.weights(torch.from_numpy(features[::6]))
     assert float((balanced - 1 / 384).abs().max()) < 1e-6
-    skewed = aligned.matching(torch.from_numpy(features[:24].repeat(3, axis=0)[:64]), mask)
+    skewed = domain.weights(torch.from_numpy(features[:24].repeat(3, axis=0)[:64]))
     assert float(skewed.sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(skewed[:24].sum()) > 0.95
 
