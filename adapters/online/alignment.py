@@ -56,15 +56,17 @@ class _Group:
 
     def __init__(self, state: _State, indicator: Tensor, target: Tensor, decay: float, share: float) -> None:
         self.rows, self.count = indicator, float(indicator.sum())
-        self.total = decay * state.total + share
-        self.clean = (decay * state.target + share * target) / self.total
-        self.kept, self.share = decay * state.stream, share
+        kept = decay * state.total
+        self.total = kept + share
+        self.clean = (kept * state.target + share * target) / self.total
+        self._kept, self._share = kept * state.stream, share
         self.stream = torch.empty_like(target)
 
     def measure(self, part: slice, means: Tensor, squares: Tensor, k: float) -> Move:
         """Takes the batch's moments [B, C] of a layer in; how to move the layer's input."""
         mean, square = self.rows @ means / self.count, self.rows @ squares / self.count
-        self.stream[:, part] = (self.kept[:, part] + self.share * torch.stack((mean, square))) / self.total
+        moments = torch.stack((mean, square))
+        self.stream[:, part] = (self._kept[:, part] + self._share * moments) / self.total
         m_s, s_s = _mean_sd(self.stream[:, part])
         m_c, s_c = _mean_sd(self.clean[:, part])
         scale = ((1 - k) * s_s + k * s_c) / s_s
