@@ -51,7 +51,7 @@ class ClusterConfig(Section):
     most: int = Field(6, ge=1, le=32)  # clusters a lane may hold
     founding: int = Field(8, ge=2)  # far queries in one batch that found a new one
     quantile: float = Field(0.95, gt=0, lt=1)  # of clean distances; farther than this from all is far
-    layer: int = Field(2, ge=0)  # the BatchNorm whose input tells the style
+    layers: tuple[int, ...] = (0, 2)  # the BatchNorms whose inputs tell the style
 
 
 class AlignConfig(Section):

@@ -230,10 +230,10 @@ class Aligner(Protocol):
     """Statistics alignment: a stage under any adapter. One per lane whose tower has BatchNorm."""
 
     @property
-    def early(self) -> int | None:
-        """The BatchNorm whose input in the frozen forward `begin` wants to see; None: none."""
+    def early(self) -> tuple[int, ...]:
+        """The BatchNorms whose inputs in the frozen forward `begin` wants to see."""
 
-    def begin(self, source: Tensor, mask: Tensor, early: Tensor | None = None) -> AlignedPass:
+    def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> AlignedPass:
         """Starts a batch from the frozen features [B, D] of its rows. Changes nothing."""
 
     def again(self, done: AlignedPass, moved: Tensor, mask: Tensor) -> AlignedPass:

@@ -7,7 +7,7 @@ reference of gradient decoupling, and a voter in the served answer (twin fusion)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -138,14 +138,14 @@ class Pipeline:
         mask = torch.arange(rows, device=self._device) < count
         seconds["collate"] = clock.lap()
         aligner = learner.aligner
-        watch = None if aligner is None or aligner.early is None else _Watch(aligner.early)
+        watch = None if aligner is None or not aligner.early else _Watch(aligner.early)
         source = encoder.encode(inputs, None, watch)
         forwards = [1]
         seconds["encode_frozen"] = clock.lap()
 
         aligned = None
         if aligner is not None:
-            aligned = aligner.begin(source, mask, None if watch is None else watch.seen)
+            aligned = aligner.begin(source, mask, () if watch is None else watch.inputs())
             if self.config.adapt.align.passes == 2:
                 with torch.no_grad():
                     first_pass = encoder.encode(inputs, learner.adapter.parameters(), aligned.tap)
@@ -267,15 +267,17 @@ class Pipeline:
 
 
 class _Watch:
-    """Keeps the input of one BatchNorm of a forward."""
+    """Keeps the inputs of some BatchNorms of a forward."""
 
-    def __init__(self, layer: int) -> None:
-        self._layer = layer
-        self.seen: Tensor | None = None
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._seen: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def __call__(self, layer: int, inputs: Tensor) -> None:
-        if layer == self._layer:
-            self.seen = inputs
+        if layer in self._seen:
+            self._seen[layer] = inputs
+
+    def inputs(self) -> list[Tensor]:
+        return [inputs for inputs in self._seen.values() if inputs is not None]
 
 
 class _Stopwatch:

@@ -19,7 +19,7 @@ Ours; method and figures in docs/methods/alignment.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,25 +127,25 @@ class ContentAlignment:
         self._config, self._batch, self._device = config, batch, device
         self._domain = CleanDomain(calibration, config, device)
         clusters = config.clusters
-        possible = clusters.enabled and clusters.layer < len(calibration.widths)
+        possible = clusters.enabled and max(clusters.layers) < len(calibration.widths)
         self._styles = StyleClusters(calibration, clusters) if possible else None
         # Both moments start at the clean mean with the weight of one batch: the first batch moves half-way.
         self._states = {0: self._fresh(1.0)}
 
     @property
-    def early(self) -> int | None:
-        """The BatchNorm whose input, in the frozen forward, `begin` wants to see; None: none."""
-        return None if self._styles is None else self._styles.layer
+    def early(self) -> tuple[int, ...]:
+        """The BatchNorms whose inputs, in the frozen forward, `begin` wants to see."""
+        return () if self._styles is None else self._styles.layers
 
     def kinds(self) -> int:
         """How many kinds of query have statistics of their own."""
         return len(self._states)
 
-    def begin(self, source: Tensor, mask: Tensor, early: Tensor | None = None) -> _Pass:
-        """Starts a batch from its frozen features [B, D] and the early input [B, C, H, W] of that forward."""
+    def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> _Pass:
+        """Starts a batch from its frozen features [B, D] and that forward's early inputs [B, C, H, W]."""
         routing, labels = None, torch.zeros(len(mask), dtype=torch.int64, device=mask.device)
-        if self._styles is not None and early is not None:
-            routing = self._styles.route(self._styles.styles(early[mask]))
+        if self._styles is not None and early:
+            routing = self._styles.route(self._styles.styles([inputs[mask] for inputs in early]))
             labels[mask] = torch.from_numpy(routing.labels).to(labels.device)
         return self._pass(source, mask, labels, routing)
 

@@ -1,15 +1,18 @@
 """Style clusters: kinds of query, told apart on-line by early-layer statistics, before any label.
 
-A picture's style is the mean and the log sd of each channel in front of an early BatchNorm of the frozen
-encoder, as z-scores against clean calibration pictures. Cluster 0 is the clean domain and never moves; a
-query belongs to its nearest centroid, and enough queries far from all of them found a new cluster.
+A picture's style is the mean and the log sd of each channel in front of early BatchNorms of the frozen
+encoder, whitened by the clean calibration pictures, so that what varies with content counts little. Cluster 0
+is the clean domain and never moves. A query belongs to its nearest centroid; enough queries that are far from
+all of them and near each other found a cluster, unless it would lie close to another.
+
+Whitening is what makes it work: with z-scores alone, noise and line art fall into one cluster (docs/log.md).
 
 Ours; relative: ReservoirTTA (arXiv 2505.14511), for classification. docs/methods/clusters.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +24,41 @@ from core.config import ClusterConfig
 from core.types import Calibration
 
 Styles = NDArray[np.float64]
-CLIP = 8.0  # a single wild channel must not decide alone
 INERTIA = 256  # a centroid never weighs more queries than this, so that it can follow
 EPS = 1e-3
+ROUNDS = 3  # of finding the members of a new kind
+SHRINK = 0.1  # of the clean covariance towards its diagonal
+APART = 0.9  # radii between a founded centroid and any other
+LINEAR = 1.15  # radii up to which lengths count fully; beyond, their logarithm
 PATIENCE = 64  # batches a cluster must have been unused before a new kind of query may take its place
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The clusters: ids, centroids [c, S], queries so far, last batch used."""
+
+    ids: tuple[int, ...]
+    centroids: Styles
+    counts: NDArray[np.int64]
+    used: NDArray[np.int64]
+
+    def without(self, place: int) -> Table:
+        kept = np.arange(len(self.ids)) != place
+        ids = self.ids[:place] + self.ids[place + 1 :]
+        return Table(ids, self.centroids[kept], self.counts[kept], self.used[kept])
+
+    def founded(self, identity: int, centroid: Styles, now: int) -> Table:
+        return Table(
+            (*self.ids, identity),
+            np.vstack((self.centroids, centroid)),
+            np.append(self.counts, 0),
+            np.append(self.used, now),
+        )
+
+    def distances(self, styles: Styles) -> NDArray[np.float64]:
+        """[b, S] -> [b, c]."""
+        gaps: NDArray[np.float64] = np.linalg.norm(styles[:, None] - self.centroids[None], axis=2)
+        return gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +66,7 @@ class Routing:
     """Where the rows of one batch go: cluster ids [b], and the table as it will be after the batch."""
 
     labels: NDArray[np.int64]
-    ids: tuple[int, ...]
-    centroids: Styles
-    counts: NDArray[np.int64]
-    used: NDArray[np.int64]
+    table: Table
     retired: tuple[int, ...]
 
 
@@ -49,124 +80,147 @@ class StyleClusters:
 
     def __init__(self, calibration: Calibration, config: ClusterConfig) -> None:
         self._config = config
-        start = sum(calibration.widths[: config.layer])
-        part = slice(start, start + calibration.widths[config.layer])
-        clean = _style(
-            calibration.mean[:, part].astype(np.float64), calibration.sd[:, part].astype(np.float64)
-        )
-        self._centre, self._spread = clean.mean(0), clean.std(0) + EPS
-        self.radius = float(np.quantile(np.linalg.norm(self._scaled(clean), axis=1), config.quantile))
-        self._ids: tuple[int, ...] = (0,)
-        self._centroids = np.zeros((1, clean.shape[1]))
-        self._counts, self._used = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        parts = [_part(calibration.widths, layer) for layer in config.layers]
+        mean, sd = (side.astype(np.float64) for side in (calibration.mean, calibration.sd))
+        clean = np.concatenate([_style(mean[:, part], sd[:, part]) for part in parts], axis=1)
+        self._centre = clean.mean(0)
+        covariance = np.cov(clean.T)
+        diagonal = np.diag(np.diag(covariance) + EPS**2)
+        factor = np.linalg.cholesky((1 - SHRINK) * covariance + SHRINK * diagonal)
+        self._whiten = np.linalg.inv(factor).T
+        lengths = np.linalg.norm((clean - self._centre) @ self._whiten, axis=1)
+        self.radius = float(np.quantile(lengths, config.quantile))
+        zero = np.zeros(1, np.int64)
+        self._table = Table((0,), np.zeros((1, clean.shape[1])), zero, zero.copy())
         self._next, self._batches = 1, 0
 
     @property
-    def layer(self) -> int:
-        return self._config.layer
+    def layers(self) -> tuple[int, ...]:
+        return self._config.layers
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return self._ids
+        return self._table.ids
 
-    def styles(self, early: Tensor) -> Styles:
-        """Inputs [b, C, H, W] of the layer -> styles [b, 2C]."""
-        pixels = early.detach().float().flatten(2)
-        sd, mean = pixels.std(2, correction=0), pixels.mean(2)
-        return self._scaled(
-            _style(mean.cpu().numpy().astype(np.float64), sd.cpu().numpy().astype(np.float64))
-        )
+    def styles(self, early: Sequence[Tensor]) -> Styles:
+        """Inputs [b, C, H, W] of the layers -> styles [b, S]."""
+        sides = []
+        for inputs in early:
+            pixels = inputs.detach().float().flatten(2)
+            sd, mean = pixels.std(2, correction=0), pixels.mean(2)
+            sides.append(_style(mean.cpu().numpy().astype(np.float64), sd.cpu().numpy().astype(np.float64)))
+        found = (np.nan_to_num(np.concatenate(sides, axis=1)) - self._centre) @ self._whiten
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        full = LINEAR * self.radius
+        # A severe shift spreads its queries along one direction; their logarithm keeps them together.
+        kept = np.minimum(lengths, full + 2 * np.log1p(np.maximum(lengths - full, 0)))
+        styles: Styles = found * kept / np.maximum(lengths, EPS)
+        return styles
 
     def route(self, styles: Styles) -> Routing:
-        """Assigns rows [b, 2C], founding clusters where enough rows are far from all. Changes nothing."""
-        ids, centroids = list(self._ids), self._centroids.copy()
-        counts, used, retired = self._counts.copy(), self._used.copy(), []
-        fresh = self._next
-        while True:
-            distances = np.linalg.norm(styles[:, None] - centroids[None], axis=2)
-            far = np.flatnonzero(distances.min(1) > self.radius) if len(styles) else np.zeros(0, np.int64)
-            if len(far) < self._config.founding:
+        """Assigns rows [b, S], founding clusters where enough rows are far from all. Changes nothing."""
+        table, retired, fresh = self._table, [], self._next
+        open_ = np.ones(len(styles), bool)
+        while len(styles):
+            far = np.flatnonzero((table.distances(styles).min(1) > self.radius) & open_)
+            members = self._dense(styles[far])
+            if members is None:
                 break
-            if len(ids) >= self._config.most:
-                oldest = 1 + int(np.argmin(used[1:])) if len(ids) > 1 else 0
-                if oldest == 0 or self._batches - used[oldest] < PATIENCE:
-                    break
-                retired.append(ids.pop(oldest))
-                centroids = np.delete(centroids, oldest, 0)
-                counts, used = np.delete(counts, oldest), np.delete(used, oldest)
-            rows = styles[far]
-            between = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-            medoid = int(np.argmin(between.sum(1)))
-            if int((between[medoid] <= self.radius).sum()) < self._config.founding:
-                # The far rows share no style: a cluster of one's own for each would learn nothing.
-                lonely = np.argsort(between, axis=1)[:, self._config.founding - 1]
-                reach = between[np.arange(len(rows)), lonely]
-                medoid = int(np.argmin(reach))
-                if reach[medoid] > self.radius:
-                    break
-            ids.append(fresh)
-            fresh += 1
-            centroids = np.vstack((centroids, rows[medoid]))
-            counts, used = np.append(counts, 0), np.append(used, self._batches)
-        nearest = distances.argmin(1) if len(styles) else np.zeros(0, np.int64)
-        for place in range(len(ids)):
-            rows = styles[nearest == place]
-            if not len(rows):
+            centroid = styles[far[members]].mean(0)
+            if table.distances(centroid[None]).min() < APART * self.radius:
+                open_[far[members]] = False  # the outskirts of a kind that is known
                 continue
-            used[place] = self._batches
+            if len(table.ids) >= self._config.most:
+                place = self._stale(table)
+                if place is None:
+                    break
+                retired.append(table.ids[place])
+                table = table.without(place)
+            table, fresh = table.founded(fresh, centroid, self._batches), fresh + 1
+        if not len(styles):
+            return Routing(np.zeros(0, np.int64), table, ())
+        nearest = table.distances(styles).argmin(1)
+        labels = np.array(table.ids, np.int64)[nearest]
+        return Routing(labels, self._moved(table, styles, nearest), tuple(retired))
+
+    def _dense(self, far: Styles) -> NDArray[np.int64] | None:
+        """Rows of the densest kind among far ones, None when none has enough of them."""
+        need = self._config.founding
+        if len(far) < need:
+            return None
+        between = np.linalg.norm(far[:, None] - far[None], axis=2)
+        seed = int(np.argmin(np.sort(between, axis=1)[:, need - 1]))
+        members = np.argsort(between[seed], kind="stable")[:need]
+        for _ in range(ROUNDS):
+            inside = np.linalg.norm(far - far[members].mean(0), axis=1) <= self.radius
+            if inside.sum() < need:
+                break
+            members = np.flatnonzero(inside)
+        return members
+
+    def _stale(self, table: Table) -> int | None:
+        """Place of the cluster that was not used for longest, None while all are in use."""
+        if len(table.ids) < 2:
+            return None
+        place = 1 + int(np.argmin(table.used[1:]))
+        return place if self._batches - table.used[place] >= PATIENCE else None
+
+    def _moved(self, table: Table, styles: Styles, nearest: NDArray[np.int64]) -> Table:
+        """Centroids follow their rows; the clean domain stays where the calibration put it."""
+        centroids, counts, used = table.centroids.copy(), table.counts.copy(), table.used.copy()
+        for place in sorted(set(nearest.tolist())):
+            rows = styles[nearest == place]
             counts[place] += len(rows)
-            if place:  # the clean domain stays where the calibration put it
-                share = len(rows) / min(counts[place], INERTIA)
-                centroids[place] += min(1.0, share) * (rows.mean(0) - centroids[place])
-        labels = np.array(ids, np.int64)[nearest]
-        return Routing(labels, tuple(ids), centroids, counts, used, tuple(retired))
+            used[place] = self._batches
+            if place:
+                share = len(rows) / min(int(counts[place]), INERTIA)
+                centroids[place] += share * (rows.mean(0) - centroids[place])
+        return Table(table.ids, centroids, counts, used)
 
     def commit(self, routing: Routing) -> dict[int, int]:
         """Takes a routing over; returns which clusters merged: from id -> into id."""
-        self._next = max(self._next, *(i + 1 for i in routing.ids))
-        self._ids, self._centroids = routing.ids, routing.centroids
-        self._counts, self._used = routing.counts, routing.used
+        self._table = routing.table
+        self._next = max(self._next, *(identity + 1 for identity in routing.table.ids))
         self._batches += 1
         return self._merge()
 
     def _merge(self) -> dict[int, int]:
+        """Clusters whose centroids have come within half a radius of each other are one kind."""
         merged: dict[int, int] = {}
-        for one in range(len(self._ids) - 1, 1, -1):
-            if one >= len(self._ids):
-                continue
-            gaps = np.linalg.norm(self._centroids[1:one] - self._centroids[one], axis=1)
+        place = len(self._table.ids) - 1
+        while place > 1:
+            table = self._table
+            gaps = np.linalg.norm(table.centroids[1:place] - table.centroids[place], axis=1)
             other = 1 + int(np.argmin(gaps))
-            if gaps[other - 1] > self.radius / 2:
-                continue
-            into, gone = (other, one) if self._counts[other] >= self._counts[one] else (one, other)
-            merged[self._ids[gone]] = self._ids[into]
-            self._counts[into] += self._counts[gone]
-            self._used[into] = max(self._used[into], self._used[gone])
-            kept = [place for place in range(len(self._ids)) if place != gone]
-            self._ids = tuple(self._ids[place] for place in kept)
-            self._centroids = self._centroids[kept]
-            self._counts, self._used = self._counts[kept], self._used[kept]
+            if gaps[other - 1] <= self.radius / 2:
+                into, gone = (other, place) if table.counts[other] >= table.counts[place] else (place, other)
+                merged[table.ids[gone]] = table.ids[into]
+                counts, used = table.counts.copy(), table.used.copy()
+                counts[into] += counts[gone]
+                used[into] = max(used[into], used[gone])
+                self._table = Table(table.ids, table.centroids, counts, used).without(gone)
+            place -= 1
         return merged
 
-    def _scaled(self, style: Styles) -> Styles:
-        scaled: Styles = np.clip((style - self._centre) / self._spread, -CLIP, CLIP)
-        return scaled
-
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        tensors = {
-            "centroids": self._centroids.copy(),
-            "counts": self._counts.copy(),
-            "used": self._used.copy(),
-        }
-        return tensors, {"ids": list(self._ids), "next": self._next, "batches": self._batches}
+        table = self._table
+        tensors = {name: getattr(table, name).copy() for name in ("centroids", "counts", "used")}
+        return tensors, {"ids": list(table.ids), "next": self._next, "batches": self._batches}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-        self._centroids = np.array(tensors["centroids"], np.float64)
-        self._counts = np.array(tensors["counts"], np.int64)
-        self._used = np.array(tensors["used"], np.int64)
-        self._ids = tuple(int(i) for i in meta["ids"])
+        self._table = Table(
+            tuple(int(identity) for identity in meta["ids"]),
+            np.array(tensors["centroids"], np.float64),
+            np.array(tensors["counts"], np.int64),
+            np.array(tensors["used"], np.int64),
+        )
         self._next, self._batches = int(meta["next"]), int(meta["batches"])
 
 
 def _style(mean: Styles, sd: Styles) -> Styles:
     return np.concatenate((mean, np.log(sd + EPS)), axis=1)
+
+
+def _part(widths: Sequence[int], layer: int) -> slice:
+    start = sum(widths[:layer])
+    return slice(start, start + widths[layer])

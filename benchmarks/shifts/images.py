@@ -26,14 +26,25 @@ SHIFT = 0.1  # of half a side, like the grids of torch.nn.functional.affine_grid
 WHITE = (255, 255, 255)
 
 
+def as_bytes(values: NDArray[np.floating[Any]]) -> Picture:
+    """Values from 0 to 255, rounded and clipped."""
+    whole: Picture = np.clip(np.rint(values), 0.0, 255.0).astype(np.uint8)
+    return whole
+
+
+def as_picture(image: Image.Image) -> Picture:
+    """[H, W, 3] of any PIL image."""
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
 def noise(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Gaussian noise; `amount` is its standard deviation, with white at 1."""
-    return _bytes(picture + 255.0 * amount * draw.standard_normal(picture.shape))
+    return as_bytes(picture + 255.0 * amount * draw.standard_normal(picture.shape))
 
 
 def shot(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Poisson noise; `amount` is the mean count of a white pixel: fewer is worse."""
-    return _bytes(draw.poisson(picture / 255.0 * amount) / amount * 255.0)
+    return as_bytes(draw.poisson(picture / 255.0 * amount) / amount * 255.0)
 
 
 def impulse(picture: Picture, amount: float, draw: Draw) -> Picture:
@@ -46,22 +57,22 @@ def impulse(picture: Picture, amount: float, draw: Draw) -> Picture:
 def contrast(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Distance to the mean of each channel times `amount`."""
     mean = picture.mean((0, 1), keepdims=True)
-    return _bytes(mean + amount * (picture - mean))
+    return as_bytes(mean + amount * (picture - mean))
 
 
 def brightness(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Adds `amount`, with white at 1, and clips."""
-    return _bytes(picture + 255.0 * amount)
+    return as_bytes(picture + 255.0 * amount)
 
 
 def invert(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Blend with the negative; `amount` 1 is the negative."""
-    return _bytes((1.0 - amount) * picture + amount * (255.0 - picture))
+    return as_bytes((1.0 - amount) * picture + amount * (255.0 - picture))
 
 
 def blur(picture: Picture, amount: float, draw: Draw) -> Picture:
     """Gaussian blur; `amount` is its standard deviation in pixels."""
-    return _array(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(amount)))
+    return as_picture(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(amount)))
 
 
 def pixelate(picture: Picture, amount: float, draw: Draw) -> Picture:
@@ -70,14 +81,14 @@ def pixelate(picture: Picture, amount: float, draw: Draw) -> Picture:
     factor = amount / max(image.size)
     cells = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     small = image.resize(cells, Image.Resampling.BOX)
-    return _array(small.resize(image.size, Image.Resampling.NEAREST))
+    return as_picture(small.resize(image.size, Image.Resampling.NEAREST))
 
 
 def jpeg(picture: Picture, amount: float, draw: Draw) -> Picture:
     """One JPEG round trip; `amount` is the quality, 1 to 95."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=round(amount))
-    return _array(Image.open(buffer))
+    return as_picture(Image.open(buffer))
 
 
 def jitter(picture: Picture, amount: float, draw: Draw) -> Picture:
@@ -97,7 +108,7 @@ def jitter(picture: Picture, amount: float, draw: Draw) -> Picture:
     moved = Image.fromarray(picture).transform(
         (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=WHITE
     )
-    return _array(moved)
+    return as_picture(moved)
 
 
 def clean(picture: Picture, amount: float, draw: Draw) -> Picture:
@@ -129,12 +140,3 @@ PICTURE_SHIFTS: Mapping[str, PictureShift] = MappingProxyType(
         "jitter": PictureShift(jitter, 1.0, (0.5, 1.0, 1.5, 2.0, 3.0)),
     }
 )
-
-
-def _bytes(values: NDArray[np.floating[Any]]) -> Picture:
-    whole: Picture = np.clip(np.rint(values), 0.0, 255.0).astype(np.uint8)
-    return whole
-
-
-def _array(image: Image.Image) -> Picture:
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
