@@ -4,38 +4,51 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.alignment import ContentAlignment
 from adapters.online.centring import Centring, ResidualCentring
+from adapters.online.deyo import Deyo
+from adapters.online.eata import Eata
 from adapters.online.frozen import Frozen
+from adapters.online.guarded import Guarded
 from adapters.online.objectives import refined
-from adapters.online.rest import Rest
+from adapters.online.read import Read
+from adapters.online.refinement import Refinement
+from adapters.online.rest import Rest, source_directions
+from adapters.online.sar import Sar
+from adapters.online.shot import Shot
 from adapters.online.tcr import Tcr
+from adapters.online.tent import Tent
+from adapters.online.training_free import TrainingFree
+from app.answering import Answering
 from core.config import Config
-from core.errors import ConfigError, GalleryError
-from core.protocols import Adapter, Aligner, Gallery, StateStore
-from core.types import Encoded, Hits, Modality
+from core.errors import ConfigError
+from core.protocols import Adapter, Aligner, StateStore
+from core.types import Modality
 from encoders.base_model import Base, load_base
-from index.fuse import Mode, fuse, fuse_distances
+from encoders.repair import Repairer, count_words, kept_whole
+from encoders.text import TextTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
-from monitoring.judged import Remembered, included
+from monitoring.judged import included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.directory import DirectoryStore
-from stream.pipeline import Pipeline
+from stream.pipeline import Pipeline, Repair
+
+if TYPE_CHECKING:
+    from core.protocols import Params
 
 log = logging.getLogger("qshift.build")
-"""Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
-BEHIND = 4.0
 
 
 @dataclass(slots=True)
@@ -47,6 +60,7 @@ class Engine:
     shelf: Shelf
     pipeline: Pipeline
     codec: Codec
+    answering: Answering
 
 
 def pin_threads(config: Config) -> None:
@@ -74,7 +88,12 @@ def engine(config: Config) -> Engine:
         device="auto" if where == "cuda" else "cpu",
         threads=config.threads,
     )
-    shelf = Shelf(gallery)
+    return assemble(config, base, Shelf(gallery), where)
+
+
+def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
+    """Wires a pipeline around a base and a gallery that are loaded already."""
+    answering = Answering(config, base, shelf)
     pipeline = Pipeline(
         config,
         base.encoders,
@@ -82,9 +101,10 @@ def engine(config: Config) -> Engine:
         shelf.current,
         lambda modality: adapter(config, base, modality, where),
         lambda modality: aligner(config, base, modality, where),
-        lambda *parts: answering(config, *parts),
+        answering,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
+        repair(config, base, shelf),
     )
     labels = config.labels
     codec = Codec(
@@ -93,7 +113,7 @@ def engine(config: Config) -> Engine:
         lambda version, key: identifier(shelf, version, key),
         lambda at: included(at, labels.key, labels.rate),
     )
-    return Engine(config, base, shelf, pipeline, codec)
+    return Engine(config, base, shelf, pipeline, codec, answering)
 
 
 def identifier(shelf: Shelf, version: str, key: int) -> str:
@@ -102,23 +122,91 @@ def identifier(shelf: Shelf, version: str, key: int) -> str:
     return str(key) if gallery is None else gallery.identifier(key)
 
 
+PEERS: dict[str, Callable[..., Adapter]] = {
+    "tent": Tent, "eata": Eata, "sar": Sar, "read": Read, "deyo": Deyo, "shot": Shot,
+}  # fmt: skip
+DRAWS = 64
+"""Gradients of source pairs that the subspace of reference D3 is spanned by."""
+
+
 def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
+    """A lane's method, under the guards that are on."""
     adapt = config.adapt
     if modality not in base.constants or adapt.method == "frozen":
         return Frozen()
-    source, constants = base.encoders[modality].adaptable(), base.constants[modality]
+    made = _method(config, base, modality, where)
+    guard = adapt.guard
+    guarded = guard.reset_every or guard.reset_below or guard.restore
+    if not guarded or not made.parameters():
+        return made
+    return Guarded(made, base.encoders[modality].adaptable(), guard, config.seed)
+
+
+def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
+    adapt, floor, constants = config.adapt, config.batch.floor, base.constants[modality]
     clean = torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
-    floor = config.batch.floor
     match adapt.method:
         case "centring":
             return Centring(clean.mean(0), floor)
         case "residual_centring":
             return ResidualCentring(clean, floor)
-        case "tcr":
-            return Tcr(source, constants, adapt, floor)
-        case "rest":
-            return Rest(source, constants, adapt, floor)
-    raise ConfigError(f"adapt.method {adapt.method!r} is not known")
+        case "training_free":
+            return TrainingFree(constants, adapt, floor)
+        case "refinement":
+            return Refinement()
+    source = base.encoders[modality].adaptable()
+    if adapt.method in PEERS:
+        return PEERS[adapt.method](source, constants, adapt, floor)
+    if adapt.method == "tcr":
+        return Tcr(source, constants, adapt, floor)
+    reference = adapt.decouple.reference
+    memory = source_memory(config, base, modality) if reference in ("memory", "subspace") else None
+    directions = None
+    if reference == "subspace" and memory is not None:
+        directions = source_directions(source, memory, DRAWS, constants.temperature, adapt.decouple.rank)
+    return Rest(source, constants, adapt, floor, memory=memory, subspace=directions)
+
+
+def source_memory(
+    config: Config, base: Base, modality: Modality
+) -> Callable[[Params, int], tuple[Tensor, Tensor]] | None:
+    """Draws source pairs that the base kept; None where it kept none for this modality."""
+    kept, encoder = base.memory.get(modality), base.encoders[modality]
+    if kept is None:
+        return None
+    prepared = [encoder.prepare(content) for content in kept.contents]
+    targets = torch.from_numpy(np.array(kept.targets, dtype=np.float32))
+    rows = min(config.adapt.decouple.rows, len(prepared))
+
+    def draw(params: Params, step: int) -> tuple[Tensor, Tensor]:
+        chosen = np.random.default_rng((config.seed, step)).permutation(len(prepared))[:rows]
+        inputs = encoder.collate([prepared[row] for row in chosen.tolist()], rows)
+        features = encoder.encode(inputs, params)
+        return features, targets[torch.from_numpy(chosen)].to(features.device)
+
+    return draw
+
+
+def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
+    """Mends texts with the words of the base's training texts and of the current gallery's titles."""
+    tower = getattr(base.encoders.get("text"), "alone", base.encoders.get("text"))
+    if not config.repair.enabled or not isinstance(tower, TextTower):
+        return None
+    whole = kept_whole(tower)
+    made: dict[str, Repairer] = {}
+
+    def mend(text: str) -> str:
+        gallery = shelf.current()
+        if gallery.version not in made:
+            words = Counter(base.vocabulary) + Counter(count_words(gallery.titles()))
+            made.clear()
+            made[gallery.version] = Repairer(words, config.repair, whole)
+        mended, changes = made[gallery.version].repair(text)
+        if changes:
+            log.debug("query repaired", extra={"changes": changes})
+        return mended
+
+    return mend
 
 
 def aligner(config: Config, base: Base, modality: Modality, where: str) -> Aligner | None:
@@ -134,76 +222,6 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
     if modality not in base.constants:
         return torch.zeros(len(q))
     return refined(q, near, base.constants[modality].temperature, mask)[1]
-
-
-def answering(
-    config: Config, gallery: Gallery, adapted: Encoded, adapted_hits: Hits, frozen: Encoded, frozen_hits: Hits
-) -> tuple[Hits, Hits, Hits]:
-    """Answers of the frozen twin alone, of the adapted alone, and the fused one that is served."""
-    fused = config.answer.fuse
-    alone = _answer(config, gallery, frozen, frozen_hits, frozen, frozen_hits, "none")
-    moved = _answer(config, gallery, adapted, adapted_hits, frozen, frozen_hits, "none")
-    if fused == "none":
-        return alone, moved, moved
-    return alone, moved, _answer(config, gallery, adapted, adapted_hits, frozen, frozen_hits, fused)
-
-
-def _answer(
-    config: Config, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
-    mode: Mode,
-) -> Hits:  # fmt: skip
-    """Twin fusion of two shortlists, re-ranked by float features where asked for."""
-    answer = config.answer
-    if not isinstance(gallery, VersionedGallery):
-        raise GalleryError(f"expected a gallery with codes by key, got {type(gallery).__name__}")
-    k = answer.shortlist if answer.rerank else answer.top
-    hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode)
-    if not answer.rerank:
-        return hits
-    cosine = _cosine(gallery.features(hits.keys), first, other, mode)
-    cosine[hits.keys < 0] = -BEHIND
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, : answer.top]
-    return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
-
-
-def _cosine(items: NDArray[np.float32], adapted: Encoded, frozen: Encoded, mode: str) -> NDArray[np.float32]:
-    near: NDArray[np.float32] = np.einsum("bkd,bd->bk", items, adapted.features)
-    if mode == "none":
-        return near
-    other = np.einsum("bkd,bd->bk", items, frozen.features)
-    fused: NDArray[np.float32] = np.maximum(near, other) if mode == "max" else (near + other) / 2
-    return fused
-
-
-def judged_distances(
-    config: Config, shelf: Shelf
-) -> Callable[[str, Remembered], tuple[NDArray[np.float64], ...] | None]:
-    """Full distances [N] of the frozen, adapted and served ranking of a remembered query."""
-    answer = config.answer
-
-    def distances(version: str, kept: Remembered) -> tuple[NDArray[np.float64], ...] | None:
-        gallery = shelf.version(version)
-        if gallery is None:
-            return None
-        bits = gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
-        both = bits.astype(np.float64)
-        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
-        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
-        fused = fuse_distances(bits[1:], bits[:1], answer.fuse)[0].astype(np.float64)
-        # Each twin alone is judged as it would have answered: re-ranked by its own features.
-        for row, first, second, mode in (
-            (both[0], frozen, frozen, "none"),
-            (both[1], adapted, adapted, "none"),
-            (fused, adapted, frozen, answer.fuse),
-        ):
-            if answer.rerank:
-                near = np.argsort(row, kind="stable")[: answer.shortlist]
-                items = gallery.features(gallery.keys()[near])[None]
-                row += BEHIND
-                row[near] = 1.0 - _cosine(items, first, second, mode)[0]
-        return both[0], both[1], fused
-
-    return distances
 
 
 def state_store(config: Config, bootstrap_servers: str) -> StateStore:

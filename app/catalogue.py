@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 SIDE = 112
 BITS = 64
 MISSPELT_WORDS = 0.5
-RECIPE = "1"
+RECIPE = "2"
 """Part of the names of cached artifacts: raise it when the recipe of base or gallery changes."""
 
 

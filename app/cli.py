@@ -74,9 +74,31 @@ def serve(
 
 @app.command(
     epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --order sorted`\n\n"
-    "`qshift replay --method default --json table.json`"
+    "`qshift replay --suite core --quick --data DIR --html report.html`\n\n"
+    "`qshift replay --suite core --methods default,tcr-paper --tasks 'emoji/*' --seeds 3 --json rows.json`"
 )
 def replay(
+    suite: Annotated[
+        str | None, typer.Option(help="core, develop, decoupling or safety: the benchmark of all tasks.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="With --suite: one seed, fewer streams.")] = False,
+    methods: Annotated[
+        str, typer.Option(help="With --suite: names separated by commas; frozen is always run.")
+    ] = "",
+    seeds: Annotated[int | None, typer.Option(help="With --suite: how many.", min=1)] = None,
+    tasks: Annotated[str, typer.Option(help="With --suite: only these, commas and * may be used.")] = "",
+    streams: Annotated[
+        str, typer.Option(help="With --suite: only these, or <corruption>-<severity>; commas and *.")
+    ] = "",
+    workers: Annotated[
+        int | None, typer.Option(help="With --suite: processes; one per core, as memory allows.", min=1)
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="With --suite: write the report as one page.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="With --suite: write the report as Markdown.")
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="frozen, rest, aligned, default, centring, residual_centring or tcr-paper."),
@@ -85,18 +107,42 @@ def replay(
         Literal["demo", "sorted", "training"],
         typer.Option(help="The demo's phases; clean queries sorted by group; shifts to choose settings on."),
     ] = "demo",
-    data: Annotated[Path | None, typer.Option(help="A folder of captioned pictures of your own.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder of captioned pictures of your own; with --suite, where data sets lie."),
+    ] = None,
     config: ConfigFile = None,
     queries: Annotated[int, typer.Option(help="Queries a phase.", min=64)] = 640,
     seed: Annotated[int, typer.Option(help="Of the query stream.")] = 0,
     journal: Annotated[Path | None, typer.Option(help="Batch boundaries of a live run (JSON lines).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables here.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where the demo keeps base model and gallery.")] = DATA / "demo",
+    cache: Annotated[
+        Path | None, typer.Option(help="Base models, galleries and results; by default in qshift-data.")
+    ] = None,
 ) -> None:
-    """Run a query-shift schedule through the production path without Kafka; one table per method."""
-    from app.tables import tables
+    """Run query shifts through the production path without Kafka: one schedule, or a benchmark suite."""
+    if suite is not None:
+        from app.suite.command import Options, replay_suite
+        from core.config import load
 
-    raise typer.Exit(tables(method, order, data, config, queries, seed, journal, json_file, cache, CONSOLE))
+        asked = Options(
+            suite, quick, names(methods), seeds, names(tasks), names(streams), data, cache or DATA / "suite",
+            workers, json_file, markdown_file, html_file,
+        )  # fmt: skip
+        replay_suite(asked, load(config), CONSOLE)
+        return
+    from app.tables import tables as schedule_tables
+
+    raise typer.Exit(
+        schedule_tables(
+            method, order, data, config, queries, seed, journal, json_file, cache or DATA / "demo", CONSOLE
+        )
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """ "a, b" -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @app.command(epilog="Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`")

@@ -1,10 +1,12 @@
-"""`qshift gallery build`: pictures -> features -> codes -> a gallery of one base model."""
+"""`qshift gallery build`: pictures or texts -> features -> codes -> a gallery of one base model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from core.errors import GalleryError, Refused
+from core.types import Modality
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery
 
@@ -14,24 +16,37 @@ BATCH = 64
 
 def build_gallery(
     base: Base,
-    contents: Sequence[bytes],
+    contents: Sequence[Any],
     ids: Sequence[str],
     labels: Sequence[Label],
     titles: Sequence[str],
     progress: Progress | None = None,
+    modality: Modality = "image",
 ) -> VersionedGallery:
-    """Encodes every picture with the frozen image tower.
+    """Encodes every item with the frozen tower of its modality.
+
+    Args:
+        base: the base model.
+        contents: what the tower takes: encoded pictures or uint8 [H, W, 3], or texts.
+        ids, labels, titles: of the items, in the same order.
+        progress: called with (done, total, "gallery").
+        modality: of the items.
 
     Raises:
-        GalleryError: a picture cannot be read; names it.
+        GalleryError: an item cannot be read, and names it; or the base has no tower for such items.
     """
-    encoder, features = base.encoders["image"], []
+    if modality not in base.encoders:
+        raise GalleryError(
+            f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
+        )
+    encoder, features = base.encoders[modality], []
     prepared = []
     for name, content in zip(ids, contents, strict=True):
         try:
             prepared.append(encoder.prepare(content))
         except Refused as refused:
-            raise GalleryError(f"gallery picture {name}: {refused.reason}; remove or repair it") from refused
+            noun = "picture" if modality == "image" else modality
+            raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
     import torch
 
     for start in range(0, len(prepared), BATCH):
@@ -43,7 +58,7 @@ def build_gallery(
     return VersionedGallery(
         base.bits,
         ids,
-        base.head.codes(stacked, "image"),
+        base.head.codes(stacked, modality),
         labels,
         stacked.cpu().numpy(),
         [Display(title) for title in titles],

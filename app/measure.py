@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from adapters.online.objectives import gap, refined
 from app.emoji import EmojiSet
 from benchmarks.shifts.images import Picture, jitter
 from benchmarks.shifts.seeds import generator
+from core.errors import ArtifactError
 from core.protocols import Encoder
 from core.types import DriftReference, Floats, Modality, SourceConstants
 from encoders.head import HashHead
@@ -19,6 +23,7 @@ from encoders.head import HashHead
 Progress = Callable[[int, int, str], None]
 BATCH = 64  # of the service; the constants hold for it
 SHORTLIST = 100
+NEVER = 1 << 30  # bits: further than any code
 QUANTILE = 0.9
 
 
@@ -43,7 +48,13 @@ class Count:
 
 
 def measure(
-    queries: Floats, gallery: Floats, hashing: HashHead, modality: Modality, step: Step
+    queries: Floats,
+    gallery: Floats,
+    hashing: HashHead,
+    modality: Modality,
+    step: Step,
+    gallery_modality: Modality = "image",
+    own: NDArray[np.int64] | None = None,
 ) -> tuple[SourceConstants, DriftReference]:
     """What clean queries look like to the service, in batches of 64.
 
@@ -51,17 +62,24 @@ def measure(
 
     Args:
         queries: unit features [n, D], n a multiple of 64, in random order.
-        gallery: unit features [N, D] of the items, pictures.
+        gallery: unit features [N, D] of the items, N at least 2.
         hashing: gives the codes of both.
         modality: of the queries.
         step: temperature and learning rate.
+        gallery_modality: of the items.
+        own: [n] positions of the items that the queries are copies of, left out as their neighbours: for
+            services whose clean queries are no copies of gallery items.
     """
     q, items = torch.from_numpy(queries), torch.from_numpy(gallery)
-    ours, theirs = hashing.codes(q, modality), hashing.codes(items, "image")
+    ours, theirs = hashing.codes(q, modality), hashing.codes(items, gallery_modality)
     distances = np.stack([np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32) for code in ours])
+    if own is not None:
+        distances[np.arange(len(own)), own] = NEVER
     shortlist = torch.from_numpy(np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST])
-    best = torch.einsum("bkd,bd->bk", items[shortlist], q).argmax(1, keepdim=True)
-    near = items[shortlist.gather(1, best).flatten()]
+    cosine = torch.einsum("bkd,bd->bk", items[shortlist], q)
+    if own is not None:  # a gallery of less than a hundred has it in the shortlist
+        cosine[shortlist == torch.from_numpy(own)[:, None]] = -2.0
+    near = items[shortlist.gather(1, cosine.argmax(1, keepdim=True)).flatten()]
     mask, shape = torch.ones(BATCH, dtype=torch.bool), (-1, BATCH, q.shape[1])
     batches = list(zip(q.reshape(shape), near.reshape(shape)))
     entropy = torch.cat([refined(a, b, step.temperature, mask)[1] for a, b in batches]).numpy()
@@ -88,3 +106,18 @@ def collated(tower: Encoder, contents: Sequence[object], count: Count) -> Iterab
         prepared = [tower.prepare(content) for content in contents[start : start + BATCH]]
         yield tower.collate(prepared, len(prepared))
         count.step(text)
+
+
+def resize_input(towers: Path, side: int) -> None:
+    """Makes an open_clip folder take pictures of another side, in pixels: its pooling is global.
+
+    Raises:
+        ArtifactError: the folder's description cannot be read.
+    """
+    path = towers / "open_clip_config.json"
+    try:
+        config = json.loads(path.read_text())
+        config["model_cfg"]["vision_cfg"]["image_size"] = side
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; write the towers again") from error
+    path.write_text(json.dumps(config, indent=1, sort_keys=True))

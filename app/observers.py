@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from app.build import Engine, judged_distances
+from app.build import Engine
 from core.protocols import Observer
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
@@ -43,7 +43,7 @@ def judged(engine: Engine) -> JudgedQuality:
         config.labels.key,
         config.labels.rate,
         config.labels.ttl_queries,
-        judged_distances(config, shelf),
+        engine.answering.distances,
         relevant,
         keep_features=config.answer.rerank,
         seed=config.seed,

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from app.bars import bars
 from app.build import engine
+from app.methods import with_method as with_method
 from app.observers import judged
 from app.schedule import Schedule, hash_answers
 from app.table import PhaseRow
@@ -21,17 +22,6 @@ from stream.memory_store import MemoryStore
 from stream.runner import Report, run
 from stream.states import entry_from_bytes
 
-METHODS: dict[str, dict[str, object]] = {
-    "frozen": {"method": "frozen", "align": {"enabled": False}},
-    "rest": {"method": "rest", "align": {"enabled": False}},
-    "aligned": {"method": "frozen"},
-    "default": {},
-    "centring": {"method": "centring", "align": {"enabled": False}},
-    "residual_centring": {"method": "residual_centring", "align": {"enabled": False}},
-    "tcr-paper": {"method": "tcr", "preset": "tcr-paper"},
-}
-"""What `--method` may name: changes of the `adapt` section."""
-
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
@@ -42,18 +32,6 @@ class Replayed:
     state_sha256: str
     report: Report
     seconds: float
-
-
-def with_method(config: Config, name: str) -> Config:
-    """The configuration with another method; paper presets answer unfused."""
-    changes = METHODS[name]
-    document = config.model_dump()
-    document["adapt"] = {**document["adapt"], **changes}
-    if "align" in changes:
-        document["adapt"]["align"] = {**config.adapt.align.model_dump(), **changes["align"]}  # type: ignore[dict-item]
-    if changes.get("preset") == "tcr-paper":
-        document["answer"] = {**document["answer"], "fuse": "none"}
-    return Config.model_validate(document)
 
 
 def replay(

@@ -10,13 +10,14 @@ from rich.console import Console
 
 from app.bars import bars, reporter
 from app.catalogue import prepare_catalogue
-from app.replay import METHODS, replay, with_method
+from app.methods import METHODS, known, with_method
+from app.replay import replay
 from app.schedule import Phase, demo_phases
 from app.table import as_json, render
 from core.config import Config, load
 from core.errors import ConfigError
 
-USUAL = ("frozen", "rest", "aligned", "default")
+USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
 
 
 def tables(
@@ -37,7 +38,7 @@ def tables(
         ConfigError: an unknown method.
     """
     methods = list(methods or USUAL)
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if not known(name)]
     if unknown:
         raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
     with bars(console) as progress:

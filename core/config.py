@@ -113,7 +113,9 @@ class AdaptConfig(Section):
 class AnswerConfig(Section):
     top: int = Field(10, ge=1, le=1000)
     shortlist: int = Field(100, ge=1, le=10000)
-    fuse: Literal["none", "max", "sum"] = "max"  # docs/log.md 2026-11-23
+    fuse: Literal["none", "max", "sum", "mixture"] = "mixture"  # docs/log.md 2026-11-24
+    fuse_temperature: float = Field(0.1, gt=0)  # of each twin's belief over the candidates, the same entry
+    evidence: tuple[float, float] | None = (2.0, 6.0)  # t where the adapted twin begins to, and fully, counts
     rerank: bool = True
 
 
@@ -121,7 +123,7 @@ class RepairConfig(Section):
     """Misspelt words of text queries -> the gallery's vocabulary, docs/methods/repair.md."""
 
     enabled: bool = True
-    shortest: int = Field(4, ge=1)  # shorter words are left alone
+    shortest: int = Field(3, ge=1)  # shorter words are left alone
     distance: int = Field(2, ge=1, le=3)  # edits at most
 
 

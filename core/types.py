@@ -51,13 +51,14 @@ class Record:
 class Query:
     """One accepted query.
 
-    `content` is text, encoded image bytes, or a vector [D]; `prepared` is what the encoder of its
+    `content` is text, encoded image bytes, a vector [D], a picture with a text (composed) or frames
+    (sequence); `prepared` is what the encoder of its
     modality made of it (`Encoder.prepare`), so that whatever can be refused is refused before batching.
     """
 
     at: Coordinates
     modality: Modality
-    content: str | bytes | Floats
+    content: str | bytes | Floats | tuple[bytes, str] | tuple[bytes, ...]
     query_id: str = ""
     tenant: str = ""
     timestamp_ms: int = 0
@@ -141,6 +142,19 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """Hits of the frozen twin alone, of the adapted alone and of both (served), and who was listened to.
+
+    `weights` [B] is the adapted twin's in the mixture: 0 is the frozen answer, inf the adapted one.
+    """
+
+    frozen: Hits
+    adapted: Hits
+    served: Hits
+    weights: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptationStep:
     """What one call of `Adapter.update` did. `reason` says why nothing was learned, else ''."""
 
@@ -176,6 +190,8 @@ class Outcome:
     """What the frozen twin alone would have answered."""
     adapted_answer: Hits
     served: Hits
+    weights: Floats
+    """[B] of the adapted twin in the served answer, see Answers."""
     gallery_version: str
     state_hash: str
     frozen_entropy: Floats

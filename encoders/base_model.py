@@ -6,12 +6,16 @@
     head.safetensors                   weight, bias, mean.<modality>
     calibration-<modality>.safetensors features, mean and sd (float16) in front of each BatchNorm
     reference-<modality>.safetensors   clean queries, for drift
+    memory-<modality>.safetensors      targets of some training pairs; their pictures or vectors
+    memory-text.json                   their texts
+    vocabulary.json                    words of the training texts, with counts
 
 The sd is stored, not the mean square: in float16 a difference of large squares would cancel.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,14 +31,18 @@ from torch import from_numpy
 from core.artifacts import MANIFEST, digest, read_manifest, writing
 from core.errors import ArtifactError
 from core.protocols import Encoder
-from core.types import Calibration, DriftReference, Modality, SourceConstants
+from core.types import Calibration, DriftReference, Modality, SourceConstants, SourcePairs
+from encoders.composed import Composed, composed_calibration, composed_mean
 from encoders.head import HashHead
 from encoders.projection import Projection
+from encoders.sequence import FrameSequence
 from encoders.vector import VectorEncoder
 
 Arrays = dict[str, NDArray[Any]]
 KIND = "base"
 HALF = 65504.0  # the largest float16
+TEXTS = "memory-text.json"
+VOCABULARY = "vocabulary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,10 @@ class Base:
     reference: dict[Modality, DriftReference]
     version: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Modality, SourcePairs] = field(default_factory=dict)
+    """Training pairs by modality of the query; empty where the base brings none."""
+    vocabulary: dict[str, int] = field(default_factory=dict)
+    """Word -> count in the base's training texts; empty where it brings none."""
 
 
 def write_base(
@@ -64,6 +76,8 @@ def write_base(
     calibration: Mapping[Modality, Calibration],
     reference: Mapping[Modality, DriftReference],
     provenance: Mapping[str, Any],
+    memory: Mapping[Modality, SourcePairs] | None = None,
+    vocabulary: Mapping[str, int] | None = None,
 ) -> None:
     """Writes a base model, all or nothing.
 
@@ -74,6 +88,9 @@ def write_base(
         head: its means say which modalities are served, "vector" among them if it has one.
         constants, calibration, reference: by modality, as far as measured.
         provenance: JSON-able; where weights and data come from. No clock, or no two builds are equal.
+        memory: training pairs by modality of the query: texts, uint8 pictures [H, W, 3] of one size, or
+            vectors [D]; each with its target.
+        vocabulary: word -> count, at least 1, in the training texts.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -83,6 +100,13 @@ def write_base(
         _check_calibration(modality, measured)
     for modality, clean in reference.items():
         _check_width(f"{modality} reference features", clean.features, head.width)
+    for modality, pairs in (memory or {}).items():
+        if modality not in head.means:
+            raise ArtifactError(
+                f"a {modality} memory, but the head serves {sorted(head.means)}: leave it out"
+            )
+        _check_memory(modality, pairs, head.width)
+    _check_vocabulary(vocabulary or {})
     manifest = {
         "name": name,
         "bits": head.bits,
@@ -112,6 +136,10 @@ def write_base(
         for modality, clean in reference.items():
             arrays = {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest}
             _save(draft / f"reference-{modality}.safetensors", arrays)
+        for modality, pairs in (memory or {}).items():
+            _write_memory(draft, modality, pairs)
+        if vocabulary:
+            (draft / VOCABULARY).write_text(json.dumps(dict(vocabulary), indent=0, sort_keys=True))
 
 
 def load_base(folder: Path, device: str = "cpu", precision: str = "fp32") -> Base:
@@ -133,6 +161,11 @@ def _load(folder: Path, manifest: Mapping[str, Any], device: str, precision: str
     means: dict[Modality, NDArray[Any]] = {
         modality: parts[f"mean.{modality}"] for modality in manifest["modalities"]
     }
+    # Composed and sequence queries come with the towers; what the base has measured of them itself wins.
+    if manifest["towers"] and "image" in means:
+        means.setdefault("sequence", means["image"])
+        if "text" in means:
+            means.setdefault("composed", composed_mean(means["image"], means["text"]))
     head = HashHead(parts["weight"], parts["bias"], means, device)
     if (head.bits, head.width) != (manifest["bits"], manifest["width"]):
         raise ArtifactError(
@@ -160,18 +193,61 @@ def _load(folder: Path, manifest: Mapping[str, Any], device: str, precision: str
         reference[modality] = DriftReference(
             arrays["features"], arrays["entropy"], arrays["nearest"], int(batch)
         )
+    constants: dict[Modality, SourceConstants] = {
+        key: SourceConstants(**value) for key, value in manifest["constants"].items()
+    }
+    if "sequence" in encoders and "image" in constants:
+        constants.setdefault("sequence", constants["image"])
+    if "sequence" in encoders and "image" in calibration:
+        calibration.setdefault("sequence", calibration["image"])
+    if "sequence" in encoders and "image" in reference:
+        reference.setdefault("sequence", reference["image"])
+    # Nothing stands in for the constants of composed queries: without measured ones they are only aligned.
+    if "image" in calibration and "composed" in encoders:
+        calibration.setdefault("composed", composed_calibration(calibration["image"], means["text"]))
     return Base(
         name=manifest["name"],
         bits=head.bits,
         width=head.width,
         encoders=encoders,
         head=head,
-        constants={key: SourceConstants(**value) for key, value in manifest["constants"].items()},
+        constants=constants,
         calibration=calibration,
         reference=reference,
         version=digest(folder / MANIFEST),
         provenance=dict(manifest["provenance"]),
+        memory=_memory(folder, manifest, head.width),
+        vocabulary=_vocabulary(folder, manifest),
     )
+
+
+def _write_memory(folder: Path, modality: Modality, pairs: SourcePairs) -> None:
+    arrays = {"targets": pairs.targets}
+    if modality == "text":
+        (folder / TEXTS).write_text(json.dumps(list(pairs.contents), indent=0))
+    else:
+        arrays["contents"] = np.stack(pairs.contents)
+    _save(folder / f"memory-{modality}.safetensors", arrays)
+
+
+def _memory(folder: Path, manifest: Mapping[str, Any], width: int) -> dict[Modality, SourcePairs]:
+    found: dict[Modality, SourcePairs] = {}
+    for modality in manifest["modalities"]:
+        name = f"memory-{modality}.safetensors"
+        if name in manifest["files"]:  # not path.exists(): only what the manifest lists is checked
+            arrays = _read(folder / name)
+            contents = json.loads((folder / TEXTS).read_text()) if modality == "text" else arrays["contents"]
+            found[modality] = SourcePairs(tuple(contents), arrays["targets"])
+            _check_memory(modality, found[modality], width)
+    return found
+
+
+def _vocabulary(folder: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
+    if VOCABULARY not in manifest["files"]:
+        return {}
+    found: dict[str, int] = json.loads((folder / VOCABULARY).read_text())
+    _check_vocabulary(found)
+    return found
 
 
 def _encoders(
@@ -189,8 +265,12 @@ def _encoders(
     if manifest["towers"]:
         found.update(_towers(folder / "towers", projections, device, precision))
     found["vector"] = VectorEncoder(head.width, device)
-    served = {modality: found[modality] for modality in manifest["modalities"] if modality in found}
-    if set(served) != set(manifest["modalities"]):
+    if "image" in found:
+        found["sequence"] = FrameSequence(found["image"])
+        if "text" in found and found["text"].width == found["image"].width:
+            found["composed"] = Composed(found["image"], found["text"])
+    served = {modality: found[modality] for modality in head.means if modality in found}
+    if set(manifest["modalities"]) - set(served):
         raise ArtifactError(
             f"{folder} serves {manifest['modalities']}, but has towers only for {sorted(found)}"
         )
@@ -244,3 +324,31 @@ def _check_calibration(modality: str, found: Calibration) -> None:
     for values in (found.mean, found.sd):
         if not np.isfinite(values).all() or float(np.abs(values).max(initial=0)) > HALF:
             raise ArtifactError(f"{modality} calibration leaves the range of float16 or holds NaN")
+
+
+def _check_memory(modality: Modality, pairs: SourcePairs, width: int) -> None:
+    _check_width(f"{modality} memory targets", pairs.targets, width)
+    if not pairs.contents or len(pairs.contents) != len(pairs.targets):
+        raise ArtifactError(
+            f"{modality} memory has {len(pairs.contents)} contents, {len(pairs.targets)} targets; expected "
+            "one target for each and at least one"
+        )
+    if modality == "text":
+        if not all(isinstance(content, str) for content in pairs.contents):
+            raise ArtifactError("text memory holds something that is no text: give texts")
+        return
+    kinds = {(np.shape(content), getattr(content, "dtype", None)) for content in pairs.contents}
+    shape, dtype = kinds.pop()
+    picture = len(shape) == 3 and shape[2] == 3 and dtype == np.uint8
+    vector = len(shape) == 1 and dtype == np.float32
+    if kinds or not (picture if modality == "image" else vector):
+        expected = "uint8 pictures [H, W, 3]" if modality == "image" else "float32 vectors [D]"
+        raise ArtifactError(f"{modality} memory has {shape} of {dtype}, expected {expected}, all of one size")
+
+
+def _check_vocabulary(vocabulary: Mapping[str, int]) -> None:
+    for word, count in vocabulary.items():
+        if not isinstance(word, str) or not word or type(count) is not int or count < 1:
+            raise ArtifactError(
+                f"vocabulary has {word!r}: {count!r}, expected a word and its count, 1 or more"
+            )

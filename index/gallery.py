@@ -194,6 +194,10 @@ class VersionedGallery:
         """All labels of an item, its own first."""
         return self._labels[self._position(key)]
 
+    def titles(self) -> list[str]:
+        """What the items are called, in position order; [] where nothing was said."""
+        return [] if self._displays is None else [shown.title for shown in self._displays]
+
     def display(self, key: int) -> Display:
         """What pages show of an item; its name as the title where nothing was given."""
         position = self._position(key)

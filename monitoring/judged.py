@@ -62,6 +62,8 @@ class Remembered:
     adapted_code: Codes
     frozen_features: Floats = field(default_factory=lambda: EMPTY)
     adapted_features: Floats = field(default_factory=lambda: EMPTY)
+    weight: float = 1.0
+    """Of the adapted twin in the served answer."""
 
 
 Distances = Callable[[str, Remembered], tuple[NDArray[np.float64], ...] | None]
@@ -259,6 +261,7 @@ class JudgedQuality:
             outcome.frozen.codes[row].copy(),
             outcome.adapted.codes[row].copy(),
             *features,
+            float(outcome.weights[row]),
         )
         self._requested += 1
         self._pending += 1

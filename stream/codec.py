@@ -1,11 +1,13 @@
 """Bytes <-> values at the border. Whatever comes in, `Codec.decode` gives a value and never raises.
 
-A query is a JSON envelope (text, vector, reference), or a picture's raw bytes with its metadata in headers.
-The width of a vector and the picture itself are the encoder's to judge (`Encoder.prepare`).
+A query is a JSON envelope (text, vector, reference, composed, sequence), or a picture's raw bytes with its
+metadata in headers. The width of a vector and the picture itself are the encoder's to judge
+(`Encoder.prepare`).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
@@ -14,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,9 +26,11 @@ from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused
 from core.types import Coordinates, Floats, Judgement, Modality, Outcome, Query, Record, Refusal
 from stream import messages
+from stream.messages import composed_query as composed_query
 from stream.messages import image_query as image_query
 from stream.messages import label as label
 from stream.messages import reference_query as reference_query
+from stream.messages import sequence_query as sequence_query
 from stream.messages import text_query as text_query
 from stream.messages import vector_query as vector_query
 from stream.states import canonical
@@ -36,6 +40,10 @@ Headers = list[tuple[str, bytes]]
 T = TypeVar("T")
 
 PICTURES = frozenset({"image/png", "image/jpeg", "image/webp"})
+MODALITIES = ("image", "text", "vector", "reference", "composed", "sequence")
+"""What the header `x-modality` may say."""
+SHORTEST = 1e-3
+"""Length of a mean of unit vectors below which it points nowhere in particular."""
 CORRUPT = b"CorruptRecord"
 """How the source marks a record whose checksum failed; its value is null then."""
 REASON_CHARACTERS = 500
@@ -118,7 +126,7 @@ class Codec:
         value = self._value(record)
         query_id, tenant = _header(record, "x-query-id"), _header(record, "x-tenant")
         modality: Modality
-        content: str | bytes | Floats
+        content: Any  # what `Encoder.prepare` of the modality takes
         if _is_picture(record):
             modality, content = "image", self._picture(value)
         else:
@@ -131,6 +139,14 @@ class Codec:
                     modality, content = "vector", _vector(message.vector)
                 case messages.ReferenceQuery():
                     modality, content = "image", _fetched(message, self._limits)
+                case messages.ComposedQuery():
+                    picture = self._picture(_plain(message.image, "the picture"))
+                    modality, content = "composed", (picture, self._text(message.text))
+                case messages.SequenceQuery(frames=[]):
+                    # Nothing is left for a tower to do: from here on it is a vector query like any other.
+                    modality, content = "vector", _pooled(message.vectors)
+                case messages.SequenceQuery():
+                    modality, content = "sequence", self._frames(message.frames)
         trace = next((v for name, v in record.headers if name == "traceparent" and v), None)
         if trace is not None and len(trace) <= HEADER_BYTES:
             self._traces[record.at] = trace
@@ -149,13 +165,17 @@ class Codec:
             )
         return record.value
 
-    def _picture(self, value: bytes) -> bytes:
+    def _frames(self, frames: Sequence[str]) -> tuple[bytes, ...]:
+        names = [f"frame {number} of {len(frames)}" for number in range(1, len(frames) + 1)]
+        return tuple(self._picture(_plain(frame, name), name) for frame, name in zip(frames, names))
+
+    def _picture(self, value: bytes, name: str = "the picture") -> bytes:
         if not value:
-            raise Refused("validate", "the picture is empty: send its bytes as the value")
+            raise Refused("validate", f"{name} is empty: send its bytes as the value")
         if len(value) > self._limits.image_bytes:
             raise Refused(
                 "validate",
-                f"the picture has {len(value)} bytes, at most {self._limits.image_bytes} are taken inline: "
+                f"{name} has {len(value)} bytes, at most {self._limits.image_bytes} are taken inline: "
                 "scale it down",
             )
         return value
@@ -275,8 +295,8 @@ def _is_picture(record: Record) -> bool:
     modality = _header(record, "x-modality").strip().lower()
     if kind.startswith("image/") and kind not in PICTURES:
         raise Refused("validate", f"content-type {kind!r}: pictures are taken as {sorted(PICTURES)}")
-    if modality not in ("", "image", "text", "vector", "reference"):
-        raise Refused("validate", f"x-modality {modality!r}: expected image, text, vector or reference")
+    if modality and modality not in MODALITIES:
+        raise Refused("validate", f"x-modality {modality!r}: expected one of {', '.join(MODALITIES)}")
     if kind in PICTURES and modality not in ("", "image"):
         raise Refused("validate", f"content-type {kind!r} contradicts x-modality {modality!r}")
     return kind in PICTURES or modality == "image"
@@ -288,6 +308,35 @@ def _vector(values: Sequence[float]) -> Floats:
     if not np.isfinite(vector).all():
         raise Refused("validate", "the vector leaves the range of float32")
     return vector
+
+
+def _plain(text: str, name: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:  # binascii.Error, or letters that are not ASCII
+        raise Refused("decode", f"{name} is not base64: {_short(str(error))}") from None
+
+
+def _pooled(vectors: Sequence[Sequence[float]]) -> Floats:
+    """Mean [D] of the unit vectors of a clip, at unit length again."""
+    rows = [_vector(values) for values in vectors]
+    widths = sorted({len(row) for row in rows})
+    if len(widths) > 1:
+        raise Refused(
+            "validate", f"the vectors have {widths[0]} to {widths[-1]} numbers: all need the same width"
+        )
+    block = np.stack(rows).astype(np.float64)
+    largest = np.abs(block).max(axis=1, keepdims=True)
+    if (largest < 1e-30).any():
+        number = int(np.argmin(largest)) + 1
+        raise Refused("validate", f"vector {number} of {len(rows)} is zero: it has no direction")
+    block /= largest  # squares of very large and very small numbers leave the range
+    mean = (block / np.linalg.norm(block, axis=1, keepdims=True)).mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if length < SHORTEST:
+        raise Refused("validate", "the vectors cancel out: their mean has no direction to search in")
+    pooled: Floats = (mean / length).astype(np.float32)
+    return pooled
 
 
 def _fetched(message: messages.ReferenceQuery, limits: LimitConfig) -> bytes:

@@ -8,13 +8,15 @@ reader would misunderstand gets the next `schema_version`, and this reader refus
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
 
 from core.types import Coordinates, Floats
 from stream.states import canonical
@@ -23,10 +25,15 @@ Headers = list[tuple[str, bytes]]
 SCHEMAS = Path(__file__).with_name("schemas")
 NAME_CHARACTERS = 256
 """Longest query id, tenant, topic (Kafka: 249) or label."""
+FRAMES = 32
+"""Most pictures or vectors of one sequence."""
 _LAST = 2**63 - 1
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Offset = Annotated[int, Field(ge=0, le=_LAST)]
+# Base64 although it takes a third more: two parts and their metadata stay one value under one schema.
+Picture = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
+Vector = Annotated[list[float], FailFast(), Field(min_length=1)]
 
 
 class Message(BaseModel):
@@ -63,6 +70,31 @@ class ReferenceQuery(Message):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=1, le=_LAST)
     query_id: Name = ""
+
+
+class ComposedQuery(Message):
+    """A picture and words about it ("this one, in red"). The picture is a PNG, JPEG or WEBP file."""
+
+    modality: Literal["composed"]
+    image: Picture
+    text: str = Field(min_length=1)
+    query_id: Name = ""
+
+
+class SequenceQuery(Message):
+    """A short clip: either pictures (PNG, JPEG or WEBP files) or vectors of one width, in order."""
+
+    modality: Literal["sequence"]
+    # Lists that may be empty and not None: FailFast cannot be part of a union.
+    frames: Annotated[list[Picture], FailFast()] = Field([], max_length=FRAMES)
+    vectors: Annotated[list[Vector], FailFast()] = Field([], max_length=FRAMES)
+    query_id: Name = ""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.frames) == bool(self.vectors):
+            raise ValueError(f"expected 1 to {FRAMES} frames, or as many vectors, and not both")
+        return self
 
 
 class Place(BaseModel):
@@ -107,8 +139,9 @@ class AnswerMessage(Message):
     results: list[ResultMessage]
 
 
-QueryMessage = Annotated[TextQuery | VectorQuery | ReferenceQuery, Field(discriminator="modality")]
-queries: TypeAdapter[TextQuery | VectorQuery | ReferenceQuery] = TypeAdapter(QueryMessage)
+AnyQuery = TextQuery | VectorQuery | ReferenceQuery | ComposedQuery | SequenceQuery
+QueryMessage = Annotated[AnyQuery, Field(discriminator="modality")]
+queries: TypeAdapter[AnyQuery] = TypeAdapter(QueryMessage)
 labels: TypeAdapter[LabelMessage] = TypeAdapter(LabelMessage)
 answers: TypeAdapter[AnswerMessage] = TypeAdapter(AnswerMessage)
 
@@ -149,6 +182,23 @@ def reference_query(
     return _envelope(document, query_id, tenant)
 
 
+def composed_query(picture: bytes, text: str, query_id: str = "", tenant: str = "") -> tuple[bytes, Headers]:
+    """(value, headers) of a picture (PNG, JPEG or WEBP) with words about it."""
+    return _envelope({"modality": "composed", "image": _base64(picture), "text": text}, query_id, tenant)
+
+
+def sequence_query(
+    frames: Sequence[bytes] | Floats, query_id: str = "", tenant: str = ""
+) -> tuple[bytes, Headers]:
+    """(value, headers) of a clip: 1 to 32 pictures (PNG, JPEG or WEBP), or vectors [n, D]."""
+    if isinstance(frames, np.ndarray):
+        rows = np.asarray(frames, dtype=np.float32)
+        content: dict[str, object] = {"vectors": [[float(x) for x in row] for row in rows]}
+    else:
+        content = {"frames": [_base64(frame) for frame in frames]}
+    return _envelope({"modality": "sequence", **content}, query_id, tenant)
+
+
 def label(query: Coordinates, name: str) -> bytes:
     """A late label for the query at these coordinates."""
     return canonical({"schema_version": 1, "query": place(query), "label": name})
@@ -158,6 +208,10 @@ def _envelope(document: dict[str, object], query_id: str, tenant: str) -> tuple[
     named = {"query_id": query_id} if query_id else {}
     headers = [("x-tenant", tenant.encode())] if tenant else []
     return canonical({"schema_version": 1, **document, **named}), headers
+
+
+def _base64(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def place(at: Coordinates) -> dict[str, object]:
@@ -174,6 +228,8 @@ def schemas() -> dict[str, str]:
         "query-text": TextQuery,
         "query-vector": VectorQuery,
         "query-reference": ReferenceQuery,
+        "query-composed": ComposedQuery,
+        "query-sequence": SequenceQuery,
         "label": LabelMessage,
         "answer": AnswerMessage,
     }

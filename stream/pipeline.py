@@ -21,14 +21,16 @@ from core.artifacts import tensors_hash
 from core.config import Config
 from core.errors import Refused
 from core.protocols import Adapter, AlignedPass, Aligner, Batch, Encoder, Gallery, Head
-from core.types import AdaptationStep, Encoded, Hits, Modality, Outcome, Query, QueryBatch
+from core.types import AdaptationStep, Answers, Encoded, Hits, Modality, Outcome, Query, QueryBatch
 from stream.patches import shuffle_patches
 
 if TYPE_CHECKING:
     from core.protocols import Params, Tap
 
-Answering = Callable[[Gallery, Encoded, Hits, Encoded, Hits], tuple[Hits, Hits, Hits]]
-"""(gallery, adapted, adapted hits, frozen, frozen hits) -> answers of frozen alone, adapted alone, served."""
+Answering = Callable[[Gallery, Modality, Encoded, Hits, Encoded, Hits, NDArray[np.bool_]], Answers]
+"""(gallery, modality, adapted, its hits, frozen, its hits, repaired rows [B]) -> answers."""
+Repair = Callable[[str], str]
+"""A query text -> the text to encode instead; the same text where nothing is wrong with it."""
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
@@ -89,6 +91,7 @@ class Pipeline:
         new_adapter, new_aligner: fresh state for a lane of a modality.
         answering: what is answered from the two shortlists, fused and by each twin alone.
         entropy: the refined entropy of the objectives, for drift.
+        repair: mends misspelt texts; None leaves them.
     """
 
     def __init__(
@@ -102,7 +105,9 @@ class Pipeline:
         answering: Answering,
         entropy: Entropy,
         device: str = "cpu",
+        repair: Repair | None = None,
     ) -> None:
+        self._repair = repair
         self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
         self._new_adapter, self._new_aligner = new_adapter, new_aligner
         self._answering, self._entropy, self._device = answering, entropy, device
@@ -119,7 +124,12 @@ class Pipeline:
             raise Refused(
                 "validate", f"the base model serves {', '.join(self.encoders)}, not {query.modality} queries"
             )
-        return replace(query, prepared=encoder.prepare(query.content))
+        query = replace(query, prepared=encoder.prepare(query.content))
+        if self._repair is not None and isinstance(query.content, str):
+            text = self._repair(query.content)
+            if text != query.content:
+                query = replace(query, repaired=text, repaired_prepared=encoder.prepare(text))
+        return query
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -141,6 +151,14 @@ class Pipeline:
         watch = None if aligner is None or not aligner.early else _Watch(aligner.early)
         source = encoder.encode(inputs, None, watch)
         forwards = [1]
+        plain = source
+        if any(query.repaired for query in batch.queries):
+            # The frozen twin answers what was asked; all else works with what was meant.
+            inputs = encoder.collate(
+                [query.repaired_prepared or query.prepared for query in batch.queries], rows
+            )
+            source = encoder.encode(inputs)
+            forwards[0] += 1
         seconds["encode_frozen"] = clock.lap()
 
         aligned = None
@@ -195,16 +213,18 @@ class Pipeline:
         emitted = adapter.emit((source if moved is None else moved).detach(), view)
 
         k = self.config.answer.shortlist
-        frozen = self._encoded(source, count, batch.modality)
+        frozen = self._encoded(plain, count, batch.modality)
         adapted = self._encoded(emitted, count, batch.modality)
         frozen_hits = gallery.search(frozen.codes, k)
         adapted_hits = gallery.search(adapted.codes, k)
-        answers = self._answering(gallery, adapted, adapted_hits, frozen, frozen_hits)
-        nearest = self._neighbours(gallery, source, batch.modality)[:, 0]
-        entropy = self._entropy(batch.modality, source, nearest, mask)[:count].cpu().numpy()
+        mended = np.array([bool(query.repaired) for query in batch.queries])
+        answers = self._answering(gallery, batch.modality, adapted, adapted_hits, frozen, frozen_hits, mended)
+        nearest = self._neighbours(gallery, plain, batch.modality)[:, 0]
+        entropy = self._entropy(batch.modality, plain, nearest, mask)[:count].cpu().numpy()
         seconds["search"] = clock.lap()
         outcome = Outcome(
-            batch, frozen, adapted, frozen_hits, adapted_hits, *answers,
+            batch, frozen, adapted, frozen_hits, adapted_hits,
+            answers.frozen, answers.adapted, answers.served, answers.weights,
             gallery.version, state_hash, entropy.astype(np.float32), repeated=repeated,
         )  # fmt: skip
         return _Work(outcome, view, aligned, forwards, step, seconds)
@@ -270,6 +290,7 @@ class _Watch:
     """Keeps the inputs of some BatchNorms of a forward."""
 
     def __init__(self, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)  # says that this tap only watches: such a forward may be remembered
         self._seen: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def __call__(self, layer: int, inputs: Tensor) -> None:

@@ -149,8 +149,10 @@ class ContentAlignment:
             labels[mask] = torch.from_numpy(routing.labels).to(labels.device)
         return self._pass(source, mask, labels, routing)
 
-    def again(self, done: _Pass, moved: Tensor, mask: Tensor) -> _Pass:
+    def again(self, done: object, moved: Tensor, mask: Tensor) -> _Pass:
         """The second pass: content matched on the features [B, D] that the first one gave."""
+        if not isinstance(done, _Pass):
+            raise TypeError(f"expected what begin() returned, got {type(done).__name__}")
         return self._pass(moved, mask, done.labels, done.routing)
 
     def _pass(self, features: Tensor, mask: Tensor, labels: Tensor, routing: Routing | None) -> _Pass:

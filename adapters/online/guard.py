@@ -32,7 +32,8 @@ class Unlearnable(QshiftError):
 
 def finite(tensors: Iterable[Tensor]) -> bool:
     """True when no tensor holds NaN or an infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    parts = [tensor.detach().flatten() for tensor in tensors]
+    return not parts or bool(torch.isfinite(torch.cat(parts)).all())
 
 
 def require_finite(tensors: Iterable[Tensor], reason: Reason) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.objectives import EPS, spread
+from core.types import SourceConstants
 
 SIZE, RATIO, UPDATE_BATCHES = 64, 0.3, 10  # TCR code
 
@@ -26,7 +27,8 @@ class SourceQueue:
     """Keeps the `size` pairs with the smallest source indicator SI that were ever offered.
 
     SI_i = 2 ||q_i - g'_i|| - ||q_i - mean(q)|| - ||g'_i - mean(g')||; small means source-like. No ageing:
-    after `update_batches` batches it is frozen.
+    after `update_batches` batches it is frozen. Tensors held are replaced, never written to, so that a
+    shallow copy (`copy.copy`) keeps its content.
     """
 
     def __init__(self, size: int = SIZE, ratio: float = RATIO, update_batches: int = UPDATE_BATCHES) -> None:
@@ -37,10 +39,15 @@ class SourceQueue:
     def __len__(self) -> int:
         return len(self._held["indicator"]) if self._held else 0
 
+    @property
+    def frozen(self) -> bool:
+        """True once it has seen `update_batches` batches: it takes nothing more."""
+        return self._batches >= self.update_batches
+
     @torch.no_grad()
     def offer(self, q: Tensor, gp: Tensor, entropy: Tensor, mask: Tensor) -> None:
         """Takes the most source-like share of a batch: q, g' [B, D], E [B], mask [B]."""
-        if self._batches >= self.update_batches:
+        if self.frozen:
             return
         self._batches += 1
         indicator = 2 * ((q - gp)[mask].square().sum(1) + EPS).sqrt() - spread(q, mask) - spread(gp, mask)
@@ -55,7 +62,8 @@ class SourceQueue:
             "rows": torch.full((len(best),), rows, dtype=torch.int64, device=q.device),
         }
         held = {
-            name: torch.cat((self._held[name], part)) if self._held else part for name, part in new.items()
+            name: torch.cat((self._held[name].to(part.device), part)) if self._held else part
+            for name, part in new.items()
         }
         keep = held["indicator"].argsort(stable=True)[: self.size]
         self._held = {name: part[keep].detach().clone() for name, part in held.items()} if len(keep) else {}
@@ -81,6 +89,22 @@ class SourceQueue:
         """Exactly undoes to a snapshot."""
         self._held = {name: torch.from_numpy(np.array(part)).to(device) for name, part in tensors.items()}
         self._batches = int(meta["batches"])
+
+
+def source_constants(
+    kind: Literal["source", "queue"], known: SourceConstants, queue: SourceQueue, rows: int
+) -> tuple[float, float] | None:
+    """(Delta_S, E_m) for a batch of `rows` real rows; None while they are to come from an empty queue.
+
+    Args:
+        kind: measured on clean source queries, or estimated by the queue.
+        known: as measured, the ceiling in batches of `known.batch`.
+        queue: as it stands.
+        rows: columns of the softmax that the ceiling is scaled to.
+    """
+    if kind == "queue":
+        return queue.constants(rows)
+    return known.source_gap, known.entropy_ceiling * entropy_scale(rows, known.batch)
 
 
 def entropy_scale(rows: int, taken: int) -> float:

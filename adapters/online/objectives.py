@@ -3,7 +3,8 @@
 `mask` [B] marks real rows; a padding row is removed as a row and as a column. Every square root has a
 small constant under it: where rows coincide or the gap is zero its direction would be undefined.
 
-Reference: TCR (ICLR 2025); the divergence is the reference of REST-style decoupling. docs/methods/tcr.md.
+Reference: TCR (ICLR 2025); `loss_gen`, `loss_pairs`, `bidirectional` and `weighted` belong to the REST-style
+method. docs/methods/tcr.md, docs/methods/rest.md.
 """
 
 from __future__ import annotations
@@ -86,6 +87,37 @@ def loss_rem(entropy: Tensor, e_m: float, mask: Tensor) -> Tensor | None:
         return None
     weight = (1 - kept.detach() / (e_m + SURE_MARGIN)).clamp_min(0)
     return (weight * kept).mean()
+
+
+def weighted(values: Tensor, weights: Tensor, mask: Tensor) -> Tensor | None:
+    """Weighted mean of values [B] over the real rows; None when all their weights [B] are zero.
+
+    The weights carry no gradient.
+    """
+    kept, share = values[mask], weights[mask].detach()
+    total = share.sum()
+    return None if float(total) == 0 else (share * kept).sum() / total
+
+
+def bidirectional(q: Tensor, gp: Tensor, tau: float, mask: Tensor) -> Tensor:
+    """Per row [B] the KL of query i's choice among the neighbours from its neighbour's among the queries.
+
+    KL(p_i || c_i) with p = softmax(q G'^T / tau) by rows and c the transpose of the softmax by columns: both
+    are distributions over the pairs of the batch, and equal neighbours stay equal columns. Zero for padding.
+
+    Reference: a low-confidence reconstruction of query-gallery consistency; docs/methods/rest.md.
+    """
+    logits = q[mask] @ gp[mask].T / tau
+    query, item = logits.log_softmax(1), logits.T.log_softmax(1)
+    out = q.new_zeros(len(q))
+    out[mask] = (query.exp() * (query - item)).sum(1)
+    return out
+
+
+def loss_pairs(q: Tensor, targets: Tensor, tau: float) -> Tensor:
+    """Symmetric InfoNCE of known pairs (D2): queries and unit items [M, D], row by row belonging together."""
+    logits = q @ targets.T / tau
+    return -(logits.log_softmax(1).diagonal() + logits.log_softmax(0).diagonal()).mean() / 2
 
 
 def loss_gen(q: Tensor, q_src: Tensor, gp_src: Tensor, tau: float, mask: Tensor) -> Tensor:

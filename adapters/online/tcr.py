@@ -9,6 +9,7 @@ Reference: TCR (ICLR 2025), algorithm box; symbols and constants in docs/methods
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.online.decouple import Gradient, degrees
+from adapters.online.decouple import Gradient, Reference
 from adapters.online.gradient import Settings, State, Trainable, check_method, part
 from adapters.online.guard import Unlearnable, clip, require_finite
-from adapters.online.memory import SourceQueue, entropy_scale
+from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import Gauges, gauges, loss_emg, loss_rem, loss_uni, refined
 from core.config import AdaptConfig
-from core.errors import ConfigError
 from core.protocols import Batch
 from core.types import AdaptationStep, SourceConstants
 
@@ -37,28 +37,29 @@ Losses = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """What to descend along, and what a reference had to say about it."""
+    """What to descend along, and what a reference had to say about it.
+
+    With `on_step` the reference is still to be heard: on the step that AdamW makes of the descent.
+    """
 
     descent: Gradient
-    reference: Gradient = field(default_factory=dict)
+    reference: Reference | None = None
     degrees: float = math.nan
     removed_energy: float = 0.0
     losses: Losses = field(default_factory=dict)
-
-
-Rule = Callable[[Tensor, Tensor], Direction]
-"""(objective, queries [B, D] with graph) -> direction."""
+    on_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Inner:
-    """One inner step: queries [B, D] before it, theta before minus theta after, and what was seen."""
+    """One inner step: queries [B, D] before it, and what was seen."""
 
     q: Tensor
-    direction: Direction
-    moved: Gradient
     losses: Losses
     gauges: Gauges
+    conflict_degrees: float
+    realised_degrees: float
+    removed_energy: float
 
 
 class Tcr:
@@ -84,12 +85,7 @@ class Tcr:
         self, source: Params, constants: SourceConstants, config: AdaptConfig, floor: int = 16
     ) -> None:
         self._settings = Settings.resolve(config, constants)
-        usable = math.isfinite(constants.source_gap + constants.entropy_ceiling) and constants.batch > 1
-        if self._settings.constants == "source" and not usable:
-            raise ConfigError(
-                f"expected finite source constants of batches above 1, got {constants}: "
-                'build the base model again or set adapt.constants = "queue"'
-            )
+        self._settings.check(constants)
         self._constants, self._floor = constants, floor
         self._weights = Trainable(source, self._settings)
         self._queue = SourceQueue()
@@ -109,27 +105,22 @@ class Tcr:
     def emit(self, features: Tensor, batch: Batch) -> Tensor:
         return features
 
+    @torch.enable_grad()
     def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
         """Learns from a batch; the features returned are those of the last inner forward."""
-        return self._learn(batch, self._plain)
-
-    def _plain(self, objective: Tensor, q: Tensor) -> Direction:
-        return Direction(self._weights.gradient(objective))
-
-    @torch.enable_grad()
-    def _learn(self, batch: Batch, rule: Rule) -> tuple[AdaptationStep, Tensor | None]:
+        undo = self._mark()
         if int(batch.mask.sum()) < self._floor:
             return self._refused("too-small"), None
-        before = self.snapshot()
         inner: list[_Inner] = []
         try:
             for _ in range(self._settings.steps):
-                inner.append(self._inner(batch, rule, first=not inner))
+                inner.append(self._inner(batch, first=not inner))
+            self._commit()
         except Unlearnable as refused:
-            self.restore(*before)
+            undo()
             return self._refused(refused.reason, bool(inner) or refused.reason == "rolled-back"), None
         except BaseException:  # out of memory, a stop signal: half a batch must not stay behind
-            self.restore(*before)
+            undo()
             raise
         self._version += 1
         start, last = inner[0].gauges, inner[-1]
@@ -140,14 +131,15 @@ class Tcr:
             entropy=start.entropy,
             uniformity=start.uniformity,
             gap=start.gap,
-            conflict_degrees=last.direction.degrees,
-            realised_degrees=degrees(last.moved, last.direction.reference),
-            removed_energy=last.direction.removed_energy,
+            conflict_degrees=last.conflict_degrees,
+            realised_degrees=last.realised_degrees,
+            removed_energy=last.removed_energy,
             source_distance=self._weights.distance(),
+            backwards=self._weights.backwards,
         )
         return step, None if self._settings.emit == "after" else last.q.detach()
 
-    def _inner(self, batch: Batch, rule: Rule, first: bool) -> _Inner:
+    def _inner(self, batch: Batch, first: bool) -> _Inner:
         settings, mask = self._settings, batch.mask
         q = batch.encode(self.parameters())
         require_finite([q[mask]], "non-finite-features")
@@ -155,42 +147,71 @@ class Tcr:
         entropy = refined(q, nearest, settings.temperature, mask)[1]
         if first and settings.constants == "queue":
             self._queue.offer(q, nearest, entropy, mask)
-        delta_s, e_m = self._source_constants(int(mask.sum()))
+        constants = source_constants(settings.constants, self._constants, self._queue, int(mask.sum()))
+        if constants is None:
+            raise Unlearnable("no-constants")
+        delta_s, e_m = constants
         seen = gauges(q, nearest, entropy, e_m, mask)
 
         terms = {
             "uniformity": loss_uni(q, mask, settings.uniformity_scale),
             "gap": loss_emg(q, nearest, mask, delta_s),
         }
-        rem = loss_rem(entropy, e_m, mask)
-        if rem is not None:
-            terms["entropy"] = rem
-        elif seen.uniformity < COLLAPSED:
+        consistency = self._consistency(batch, q, nearest, entropy, e_m)
+        if not consistency and seen.uniformity < COLLAPSED:
             raise Unlearnable("nothing-sure")  # one point, and not a sure one: nothing but the gap would pull
+        terms |= consistency
         objective = torch.stack(list(terms.values())).sum()
         require_finite([objective], "non-finite-loss")
 
-        direction = rule(objective, q)
+        direction = self._direction(batch, objective, q)
         require_finite(direction.descent.values(), "non-finite-gradient")
-        moved = self._weights.step(clip(direction.descent, settings.clip))
+        reference = direction.reference
+        on_step = reference.remove if reference is not None and direction.on_step else None
+        moved = self._weights.step(clip(direction.descent, settings.clip), on_step)
         if not self._weights.finite():
             raise Unlearnable("rolled-back")
-        losses = {name: float(term.detach()) for name, term in terms.items()} | direction.losses
-        return _Inner(q, direction, moved, losses, seen)
+        return _Inner(
+            q,
+            {name: float(term.detach()) for name, term in terms.items()} | direction.losses,
+            seen,
+            direction.degrees,
+            math.nan if reference is None else reference.degrees(moved.by),
+            direction.removed_energy if on_step is None else moved.removed_energy,
+        )
 
-    def _source_constants(self, rows: int) -> tuple[float, float]:
-        """Delta_S and E_m, the ceiling scaled from the batch it was measured at to `rows` columns."""
-        if self._settings.constants == "source":
-            ceiling = self._constants.entropy_ceiling * entropy_scale(rows, self._constants.batch)
-            return self._constants.source_gap, ceiling
-        constants = self._queue.constants(rows)
-        if constants is None:
-            raise Unlearnable("no-constants")
-        return constants
+    def _consistency(
+        self, batch: Batch, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
+    ) -> dict[str, Tensor]:
+        """The third term by its name; empty when no row has a part in it."""
+        rem = loss_rem(entropy, e_m, batch.mask)
+        return {} if rem is None else {"entropy": rem}
+
+    def _direction(self, batch: Batch, objective: Tensor, q: Tensor) -> Direction:
+        """From the objective to what is descended along; q [B, D] is the forward it rests on."""
+        return Direction(self._weights.gradient(objective))
+
+    def _mark(self) -> Callable[[], None]:
+        """Starts a batch; what it returns undoes everything since, and nothing is copied before a step."""
+        self._weights.mark()
+        queue = copy.copy(self._queue)
+
+        def undo() -> None:
+            self._weights.undo()
+            self._queue = queue
+
+        return undo
+
+    def _commit(self) -> None:
+        """Called when the whole batch has been learned."""
 
     def _refused(self, reason: str, rolled_back: bool = False) -> AdaptationStep:
         return AdaptationStep(
-            False, reason, source_distance=self._weights.distance(), rolled_back=rolled_back
+            False,
+            reason,
+            source_distance=self._weights.distance(),
+            rolled_back=rolled_back,
+            backwards=self._weights.backwards,
         )
 
     def snapshot(self) -> State:

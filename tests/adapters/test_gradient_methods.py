@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 
 from adapters.online.decouple import degrees
-from adapters.online.gradient import Settings, Trainable
+from adapters.online.gradient import Settings, Trainable, part
+from adapters.online.memory import SourceQueue
 from adapters.online.objectives import loss_gen
 from adapters.online.rest import Rest
 from adapters.online.tcr import Tcr
@@ -138,12 +139,15 @@ class Oracle:
         self.v = [np.zeros(INPUTS), np.zeros(INPUTS)]
         self.count = self.batches = 0
         self.queue: list[tuple[float, Array, Array, float]] = []
+        self.delta_s = self.ceiling = math.nan
+        self.gauges: dict[str, float] = {}
 
     def learn(self, x: Array) -> Array:
+        """Three inner steps; afterwards `losses` are of the last, `gauges` of the first."""
         for s in range(3):
             hat, h, q = self.forward(x)
             near = np.array([self.items[int(np.argmax(self.items @ row))] for row in q])
-            self.step(hat, h, q, self.to_q(q, near, offer=s == 0))
+            self.step(hat, h, q, self.to_q(q, near, s == 0))
         self.batches += 1
         return q
 
@@ -152,7 +156,7 @@ class Oracle:
         h = (hat * self.w + self.b) @ self.proj.T
         return hat, h, h / np.linalg.norm(h, axis=1, keepdims=True)
 
-    def to_q(self, q: Array, near: Array, offer: bool) -> Array:
+    def to_q(self, q: Array, near: Array, first: bool) -> Array:
         rows = len(q)
         centre, item_centre = q.mean(0), near.mean(0)
         entropy = np.zeros(rows)
@@ -162,7 +166,7 @@ class Oracle:
             p[i] = [math.exp(value - max(logits)) for value in logits]
             p[i] /= p[i].sum()
             entropy[i] = -sum(value * math.log(value) for value in p[i] if value > 0)
-        if offer and self.batches < 10:
+        if first and self.batches < 10:
             scored = []
             for i in range(rows):
                 si = 2 * math.dist(q[i], near[i]) - math.dist(q[i], centre) - math.dist(near[i], item_centre)
@@ -177,13 +181,27 @@ class Oracle:
         passed = [i for i in range(rows) if entropy[i] <= ceiling]
         delta_t = math.dist(centre, item_centre)
         far = [math.dist(row, centre) for row in q]
+        self.delta_s, self.ceiling = delta_s, ceiling
+        weights = {k: max(0.0, 1 - entropy[k] / (ceiling + 1e-3)) for k in passed}
+        self.losses = {
+            "uniformity": sum(math.exp(-0.1 * d) for d in far) / rows,
+            "gap": (delta_t - delta_s) ** 2,
+            "entropy": sum(weights[k] * entropy[k] for k in passed) / len(passed),
+        }
+        if first:
+            self.gauges = {
+                "uniformity": sum(far) / rows,
+                "gap": delta_t,
+                "entropy": float(entropy.mean()),
+                "kept_share": len(passed) / rows,
+            }
         pull = [math.exp(-0.1 * d) * (row - centre) / d for d, row in zip(far, q, strict=True)]
         out = np.zeros_like(q)
         for k in range(rows):
             out[k] -= 0.1 / rows * (pull[k] - sum(pull) / rows)
             out[k] += 2 / rows * (delta_t - delta_s) * (centre - item_centre) / delta_t
             if k in passed:
-                weight = max(0.0, 1 - entropy[k] / (ceiling + 1e-3)) / len(passed)
+                weight = weights[k] / len(passed)
                 for j in range(rows):
                     if p[k, j] > 0:
                         out[k] -= weight / 0.02 * p[k, j] * (math.log(p[k, j]) + entropy[k]) * near[j]
@@ -202,6 +220,14 @@ class Oracle:
             value -= 3e-4 * m / (np.sqrt(v) + 1e-8)
 
 
+def queue_constants(method: Tcr, rows: int) -> tuple[float, float] | None:
+    """Delta_S and E_m as the queue in a snapshot gives them."""
+    tensors, meta = method.snapshot()
+    queue = SourceQueue()
+    queue.restore(part(tensors, "queue/"), meta["queue"], torch.device("cpu"))
+    return queue.constants(rows)
+
+
 def test_tcr_paper_matches_a_float64_restatement() -> None:
     method, oracle = tcr(preset="tcr-paper", learning_rate=1.0, steps=1, anchor=0.5), Oracle()
     for seed in range(12):
@@ -213,6 +239,11 @@ def test_tcr_paper_matches_a_float64_restatement() -> None:
         found = method.parameters()
         np.testing.assert_allclose(found["norm.weight"].detach().numpy(), oracle.w, atol=1e-5)
         np.testing.assert_allclose(found["norm.bias"].detach().numpy(), oracle.b, atol=1e-5)
+        assert dict(step.losses) == pytest.approx(oracle.losses, abs=1e-5)
+        assert queue_constants(method, 24) == pytest.approx((oracle.delta_s, oracle.ceiling), abs=1e-5)
+        for name, value in oracle.gauges.items():
+            assert getattr(step, name) == pytest.approx(value, abs=1e-5)
+        assert step.backwards == 3
     # All that agreement would be cheap if nothing had moved.
     assert np.abs(oracle.w - TOY.norm.weight.numpy()).max() > 1e-3 and len(oracle.queue) == 64
 
@@ -280,7 +311,8 @@ def test_one_forward_per_inner_step_and_the_cached_one_first(maker: Callable[...
     method, stage = maker(steps=steps), Stage()
     leaves = method.parameters()
     ids = {name: id(tensor) for name, tensor in leaves.items()}
-    method.update(stage.batch(inputs(32, 1)))
+    step, _ = method.update(stage.batch(inputs(32, 1)))
+    assert step.backwards == (2 * steps if maker is rest else steps)
     assert len(stage.encodes) == steps and all(params is leaves for params in stage.encodes)
     assert stage.searches == steps + (maker is rest)
     method.restore(*method.snapshot())
@@ -318,7 +350,7 @@ def test_below_the_floor_nothing_is_learned(maker: Callable[..., Tcr], rows: int
     method.update(batch(inputs(32, 0)))
     before, stage = state(method), Stage()
     step, features = method.update(stage.batch(inputs(16, 1), torch.arange(16) < rows))
-    assert (step.updated, step.reason, features) == (False, "too-small", None)
+    assert (step.updated, step.reason, step.backwards, features) == (False, "too-small", 0, None)
     assert state(method) == before and stage.encodes == []
 
 

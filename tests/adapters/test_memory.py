@@ -1,5 +1,6 @@
 """The queue of source-like pairs against a list that is sorted in plain Python."""
 
+import copy
 import json
 import math
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters.online.memory import SourceQueue, entropy_scale
+from adapters.online.memory import SourceQueue, entropy_scale, source_constants
+from core.types import SourceConstants
 
 
 def drawn(rows: int, seed: int, padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -105,3 +107,27 @@ def test_snapshot_is_exact_and_json() -> None:
     for name, array in queue.snapshot()[0].items():
         assert other.snapshot()[0][name].tobytes() == array.tobytes()
     assert other.constants(20) == queue.constants(20)
+
+
+def test_source_constants_from_the_base_model_or_the_queue() -> None:
+    known, queue = SourceConstants(0.2, 1.5, 0.1, 1e-3, batch=32), SourceQueue()
+    assert source_constants("source", known, queue, 32) == (0.2, 1.5)
+    at_16 = source_constants("source", known, queue, 16)
+    assert at_16 == pytest.approx((0.2, 1.5 * math.log(16) / math.log(32)))
+    assert source_constants("queue", known, queue, 32) is None
+    queue.offer(*drawn(32, 1))
+    assert source_constants("queue", known, queue, 32) == queue.constants(32)
+
+
+def test_a_shallow_copy_keeps_its_content_and_a_frozen_queue_takes_nothing() -> None:
+    queue = SourceQueue(update_batches=2)
+    queue.offer(*drawn(32, 1))
+    kept = copy.copy(queue)
+    before = {name: array.copy() for name, array in kept.snapshot()[0].items()}
+    queue.offer(*drawn(32, 2))
+    assert queue.frozen and not kept.frozen and len(queue) > len(kept)
+    for name, array in kept.snapshot()[0].items():
+        assert array.tobytes() == before[name].tobytes()
+    size = len(queue)
+    queue.offer(*drawn(32, 3))
+    assert len(queue) == size and queue.snapshot()[1] == {"batches": 2}

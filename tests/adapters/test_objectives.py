@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from adapters.online.objectives import (
+    bidirectional,
     gap,
     gauges,
     loss_emg,
     loss_gen,
+    loss_pairs,
     loss_rem,
     loss_uni,
     refined,
     spread,
+    weighted,
 )
 
 TAU, T = 0.05, 0.1
@@ -190,3 +193,38 @@ def test_tiny_temperature_stays_finite() -> None:
     entropy = refined(q, gp, 1e-4, torch.ones(6, dtype=torch.bool))[1]
     (gradient,) = torch.autograd.grad(entropy.sum(), q)
     assert torch.isfinite(entropy).all() and torch.isfinite(gradient).all()
+
+
+def test_weighted_mean_matches_a_slow_loop(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, gp, mask = batch
+    entropy = refined(q, gp, TAU, mask)[1]
+    weights = torch.linspace(0, 1, 9, dtype=torch.float64)
+    real = mask.nonzero().flatten().tolist()
+    expected = sum(float(weights[i] * entropy[i]) for i in real) / sum(float(weights[i]) for i in real)
+    got = weighted(entropy, weights.requires_grad_(), mask)
+    assert got is not None and got.item() == pytest.approx(expected, abs=1e-12)
+    assert not got.requires_grad
+    assert weighted(entropy, (~mask).double(), mask) is None
+
+
+def test_bidirectional_matches_a_slow_loop(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, gp, mask = batch
+    rows, items = q[mask].tolist(), gp[mask].tolist()
+    p, c = slow_p(rows, items), slow_p(items, rows)
+    got = bidirectional(q, gp, TAU, mask)
+    assert not got[~mask].any()
+    for i, value in enumerate(got[mask].tolist()):
+        expected = sum(x * (math.log(x) - math.log(y)) for x, y in zip(p[i], c[i], strict=True))
+        assert value == pytest.approx(expected, abs=1e-9) and value >= 0
+    symmetric = torch.nn.functional.normalize(unit(5, 6, 3), dim=1)
+    same = bidirectional(symmetric, symmetric, TAU, torch.ones(5, dtype=torch.bool))
+    assert same.tolist() == pytest.approx([0.0] * 5, abs=1e-12)
+
+
+def test_pair_loss_matches_a_slow_loop() -> None:
+    q, targets = unit(6, 5, 1), unit(6, 5, 2)
+    targets[3] = targets[0]
+    p, c = slow_p(q.tolist(), targets.tolist()), slow_p(targets.tolist(), q.tolist())
+    expected = -sum(math.log(p[i][i]) + math.log(c[i][i]) for i in range(6)) / 12
+    assert loss_pairs(q, targets, TAU).item() == pytest.approx(expected, abs=1e-10)
+    assert loss_pairs(q[:1], targets[:1], TAU).item() == 0

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from core.artifacts import MANIFEST, digest
 from core.errors import ArtifactError, ConfigError
-from core.types import DriftReference, SourceConstants
+from core.types import DriftReference, SourceConstants, SourcePairs
 from encoders.base_model import load_base, write_base
 from encoders.head import HashHead
 from encoders.images import Preprocess
@@ -205,3 +205,83 @@ def test_projection_equals_its_formula() -> None:
     assert torch.equal(again(x), made(x))
     with pytest.raises(ArtifactError, match="projection"):
         Projection.from_tensors({"weight": torch.zeros(2, 2)})
+
+
+def targets(count: int, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, width)).astype(np.float32)
+
+
+def pictures(count: int, size: int = 5) -> tuple[np.ndarray, ...]:
+    drawn = np.random.default_rng(count).integers(0, 256, (count, size, 7, 3), dtype=np.uint8)
+    return tuple(np.asfortranarray(picture) for picture in drawn)  # memory order must not matter
+
+
+def test_memory_and_vocabulary_round_trip(tmp_path: Path, tiny: Path) -> None:
+    memory = {
+        "image": SourcePairs(pictures(4), targets(4, 32)),
+        "text": SourcePairs(("a dog", "ein H\u00fcndchen \U0001f415", "a dog"), targets(3, 32)),
+        "vector": SourcePairs(tuple(targets(2, 32)), targets(2, 32)[::-1]),
+    }
+    vocabulary = {"zebra": 1, "dog": 3, "caf\u00e9": 2}
+    parts = bare(32, towers=tiny, head=head(32, "image", "text", "vector"))
+    versions = []
+    for name, words in (("a", vocabulary), ("b", dict(sorted(vocabulary.items())))):
+        write_base(tmp_path / name, **parts, memory=memory, vocabulary=words)
+        versions.append(load_base(tmp_path / name).version)
+    assert versions[0] == versions[1]  # the order of the words does not matter
+    base = load_base(tmp_path / "a")
+    assert base.vocabulary == vocabulary
+    assert list(base.vocabulary) == sorted(vocabulary)
+    assert set(base.memory) == set(memory)
+    for modality, pairs in memory.items():
+        found = base.memory[modality]  # type: ignore[index]
+        np.testing.assert_array_equal(found.targets, pairs.targets)
+        assert len(found.contents) == len(pairs.contents)
+        for ours, theirs in zip(found.contents, pairs.contents):
+            np.testing.assert_array_equal(ours, theirs)
+            assert type(ours) is type(theirs)
+    encoder = base.encoders["image"]
+    encoder.prepare(base.memory["image"].contents[0])
+    for name in ("memory-image.safetensors", "memory-text.json", "vocabulary.json"):
+        file = tmp_path / "a" / name
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        with pytest.raises(ArtifactError, match="sha256"):
+            load_base(tmp_path / "a")
+        file.write_bytes(content)
+
+
+def test_a_base_without_memory_and_vocabulary_loads(tmp_path: Path) -> None:
+    versions = []
+    for name, more in (("old", {}), ("empty", {"memory": {}, "vocabulary": {}})):
+        write_base(tmp_path / name, **bare(), **more)
+        base = load_base(tmp_path / name)
+        assert (base.memory, base.vocabulary) == ({}, {})
+        versions.append(base.version)
+    assert versions[0] == versions[1]
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {MANIFEST, "head.safetensors"}
+    (tmp_path / "old" / "vocabulary.json").write_text('{"stray": 1}')  # not listed, so not checked: not read
+    assert load_base(tmp_path / "old").vocabulary == {}
+
+
+def test_a_memory_or_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    served = bare(head=head(8, "image", "text", "vector"))
+    memories = {
+        "width": {"text": SourcePairs(("a",), targets(1, 9))},
+        "one target for each": {"text": SourcePairs(("a", "b"), targets(1))},
+        "at least one": {"image": SourcePairs((), targets(0))},
+        "no text": {"text": SourcePairs((b"a",), targets(1))},
+        "one size": {"image": SourcePairs((*pictures(1, 5), *pictures(1, 6)), targets(2))},
+        "uint8": {"image": SourcePairs((pictures(1)[0] / 255,), targets(1))},
+        "pictures": {"image": SourcePairs((pictures(1)[0][..., 0],), targets(1))},
+        "vectors": {"vector": SourcePairs(("a",), targets(1))},
+        "serves": {"composed": SourcePairs(("a",), targets(1))},
+    }
+    for message, memory in memories.items():
+        match = r"expected \[n, 8\]" if message == "width" else message
+        with pytest.raises(ArtifactError, match=match):
+            write_base(tmp_path / "base", **served, memory=memory)
+    for vocabulary in ({"": 1}, {"dog": 0}, {"dog": 1.5}, {"dog": True}, {1: 1}):
+        with pytest.raises(ArtifactError, match="vocabulary"):
+            write_base(tmp_path / "base", **served, vocabulary=vocabulary)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

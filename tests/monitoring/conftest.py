@@ -49,7 +49,7 @@ def _outcome(
     return Outcome(
         QueryBatch(lane, seq, modality, queries),
         Encoded(features, frozen), Encoded(features, adapted),
-        hits, served, hits, served, served, version, "5f" * 32, entropy, step, seconds or {}, repeated,
+        hits, served, hits, served, served, np.ones(rows, np.float32), version, "5f" * 32, entropy, step, seconds or {}, repeated,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from adapters.online.rest import Rest
 from core.config import Config
 from core.protocols import Adapter
 from core.types import (
+    Answers,
     Coordinates,
     Encoded,
     Hits,
@@ -99,10 +100,10 @@ def make_world() -> Callable[..., World]:
             return Rest(encoder.adaptable(), constants, config.adapt, config.batch.floor)
 
         def answering(
-            g: VersionedGallery, a: Encoded, ah: Hits, f: Encoded, fh: Hits
-        ) -> tuple[Hits, Hits, Hits]:
-            served = fuse(ah, fh, a.codes, f.codes, g.codes_of, config.answer.top, config.answer.fuse)
-            return fh, ah, served
+            g: VersionedGallery, _: Modality, a: Encoded, ah: Hits, f: Encoded, fh: Hits, repaired: object
+        ) -> Answers:
+            served = fuse(ah, fh, a.codes, f.codes, g.codes_of, config.answer.top, "max")
+            return Answers(fh, ah, served, np.ones(len(fh.keys), np.float32))
 
         pipeline = Pipeline(
             config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None, answering,

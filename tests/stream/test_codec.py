@@ -1,5 +1,6 @@
 """Bytes in, values out, never an exception; and the same bytes in every version."""
 
+import base64
 import hashlib
 import json
 import os
@@ -72,6 +73,98 @@ def test_vector_there_and_back_is_exact() -> None:
 def test_picture_there_and_back() -> None:
     found = accepted(*codec.image_query(PNG, "q-3", "zoo", "image/webp"))
     assert found == Query(AT, "image", PNG, "q-3", "zoo", 99)
+
+
+def test_composed_there_and_back() -> None:
+    value, headers = codec.composed_query(PNG, "the same in red 🐢", "q-4", "zoo")
+    assert accepted(value, headers) == Query(AT, "composed", (PNG, "the same in red 🐢"), "q-4", "zoo", 99)
+
+
+def test_sequence_there_and_back() -> None:
+    frames = [PNG, b"\0", PNG[::-1]]
+    value, headers = codec.sequence_query(frames, "q-5", "zoo")
+    assert accepted(value, headers) == Query(AT, "sequence", tuple(frames), "q-5", "zoo", 99)
+    assert accepted(codec.sequence_query([PNG] * 32)[0]).content == (PNG,) * 32
+
+
+def test_a_sequence_of_vectors_becomes_the_vector_of_its_mean_direction() -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32) * [[1], [1e-20], [1e20], [3], [9]]
+    found = accepted(*codec.sequence_query(rows.astype(np.float32), "q", "t"))
+    expected = np.zeros(8)
+    for row in rows.astype(np.float32).astype(np.float64):
+        expected += row / np.sqrt(sum(x * x for x in row.tolist()))
+    expected /= np.sqrt((expected**2).sum())
+    assert found.modality == "vector" and isinstance(found.content, np.ndarray)
+    assert found.content.dtype == np.float32
+    np.testing.assert_allclose(found.content, expected, atol=1e-7)
+
+
+def plain(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+@pytest.mark.parametrize(
+    ("document", "stage", "word"),
+    [
+        ({"modality": "composed", "text": "a"}, "validate", "composed.image"),
+        ({"modality": "composed", "image": plain(PNG)}, "validate", "composed.text"),
+        ({"modality": "composed", "image": plain(PNG), "text": ""}, "validate", "composed.text"),
+        ({"modality": "composed", "image": plain(PNG), "text": "  "}, "validate", "the text is empty"),
+        ({"modality": "composed", "image": plain(PNG), "text": 7}, "validate", "string"),
+        ({"modality": "composed", "image": "", "text": "a"}, "validate", "composed.image"),
+        ({"modality": "composed", "image": 7, "text": "a"}, "validate", "string"),
+        (
+            {"modality": "composed", "image": "not base64!", "text": "a"},
+            "decode",
+            "the picture is not base64",
+        ),
+        ({"modality": "composed", "image": "żółw", "text": "a"}, "decode", "the picture is not base64"),
+        ({"modality": "composed", "image": "YQ", "text": "a"}, "decode", "padding"),
+        ({"modality": "composed", "image": plain(PNG) + "\n", "text": "a"}, "decode", "the picture"),
+        ({"modality": "sequence"}, "validate", "1 to 32 frames"),
+        ({"modality": "sequence", "frames": []}, "validate", "1 to 32 frames"),
+        ({"modality": "sequence", "frames": [plain(PNG)], "vectors": [[1.0]]}, "validate", "not both"),
+        ({"modality": "sequence", "frames": [plain(PNG)] * 33}, "validate", "at most 32"),
+        ({"modality": "sequence", "vectors": [[1.0]] * 33}, "validate", "at most 32"),
+        ({"modality": "sequence", "frames": [plain(PNG), ""]}, "validate", "sequence.frames.1"),
+        ({"modality": "sequence", "frames": [plain(PNG), 7]}, "validate", "sequence.frames.1"),
+        ({"modality": "sequence", "frames": [plain(PNG), "?"]}, "decode", "frame 2 of 2 is not base64"),
+        ({"modality": "sequence", "frames": plain(PNG)}, "validate", "array"),
+        ({"modality": "sequence", "vectors": [[1.0, 0.0], []]}, "validate", "sequence.vectors.1"),
+        ({"modality": "sequence", "vectors": [[1.0, 0.0], [1.0]]}, "validate", "same width"),
+        ({"modality": "sequence", "vectors": [[1.0], [0.0]]}, "validate", "vector 2 of 2 is zero"),
+        ({"modality": "sequence", "vectors": [[2.0], [-3.0]]}, "validate", "cancel out"),
+        ({"modality": "sequence", "vectors": [[1e300]]}, "validate", "float32"),
+        ({"modality": "sequence", "vectors": [[1.0, "2"]]}, "validate", "number"),
+        ({"modality": "sequence", "vectors": [1.0, 2.0]}, "validate", "array"),
+    ],
+)
+def test_refused_composed_and_sequence_queries(document: dict[str, object], stage: str, word: str) -> None:
+    found, reason = refused(json.dumps(document).encode())
+    assert found == stage
+    assert word in reason
+
+
+def test_limits_hold_for_every_part() -> None:
+    nine, ten = b"x" * 9, b"x" * 10
+    assert accepted(codec.composed_query(nine, "a" * 5)[0], image_bytes=9, text_characters=5)
+    reason = refused(codec.composed_query(ten, "a")[0], image_bytes=9)[1]
+    assert "the picture has 10 bytes, at most 9" in reason
+    assert "6 characters" in refused(codec.composed_query(nine, "a" * 6)[0], text_characters=5)[1]
+    assert accepted(codec.sequence_query([nine, nine])[0], image_bytes=9)
+    reason = refused(codec.sequence_query([nine, ten, nine])[0], image_bytes=9)[1]
+    assert "frame 2 of 3 has 10 bytes" in reason
+    value = codec.sequence_query([nine] * 3)[0]
+    assert accepted(value, message_bytes=len(value) + 3)
+    assert "at most" in refused(value, message_bytes=len(value) + 2)[1]
+
+
+def test_headers_may_name_the_new_modalities_but_not_contradict_them() -> None:
+    value = codec.composed_query(PNG, "a")[0]
+    assert accepted(value, [("x-modality", b"composed")]).modality == "composed"
+    assert "contradicts" in refused(value, [("x-modality", b"composed"), ("content-type", b"image/png")])[1]
+    value = codec.sequence_query([PNG])[0]
+    assert accepted(value, [("x-modality", b"Sequence")]).modality == "sequence"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +395,18 @@ def outcome() -> Outcome:
     encoded = Encoded(np.zeros((2, 4), np.float32), np.zeros((2, 1), np.uint8))
     batch = QueryBatch("0:text", 3, "text", queries)
     return Outcome(
-        batch, encoded, encoded, hits, hits, hits, hits, hits, "g1", "abc", np.zeros(2, np.float32)
+        batch,
+        encoded,
+        encoded,
+        hits,
+        hits,
+        hits,
+        hits,
+        hits,
+        np.ones(2, np.float32),
+        "g1",
+        "abc",
+        np.zeros(2, np.float32),
     )
 
 
@@ -330,7 +434,20 @@ def test_empty_batch_has_no_answers() -> None:
     none = Hits(np.zeros((0, 3), np.int64), np.zeros((0, 3), np.int32))
     encoded = Encoded(np.zeros((0, 4), np.float32), np.zeros((0, 1), np.uint8))
     batch = QueryBatch("0:text", 0, "text", ())
-    empty = Outcome(batch, encoded, encoded, none, none, none, none, none, "g", "s", np.zeros(0, np.float32))
+    empty = Outcome(
+        batch,
+        encoded,
+        encoded,
+        none,
+        none,
+        none,
+        none,
+        none,
+        np.ones(0, np.float32),
+        "g",
+        "s",
+        np.zeros(0, np.float32),
+    )
     assert border().answers(empty) == []
 
 
@@ -429,6 +546,10 @@ def test_golden_messages_are_still_written() -> None:
     assert codec.reference_query("folder/a picture.png", sha256, 4, "q-3")[0] == golden(
         "query-reference.v1.json"
     )
+    assert codec.composed_query(PNG, "the same in red, żółw", "q-4")[0] == golden("query-composed.v1.json")
+    assert codec.sequence_query([PNG, b"second"], "q-5")[0] == golden("query-sequence.v1.json")
+    rows = np.array([[3, 0], [0, 0.5]], dtype=np.float32)
+    assert codec.sequence_query(rows, "q-6")[0] == golden("query-sequence.v1-vectors.json")
     assert codec.label(Coordinates(TOPICS.queries, 2, 41), "turtle") == golden("label.v1.json")
     assert border().encode_answer(query, "0:text", 3, "abc", "g1", hits) == golden("answer.v1.json")
 
@@ -439,6 +560,11 @@ def test_golden_messages_are_still_read() -> None:
     assert isinstance(content, np.ndarray)
     assert content.tolist() == np.array([0.1, -1.5, 0], np.float32).tolist()
     assert refused(golden("query-reference.v1.json"))[0] == "fetch"
+    assert accepted(golden("query-composed.v1.json")).content == (PNG, "the same in red, żółw")
+    assert accepted(golden("query-sequence.v1.json")).content == (PNG, b"second")
+    content = accepted(golden("query-sequence.v1-vectors.json")).content
+    assert isinstance(content, np.ndarray)
+    assert content.tolist() == np.array([0.5**0.5, 0.5**0.5], np.float32).tolist()
     found = border().decode(record(golden("label.v1.json"), topic=TOPICS.labels))
     assert isinstance(found, Judgement) and found.query == Coordinates(TOPICS.queries, 2, 41)
     answer = codec.decode_answer(golden("answer.v1.json"))
@@ -497,6 +623,9 @@ def mutated(value: bytes, draw: random.Random) -> bytes:
                     b"text",
                     b"vector",
                     b"reference",
+                    b"composed",
+                    b"sequence",
+                    b"frames",
                     b"modality",
                     b"file:",
                     b"size",

@@ -1,0 +1,83 @@
+"""The methods that can be replayed: each is a name and what it changes in the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.config import Config
+
+ALONE: dict[str, object] = {"align": {"enabled": False}}
+METHODS: dict[str, dict[str, object]] = {
+    "frozen": {"method": "frozen"} | ALONE,
+    "centring": {"method": "centring"} | ALONE,
+    "residual_centring": {"method": "residual_centring"} | ALONE,
+    "training_free": {"method": "training_free"} | ALONE,
+    "refinement": {"method": "refinement"} | ALONE,
+    "aligned-plain": {"method": "frozen", "align": {"matched": False, "clusters": {"enabled": False}}},
+    "aligned-matched": {"method": "frozen", "align": {"clusters": {"enabled": False}}},
+    "aligned-two-pass": {"method": "frozen", "align": {"passes": 2, "clusters": {"enabled": False}}},
+    "aligned": {"method": "frozen"},
+    "tent": {"method": "tent"} | ALONE,
+    "eata": {"method": "eata"} | ALONE,
+    "sar": {"method": "sar"} | ALONE,
+    "read": {"method": "read"} | ALONE,
+    "deyo": {"method": "deyo"} | ALONE,
+    "shot": {"method": "shot"} | ALONE,
+    "tcr-paper": {"method": "tcr", "preset": "tcr-paper"} | ALONE,
+    "tcr": {"method": "tcr", "anchor": 1.0} | ALONE,
+    "anchored": {"method": "tcr"} | ALONE,
+    "rest": {"method": "rest"} | ALONE,
+    "rest-none": {"method": "rest", "decouple": {"reference": "none"}} | ALONE,
+    "rest-memory": {"method": "rest", "decouple": {"reference": "memory"}} | ALONE,
+    "rest-weights": {"method": "rest", "decouple": {"reference": "weights"}} | ALONE,
+    "rest-subspace": {"method": "rest", "decouple": {"reference": "subspace"}} | ALONE,
+    "rest-tensor": {"method": "rest", "decouple": {"granularity": "tensor"}} | ALONE,
+    "rest-step": {"method": "rest", "decouple": {"place": "step"}} | ALONE,
+    "rest-bidir": {"method": "rest", "consistency": "bidir"} | ALONE,
+    "rest-flow": {"method": "rest", "reliability": "flow"} | ALONE,
+    "default": {},
+}
+"""What `--method` and `--methods` may name: changes of the `adapt` section.
+
+All but "default" answer from one encoder alone and leave texts as they are: they are compared as methods, and
+what fusion and query repair add is seen in "default". "+fused" behind a name answers from both twins,
+"+repair" mends texts first.
+"""
+
+PEERS = ("tent", "eata", "sar", "deyo", "tcr-paper")
+"""The published methods that the default is measured against."""
+
+SUITE_METHODS = (
+    "frozen", "centring", "residual_centring", "training_free", "refinement",
+    "aligned-plain", "aligned-matched", "aligned-two-pass", "aligned",
+    "tent", "eata", "sar", "read", "deyo", "shot", "tcr-paper", "anchored", "rest", "default",
+)  # fmt: skip
+"""What `--suite` compares where no `--methods` are named."""
+EXTRAS = ("fused", "repair")
+
+
+def known(name: str) -> bool:
+    """Whether a name, with its extras, is a method."""
+    method, *extras = name.split("+")
+    return method in METHODS and set(extras) <= set(EXTRAS)
+
+
+def with_method(config: Config, name: str) -> Config:
+    """The configuration with another method, named as in METHODS."""
+    method, *extras = name.split("+")
+    document = config.model_dump()
+    _merge(document["adapt"], METHODS[method])
+    if method != "default":
+        if "fused" not in extras:
+            document["answer"]["fuse"] = "none"
+        document["repair"]["enabled"] = "repair" in extras
+    return Config.model_validate(document)
+
+
+def _merge(into: dict[str, Any], changes: Mapping[str, object]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,202 @@
+"""A user's own queries, from a folder or a JSONL file, as records for the production path.
+
+Every query is written as a client would send it, decoded and prepared once, so that what the service would
+refuse is refused here, with its line, and costs nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.own_message import EXPECTED, own_message
+from app.pictures import SUFFIXES, load_pictures
+from core.config import Config, LimitConfig
+from core.errors import ConfigError, GalleryError, Refused
+from core.types import Coordinates, Query, Record, Refusal
+from encoders.base_model import Base, load_base
+from index.gallery import VersionedGallery
+from stream.codec import Codec
+
+LABELS = "labels.csv"
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """What was left out, and why; `where` is a line or a file."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnQueries:
+    """Queries that the service would take. Offsets count the queries from 0, refused ones too.
+
+    `labels` are those that the gallery knows; `unknown` counts the others by label.
+    """
+
+    records: tuple[Record, ...]
+    labels: dict[Coordinates, str]
+    refused: tuple[BadLine, ...] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """What a user should know, a sentence each."""
+        found = []
+        if self.refused:
+            first = "; ".join(f"{bad.where}: {bad.reason}" for bad in self.refused[:SHOWN])
+            found.append(f"{len(self.refused)} queries refused: {first}")
+        if self.unknown:
+            some = ", ".join(list(self.unknown)[:SHOWN])
+            found.append(
+                f"{sum(self.unknown.values())} labels are of no item in the gallery and not used: {some}"
+            )
+        if not self.labels:
+            found.append("no query has a usable label: the table shows agreement with the frozen twin")
+        return found
+
+
+def own_parts(gallery: Path, base: Path) -> tuple[VersionedGallery, Base]:
+    """Loads both. Raises ArtifactError when the gallery was not built with the base."""
+    model = load_base(base)
+    return VersionedGallery.load(gallery, base_version=model.version, backend="exact"), model
+
+
+def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Config) -> OwnQueries:
+    """Reads a folder or a JSONL file.
+
+    A folder gives a picture query per file, in the order of their names. Labels come from `labels.csv`
+    (columns file, label), else from the pictures' captions (`app.pictures`) where the gallery knows them.
+    A JSONL file gives a query per line; paths are relative to it.
+
+    Args:
+        gallery, base: of one another; see `own_parts`.
+        config: its limits and the name of the query topic.
+
+    Raises:
+        GalleryError: the gallery was built with another base.
+        ConfigError: nothing there, an unreadable file, or not one query that could be used.
+    """
+    if gallery.base_version is not None and gallery.base_version != base.version:
+        raise GalleryError(
+            f"the gallery was built with base model {gallery.base_version!r}, in use is {base.version!r}: "
+            "rebuild the gallery, or name its own base"
+        )
+    border, kafka = Codec(config.limits, config.kafka), config.kafka
+    entries = _folder(path, gallery) if path.is_dir() else _lines(path)
+    records, labels, refused, unknown = [], {}, [], Counter[str]()
+    for offset, (where, entry) in enumerate(entries):
+        at = Coordinates(kafka.queries, 0, offset)
+        try:
+            if isinstance(entry, BadLine):
+                raise Refused("decode", entry.reason)
+            label = _word(entry, "label")
+            record = _record(at, entry, path if path.is_dir() else path.parent, config.limits)
+            _checked(border, base, record)
+        except Refused as error:
+            refused.append(BadLine(where, error.reason))
+            continue
+        records.append(record)
+        if label and gallery.relevant(label).any():
+            labels[at] = label
+        elif label:
+            unknown[label] += 1
+    if not records:
+        reasons = "; ".join(f"{bad.where}: {bad.reason}" for bad in refused[:SHOWN])
+        raise ConfigError(f"no query in {path} can be used: {reasons or 'it is empty'}; expected {EXPECTED}")
+    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown))
+
+
+Entry = tuple[str, dict[str, Any] | BadLine]
+
+
+def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
+    pictures = load_pictures(folder)
+    listed = _labels_csv(folder)
+    names = [pictures.identifier(item) for item in range(len(pictures))]
+    for item, name in enumerate(names):
+        label = _known(pictures.captions[item], gallery) if listed is None else listed.get(name, "")
+        yield name, {"image": name, "id": name, "label": label}
+    for number, name in enumerate(listed or (), 2):
+        if name not in names:
+            yield f"{LABELS}, line {number}", BadLine("", f"no picture {name} in {folder}")
+
+
+def _known(captions: tuple[str, ...], gallery: VersionedGallery) -> str:
+    """The first caption that is a label of the gallery; captions that are none were never meant as labels."""
+    return next((caption for caption in captions if gallery.relevant(caption).any()), "")
+
+
+def _labels_csv(folder: Path) -> dict[str, str] | None:
+    path = folder / LABELS
+    if not path.exists():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not rows or not {"file", "label"} <= rows[0].keys():
+        raise ConfigError(f"{path}: expected the columns file and label in its first line, and rows below")
+    return {row["file"] or "": row["label"] or "" for row in rows}
+
+
+def _lines(path: Path) -> Iterator[Entry]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}; name a folder or a JSONL file"
+        ) from error
+    if path.suffix.lower() in SUFFIXES:
+        raise ConfigError(f"{path} is one picture: name the folder that holds it, or a JSONL file")
+    for number, line in enumerate(lines, 1):
+        where = f"line {number}"
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            entry = BadLine("", f"not JSON: {error}")
+        if not isinstance(entry, dict | BadLine):
+            entry = BadLine("", f"expected an object, {EXPECTED}")
+        yield where, entry
+
+
+def _word(entry: dict[str, Any], name: str) -> str:
+    """A label or an identifier; "" where there is none."""
+    value = entry.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Refused("validate", f"the {name} is {value!r}: expected a text")
+    word = str(value)
+    if any("\ud800" <= letter <= "\udfff" for letter in word):
+        raise Refused("validate", f"the {name} holds half of a surrogate pair: write valid Unicode")
+    return word
+
+
+def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig) -> Record:
+    value, headers = own_message(entry, _word(entry, "id"), folder, limits)
+    return Record(at, value, None, tuple(headers))
+
+
+def _checked(border: Codec, base: Base, record: Record) -> None:
+    """As the service would see it. Raises Refused."""
+    event = border.decode(record)
+    if isinstance(event, Refusal):
+        raise Refused(event.stage, event.reason)
+    if not isinstance(event, Query):
+        raise Refused("decode", "this is no query")
+    encoder = base.encoders.get(event.modality)
+    if encoder is None:
+        served = ", ".join(base.encoders)
+        raise Refused("validate", f"the base model serves {served}, not {event.modality} queries")
+    encoder.prepare(event.content)

@@ -1,0 +1,182 @@
+"""One stream with one seed through the production path, once per method, from the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from app import build
+from app.build import Engine
+from app.suite.judge import Judge, Score
+from app.suite.messages import message
+from app.suite.results import Result, rounded
+from app.suite.shared import SharedEncoder
+from benchmarks.streams import Stream, boundaries, queries
+from benchmarks.tasks.types import Sample, Task
+from core.config import Config
+from core.errors import QshiftError
+from core.protocols import Encoder
+from core.types import Coordinates, JournalEntry, Modality, Record
+from encoders.base_model import Base
+from index.gallery import VersionedGallery
+from index.shelf import Shelf
+from stream import codec
+from stream.memory import MemorySink, MemorySource
+from stream.memory_store import MemoryStore
+from stream.runner import run
+
+Save = Callable[[str, Result, float], None]
+"""(method, result, milliseconds per query)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The records of a stream, labels among them, and what is known about its queries by offset."""
+
+    records: tuple[Record, ...]
+    labels: Mapping[int, str]
+    segments: Mapping[int, int]
+    segment_names: tuple[str, ...]
+    modality: Modality
+
+
+def log_of(task: Task, stream: Stream, seed: int, config: Config) -> Log:
+    """Draws a stream and writes its messages. Labels lie in their own topic, as late as the stream says."""
+    names = [segment.name for segment in stream.segments]
+    records: list[Record] = []
+    late: list[tuple[int, Record]] = []
+    labels: dict[int, str] = {}
+    segments: dict[int, int] = {}
+    number = 0
+    for offset, asked in enumerate(queries(task, stream, seed)):
+        while late and late[0][0] <= offset:
+            records.append(late.pop(0)[1])
+        at = Coordinates(config.kafka.queries, 0, offset)
+        value, headers = message(asked)
+        records.append(Record(at, value, None, tuple(headers)))
+        while names[number] != asked.segment:
+            number += 1
+        labels[offset], segments[offset] = asked.label, number
+        if asked.label:
+            place = Coordinates(config.kafka.labels, 0, len(labels) - 1)
+            late.append((offset + 1 + stream.label_delay, Record(place, codec.label(at, asked.label))))
+    records += [record for _, record in late]
+    return Log(tuple(records), labels, segments, tuple(names), task.modality)
+
+
+def run_stream(
+    task: Task,
+    base: Base,
+    gallery: VersionedGallery,
+    stream: Stream,
+    seed: int,
+    methods: Mapping[str, Config],
+    save: Save,
+) -> None:
+    """Runs every method on fresh state; each result is saved as soon as it is there.
+
+    Raises:
+        QshiftError: a query of the stream was refused, or the frozen twins of two methods differ.
+    """
+    shared = {modality: SharedEncoder(encoder) for modality, encoder in base.encoders.items()}
+    sharing = replace(base, encoders=dict[Modality, Encoder](shared))
+    known: dict[tuple[int, bytes], Score] = {}
+    log: Log | None = None
+    for name, config in methods.items():
+        own = config.model_copy(update={"seed": seed})
+        log = log or log_of(task, stream, seed, own)
+        encoder = shared[task.modality]
+        encoder.saved_seconds = 0.0
+        judge = _one(wired(own, sharing, gallery), log, stream, seed, known)
+        if judge.refused:
+            first = judge.refused[0]
+            raise QshiftError(
+                f"{task.name} {stream.name}, {name}: query {first.record.at.offset} was refused "
+                f"({first.reason}); a benchmark answers every query"
+            )
+        seconds = sum(batch.seconds for batch in judge.batches) + encoder.saved_seconds
+        save(name, _result(task, stream, name, seed, log, judge), 1000.0 * seconds / max(1, len(log.labels)))
+
+
+def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:
+    config, store = engine.config, MemoryStore()
+    start, sizes = 0, boundaries(stream, len(log.labels), seed)
+    for number, size in enumerate(sizes or ()):
+        offsets = tuple(range(start, start + size))
+        store.journal(JournalEntry(config.kafka.queries, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
+        start += size
+    judge = Judge(log.labels, engine.answering.distances, engine.shelf, known)
+    # A clock that stands still: batches end where they are full or planned, never because time has passed.
+    run(
+        MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
+        [judge], config, clock=lambda: 0.0,
+    )  # fmt: skip
+    return judge
+
+
+def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge: Judge) -> Result:
+    offsets = tuple(sorted(judge.served))
+    batches = judge.batches
+    return Result(
+        task=task.name,
+        stream=stream.name,
+        method=method,
+        seed=seed,
+        segment_names=log.segment_names,
+        offsets=offsets,
+        segments=tuple(log.segments[offset] for offset in offsets),
+        frozen=rounded(judge.frozen, offsets),
+        adapted=rounded(judge.adapted, offsets),
+        served=rounded(judge.served, offsets),
+        batch_queries=tuple(batch.queries for batch in batches),
+        batch_forwards=tuple(batch.forwards for batch in batches),
+        batch_backwards=tuple(batch.backwards for batch in batches),
+        batch_updated=tuple(batch.updated for batch in batches),
+        batch_resets=tuple(batch.resets for batch in batches),
+    )
+
+
+def wired(config: Config, base: Base, gallery: VersionedGallery) -> Engine:
+    """A fresh pipeline around a base and a gallery that are loaded already."""
+    return build.assemble(config, base, Shelf(gallery))
+
+
+def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
+    """Modules of the adapter and of the aligner that a method has here."""
+    parts: list[Any] = [
+        build.adapter(config, base, modality, "cpu"),
+        build.aligner(config, base, modality, "cpu"),
+    ]
+    return tuple(sorted({type(part).__module__ for part in parts if part is not None}))
+
+
+def data_hash(task: Task) -> str:
+    """Identity of the queries that a task may ask: every pool, its order included."""
+    sha = hashlib.sha256(f"{task.modality}|{task.gallery_modality}|{task.retaken}".encode())
+
+    def feed(content: Any) -> None:
+        if isinstance(content, tuple):
+            for part in content:
+                feed(part)
+        elif isinstance(content, str):
+            sha.update(content.encode())
+        else:
+            array = np.ascontiguousarray(content)
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(array.tobytes())
+
+    def pool(samples: Any) -> None:
+        sample: Sample
+        for sample in samples:
+            sha.update(f"|{sample.key}|{sample.label}|{sample.group}|".encode())
+            feed(sample.content)
+
+    for name, samples in task.pools.items():
+        sha.update(f"#{name}".encode())
+        pool(samples)
+    pool(task.gallery)
+    return sha.hexdigest()[:32]

@@ -1,0 +1,139 @@
+"""What all methods of one replay have in common is computed once: decoded queries and frozen forwards."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.errors import QshiftError
+from core.protocols import Encoder
+from core.types import Modality
+
+if TYPE_CHECKING:
+    from core.protocols import Params, Tap
+
+
+@dataclass(slots=True)
+class _Forward:
+    """One frozen forward: its features, what was watched on the way, and how long it took."""
+
+    features: Tensor
+    seconds: float
+    watched: dict[int, Tensor] = field(default_factory=dict)
+
+
+class SharedEncoder:
+    """An encoder that remembers decoded contents and frozen forwards; answers stay the same to the bit.
+
+    A forward counts as frozen when no parameters are given and nothing is moved on the way: without a tap,
+    or with one that only watches and says what in its attribute `layers`. It is found again by the
+    bytes and the shape of its input, so that a batch of other padding or other company is computed anew.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._prepared: dict[str | bytes, Any] = {}
+        self._forwards: dict[bytes, _Forward] = {}
+        self.saved_seconds = 0.0
+        """What remembered forwards took when they were made: a method alone would have spent it."""
+
+    @property
+    def modality(self) -> Modality:
+        return self._encoder.modality
+
+    @property
+    def width(self) -> int:
+        return self._encoder.width
+
+    def prepare(self, content: Any) -> Any:
+        if not isinstance(content, str | bytes):
+            return self._encoder.prepare(content)
+        if content not in self._prepared:
+            self._prepared[content] = self._encoder.prepare(content)
+        return self._prepared[content]
+
+    def collate(self, prepared: Sequence[Any], rows: int) -> Any:
+        return self._encoder.collate(prepared, rows)
+
+    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+        layers: tuple[int, ...] | None = () if tap is None else getattr(tap, "layers", None)
+        if params is not None or layers is None:
+            return self._encoder.encode(inputs, params, tap)
+        key = _digest(inputs)
+        known = self._forwards.get(key)
+        if known is not None and known.watched.keys() >= set(layers):
+            self.saved_seconds += known.seconds
+            for layer in layers:
+                if tap is not None:
+                    tap(layer, known.watched[layer].clone())
+            return known.features.clone()
+        started = time.perf_counter()
+        keeping = None if tap is None else _Keeping(tap)
+        features = self._encoder.encode(inputs, None, keeping)
+        made = _Forward(features.clone(), time.perf_counter() - started)
+        if keeping is not None:
+            made.watched.update({layer: seen.clone() for layer, seen in keeping.seen.items()})
+        self._forwards[key] = made
+        return features
+
+    def adaptable(self) -> dict[str, Tensor]:
+        return self._encoder.adaptable()
+
+    def norms(self) -> int:
+        return self._encoder.norms()
+
+    def forget(self) -> None:
+        """Lets everything go: the next stream has other queries."""
+        self._prepared.clear()
+        self._forwards.clear()
+
+
+class _Keeping:
+    """A watching tap that keeps what another one was shown."""
+
+    def __init__(self, tap: Any) -> None:
+        self._tap = tap
+        self.seen: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, inputs: Tensor) -> None:
+        if layer in self._tap.layers:
+            self.seen[layer] = inputs
+        if self._tap(layer, inputs) is not None:
+            raise QshiftError(
+                f"a tap that watches layers {self._tap.layers} moved layer {layer}: a forward that is moved "
+                "cannot be shared, leave the attribute `layers` out"
+            )
+
+
+def _digest(inputs: Any) -> bytes:
+    """Identity of an input: every tensor's bytes, dtype and shape, however they are nested."""
+    sha = hashlib.blake2b(digest_size=16)
+
+    def feed(part: Any) -> None:
+        if isinstance(part, Tensor):
+            array = part.detach().cpu().contiguous()
+            sha.update(f"{array.dtype}|{tuple(array.shape)}|".encode())
+            sha.update(array.flatten().view(torch.uint8).numpy().data)
+        elif isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}|{part.shape}|".encode())
+            sha.update(np.ascontiguousarray(part).tobytes())
+        elif isinstance(part, Mapping):
+            for name in sorted(part):
+                sha.update(f"{name}:".encode())
+                feed(part[name])
+        elif isinstance(part, list | tuple):
+            sha.update(f"{len(part)}[".encode())
+            for one in part:
+                feed(one)
+        else:
+            sha.update(f"{type(part).__name__}:{part!r};".encode())
+
+    feed(inputs)
+    return sha.digest()

@@ -1,0 +1,16 @@
+"""Suites: which streams are run on which tasks. A grid is a loop, so they are written as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from benchmarks.suites.core import CORE
+from benchmarks.suites.plan import Plan as Plan
+from benchmarks.suites.plan import Suite as Suite
+from benchmarks.suites.special import DECOUPLING, DEVELOP, SAFETY
+
+SUITES: Mapping[str, Suite] = MappingProxyType(
+    {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY)}
+)
+"""What `--suite` may name."""

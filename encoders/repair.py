@@ -1,0 +1,238 @@
+"""Misspelt words of a text query -> the nearest word of a vocabulary, before the text is encoded.
+
+Adaptation does not help against misspelling: every query moves its own way. A vocabulary does, because the
+words worth asking for are the words the gallery is described with.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from core.config import RepairConfig
+from encoders.text import TextTower
+
+log = logging.getLogger("qshift.repair")
+
+# A run of letters and digits; marks of decomposed letters belong to it. "bear's" is two words: "bear", "s".
+WORD = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*")
+# Words with one or two other marks of the number keys between them, as slips of the shift key leave them.
+RUN = re.compile(rf"{WORD.pattern}(?:[!@#$%^&*()_+]{{1,2}}{WORD.pattern})*")
+RUN_LETTERS = 4  # so that "b&w" is no slip
+SPACE = " "
+SMALLEST = 50  # words; a smaller vocabulary cannot tell a misspelt word from an unknown one
+LONG = 7  # letters from which two edits are allowed: docs/methods/repair.md
+FREQUENT = 5  # how often a word must occur to be worth two edits, or one half of a split
+SAME_FIRST = 4  # a word with the same first letter counts as if so many times as frequent
+HALF = 2  # letters of each half of a split word, at least
+LONGEST = 40  # letters; longer runs are no words
+SPLIT_EDITS = 1  # a lost or added space is one edit, and a word one edit away goes first
+CACHE = 1 << 16
+LOOKALIKES = {
+    "0": "o", "1": "li", "2": "z", "3": "e", "4": "a", "5": "s", "6": "bg", "7": "t", "8": "bs", "9": "gq",
+    "!": "i", "@": "a", "$": "s",
+}  # fmt: skip
+READINGS = 16
+
+
+def fold(word: str) -> str:
+    """Lower case, letters composed."""
+    return unicodedata.normalize("NFC", word).lower()
+
+
+def count_words(texts: Iterable[str]) -> dict[str, int]:
+    """Word -> count, sorted: what `Repairer` and `base_model.write_base` take."""
+    return dict(sorted(Counter(fold(word) for text in texts for word in WORD.findall(text)).items()))
+
+
+def kept_whole(tower: TextTower) -> Callable[[str], bool]:
+    """Whether the tower's tokenizer keeps a word in one piece: then it is a word the tower learned.
+
+    A word of one piece differs from "a" in one place; more pieces also move the end of the text.
+    """
+    blank = tower.prepare("a")
+
+    def whole(word: str) -> bool:
+        return bool(np.count_nonzero(tower.prepare(word) != blank) <= 1)
+
+    return whole
+
+
+class Repairer:
+    """Maps unknown words to near words of a vocabulary. The result depends on nothing but its arguments.
+
+    Left alone: words of the vocabulary, in any case; words the tower knows; words shorter than
+    `config.shortest` or longer than 40 letters; numbers; known words with digits before or behind; letters
+    without case (there, words need not stand apart, and a letter can be a word). With fewer than 50 words in
+    the vocabulary everything is left alone, and the log says so once.
+
+    Args:
+        vocabulary: word -> count, of the gallery and of the base model's training texts.
+        config: `shortest` and `distance`.
+        whole: whether the text tower knows a word, see `kept_whole`. Such words stay, and are no targets.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        config: RepairConfig,
+        whole: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._config, self._whole = config, whole
+        counts: Counter[str] = Counter()
+        for word, count in vocabulary.items():
+            for piece in WORD.findall(word):  # "t-shirt" is known as "t" and "shirt", as texts are read
+                counts[fold(piece)] += count
+        self._counts = dict(counts)
+        # By length, so that only words of a possible length are compared.
+        self._words = sorted((word for word in counts if word.isalpha()), key=lambda word: (len(word), word))
+        self._lengths = [len(word) for word in self._words]
+        self._letters = np.array([_letters(word) for word in self._words], np.uint64)
+        self.active = config.enabled and len(counts) >= SMALLEST
+        if config.enabled and not self.active:
+            log.warning("query repair is off: %d words are known, at least %d needed", len(counts), SMALLEST)
+        self._known: Callable[[str], bool] = lru_cache(CACHE)(self._look_up)
+        self._nearest: Callable[[str], str] = lru_cache(CACHE)(self._search)
+
+    def repair(self, text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The text with its misspelt words replaced, and what was replaced: (from, to) in order of place."""
+        if not self.active:
+            return text, ()
+        parts: list[str] = []
+        changes: list[tuple[str, str]] = []
+        end = 0
+        spans = self._spans(text)
+        at = 0
+        while at < len(spans):
+            start, stop = spans[at]
+            new, step = "", 1
+            if at + 1 < len(spans) and text[stop : spans[at + 1][0]] == SPACE:
+                new = self._joined(text[start:stop], text[slice(*spans[at + 1])])
+            if new:
+                stop, step = spans[at + 1][1], 2
+            else:
+                new = self._word(text[start:stop])
+            if new != text[start:stop]:
+                changes.append((text[start:stop], new))
+            parts += [text[end:start], new]
+            end = stop
+            at += step
+        return "".join([*parts, text[end:]]), tuple(changes)
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the words are. A run that is near a word is one, "sh!rt"; others are several, "red&blue"."""
+        spans: list[tuple[int, int]] = []
+        for run in RUN.finditer(text):
+            words = [word.span() for word in WORD.finditer(text, *run.span())]
+            spans += [run.span()] if len(words) > 1 and self._slip(run.group()) else words
+        return spans
+
+    def _slip(self, run: str) -> bool:
+        folded = fold(run)
+        if sum(character.isalpha() for character in run) < RUN_LETTERS:
+            return False
+        if all(piece in self._counts for piece in WORD.findall(folded)):
+            return False
+        return self._nearest(folded) != folded
+
+    def _word(self, word: str) -> str:
+        folded = fold(word)
+        nearest = self._nearest(folded)
+        return word if nearest == folded else _case_of(word, nearest)
+
+    def _joined(self, left: str, right: str) -> str:
+        """Two fragments as one word of the vocabulary, or "". Known words are no fragments."""
+        folded = fold(left + right)
+        if len(folded) < self._config.shortest or self._counts.get(folded, 0) < FREQUENT:
+            return ""
+        if fold(left) in self._counts and fold(right) in self._counts:
+            return ""  # the tower is not asked: "sh" and "irt" are pieces that it has learned
+        return _case_of(left, folded) if folded.isalpha() and _cased(folded) else ""
+
+    def _look_up(self, folded: str) -> bool:
+        return folded in self._counts or (self._whole is not None and self._whole(folded))
+
+    def _search(self, folded: str) -> str:
+        """The nearest word; the word itself where none is near enough. Ties: see docs/methods/repair.md."""
+        letters = folded.strip("0123456789")
+        if not self._config.shortest <= len(folded) <= LONGEST or self._known(folded):
+            return folded
+        if letters != folded and (not letters or self._known(letters)):
+            return folded  # a number, or a known word beside one: "iphone5"
+        best: tuple[int, int, str] | None = None
+        for reading in _readings(folded):
+            near = self._near(reading)
+            best = near if best is None or (near is not None and near < best) else best
+        if best is not None and best[0] <= SPLIT_EDITS:
+            return best[2]
+        return self._halves(folded) or (folded if best is None else best[2])
+
+    def _near(self, word: str) -> tuple[int, int, str] | None:
+        """(edits, -weight, candidate) of the best candidate, compared in this order."""
+        most = min(self._config.distance, 1 if len(word) < LONG else 2 if len(word) < 2 * LONG else 3)
+        first = bisect_left(self._lengths, len(word) - most)
+        last = bisect_left(self._lengths, len(word) + most + 1)
+        # One edit changes the set of letters by two at most: this spares most comparisons.
+        apart = np.bitwise_count(self._letters[first:last] ^ np.uint64(_letters(word)))
+        choices = [self._words[first + int(i)] for i in np.flatnonzero(apart <= 2 * most)]
+        near = process.extract(word, choices, scorer=OSA.distance, score_cutoff=most, limit=None)
+        ranked = [
+            (int(edits), -self._counts[found] * (SAME_FIRST if found[0] == word[0] else 1), found)
+            for found, edits, _ in near
+            if edits < 2 or self._counts[found] >= FREQUENT
+        ]
+        return min(ranked, default=None)
+
+    def _halves(self, word: str) -> str:
+        """Two known words that stand together without a space, or ""; the rarer half decides."""
+        pairs = [(word[:cut], word[cut:]) for cut in range(HALF, len(word) - HALF + 1)]
+        ranked = [
+            (-min(self._counts.get(left, 0), self._counts.get(right, 0)), left, right)
+            for left, right in pairs
+        ]
+        rarest, left, right = min(ranked, default=(0, "", ""))
+        return f"{left} {right}" if -rarest >= FREQUENT and _cased(word) else ""
+
+
+def _letters(word: str) -> int:
+    """The set of letters as 64 bits; letters that share a bit make words look nearer, never farther."""
+    bits = 0
+    for letter in word:
+        bits |= 1 << (ord(letter) % 64)
+    return bits
+
+
+def _cased(word: str) -> bool:
+    """Whether every letter has two cases: Latin, Greek, Cyrillic and a few more."""
+    return all(letter.upper() != letter.lower() for letter in word if letter.isalpha())
+
+
+def _readings(word: str) -> list[str]:
+    """The word as letters: itself, or with its digits and marks read as the letters they look like."""
+    others = sum(not character.isalpha() for character in word)
+    if not _cased(word) or len(word) <= 2 * others:
+        return []
+    choices = [LOOKALIKES.get(character, character) for character in word]
+    readings = 1
+    for choice in choices:
+        readings *= len(choice)
+    if readings > READINGS:
+        return []
+    return ["".join(reading) for reading in product(*choices)]
+
+
+def _case_of(word: str, new: str) -> str:
+    """`new` written as `word` is: capitals, a first capital, or small letters."""
+    if word.isupper() and len(word) > 1:
+        return new.upper()
+    return new[0].upper() + new[1:] if word[0].isupper() else new
