@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from app.methods import METHODS, SUITE_METHODS
+from app.methods import known as known_method
 from app.suite.processes import Settings, usual_workers, work
 from app.suite.report import Report, report_of
 from app.suite.report_html import page
@@ -120,7 +121,8 @@ def replay_suite(options: Options, config: Config, console: Console, known: Know
 def methods_of(named: Sequence[str]) -> tuple[str, ...]:
     """Methods to run; frozen is always the first. Raises ConfigError for an unknown one."""
     for name in named:
-        one_of("method", name, METHODS)
+        if not known_method(name):  # a name may carry extras, as in "rest+fused"
+            one_of("method", name, METHODS)
     return tuple(dict.fromkeys((FROZEN, *(named or SUITE_METHODS))))
 
 

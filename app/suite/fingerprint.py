@@ -9,7 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGES = frozenset(("core", "stream", "adapters", "encoders", "index", "monitoring", "benchmarks", "app"))
-PATH = ("stream.pipeline", "stream.runner", "benchmarks.streams", "app.suite.judge", "encoders.tower")
+PATH = (
+    "stream.pipeline", "stream.runner", "benchmarks.streams", "app.suite.judge", "app.answering",
+    "encoders.tower",
+)  # fmt: skip
 """Modules through which every result passes. `app.build` wires all methods: raise `RESULTS` with it."""
 WIRING = frozenset(("app.build",))
 """Never followed: it names every method, and a new one must not void the others."""

@@ -17,7 +17,7 @@ from app.suite.results import Result, rounded
 from app.suite.shared import SharedEncoder
 from benchmarks.streams import Stream, boundaries, queries
 from benchmarks.tasks.types import Sample, Task
-from core.config import Config
+from core.config import Config, DecoupleConfig
 from core.errors import QshiftError
 from core.protocols import Encoder
 from core.types import Coordinates, JournalEntry, Modality, Record
@@ -91,7 +91,7 @@ def run_stream(
         log = log or log_of(task, stream, seed, own)
         encoder = shared[task.modality]
         encoder.saved_seconds = 0.0
-        judge = _one(wired(own, sharing, gallery), log, stream, seed, known)
+        judge = _one(build.assemble(own, sharing, Shelf(gallery)), log, stream, seed, known)
         if judge.refused:
             first = judge.refused[0]
             raise QshiftError(
@@ -140,18 +140,19 @@ def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge:
     )
 
 
-def wired(config: Config, base: Base, gallery: VersionedGallery) -> Engine:
-    """A fresh pipeline around a base and a gallery that are loaded already."""
-    return build.assemble(config, base, Shelf(gallery))
-
-
 def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
-    """Modules of the adapter and of the aligner that a method has here."""
-    parts: list[Any] = [
-        build.adapter(config, base, modality, "cpu"),
-        build.aligner(config, base, modality, "cpu"),
+    """Modules of the adapter, of what it wraps, of the aligner, and of query repair where it is on."""
+    # The references of decoupling are parts of one module; drawing their gradients would take long.
+    adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
+    plain = config.model_copy(update={"adapt": adapt})
+    made: list[Any] = [
+        build.adapter(plain, base, modality, "cpu"),
+        build.aligner(plain, base, modality, "cpu"),
     ]
-    return tuple(sorted({type(part).__module__ for part in parts if part is not None}))
+    inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
+    names = {type(part).__module__ for part in (*made, *inside)}
+    names |= {"encoders.repair"} if config.repair.enabled else set()
+    return tuple(sorted(name for name in names if name.startswith(("adapters.", "encoders."))))
 
 
 def data_hash(task: Task) -> str:

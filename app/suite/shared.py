@@ -89,10 +89,11 @@ class SharedEncoder:
     def norms(self) -> int:
         return self._encoder.norms()
 
-    def forget(self) -> None:
-        """Lets everything go: the next stream has other queries."""
-        self._prepared.clear()
-        self._forwards.clear()
+    @property
+    def alone(self) -> Encoder:
+        """The encoder itself, for what asks for its kind."""
+        found: Encoder = getattr(self._encoder, "alone", self._encoder)
+        return found
 
 
 class _Keeping:

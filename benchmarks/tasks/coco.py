@@ -54,9 +54,9 @@ def read_captions(folder: Path, pictures: int = PICTURES, clean: int = CLEAN, se
             f"{folder} has {len(usable)} pictures with {EACH} captions of their own: expected at least "
             f"{pictures + clean}"
         )
-    order = generator(seed, "order", PURPOSE).permutation(len(usable))[: pictures + clean].tolist()
-    drawn = [_captioned(*usable[i], seed) for i in order]
-    return Captions(tuple(drawn[:pictures]), tuple(drawn[pictures:]))
+    order = generator(seed, "order", PURPOSE).permutation(len(usable)).tolist()
+    drawn = [_captioned(key, texts, seed) for key, texts in (usable[int(i)] for i in order)]
+    return Captions(tuple(drawn[:pictures]), tuple(drawn[pictures : pictures + clean]))
 
 
 def queries(captioned: Sequence[Captioned]) -> list[Sample]:

@@ -248,7 +248,8 @@ def test_tasks_without_data_are_left_out_with_the_reason_unless_named(
     ("more", "match"),
     [
         ({"suite": "cor"}, r"no suite 'cor' \(did you mean core\?\): one of core"),
-        ({"methods": ("rest", "magic")}, "no method 'magic': one of frozen, rest"),
+        ({"methods": ("rest", "magic")}, "no method 'magic': one of frozen, .*rest"),
+        ({"methods": ("rest+glued",)}, r"no method 'rest\+glued'"),
         ({"tasks": ("toys/*",)}, "no task 'toys/.'.*toy/vector-vector"),
         ({"streams": ("night",)}, "no stream 'night'.*there-and-back"),
         ({"streams": ("contrast-9",)}, r"contrast.*9.*1, 2, 3, 4, 5"),
@@ -342,13 +343,13 @@ class Counting(VectorEncoder):
 class Watch:
     """A tap that only looks."""
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
-        self.seen: Tensor | None = None
+    def __init__(self, *layers: int) -> None:
+        self.layers = layers
+        self.seen: dict[int, Tensor] = {}
 
     def __call__(self, layer: int, inputs: Tensor) -> None:
-        if layer == self.layer:
-            self.seen = inputs
+        if layer in self.layers:
+            self.seen[layer] = inputs
 
 
 def test_frozen_forwards_are_made_once_and_stay_the_same() -> None:
@@ -378,14 +379,15 @@ def test_what_a_watching_tap_sees_is_remembered_and_others_are_not_shared() -> N
     shared = SharedEncoder(own)
     inputs = torch.eye(4)
     shared.encode(inputs)
-    one, two, other = Watch(1), Watch(1), Watch(0)
+    one, two, both = Watch(1), Watch(1), Watch(0, 1)
     shared.encode(inputs, None, one)
     shared.encode(inputs, None, two)
     assert own.forwards == 2
-    assert one.seen is not None and two.seen is not None and torch.equal(one.seen, two.seen)
-    assert torch.equal(two.seen, inputs + 2)
-    shared.encode(inputs, None, other)
-    assert own.forwards == 3 and other.seen is not None
+    assert torch.equal(one.seen[1], inputs + 2) and torch.equal(two.seen[1], inputs + 2)
+    shared.encode(inputs, None, both)
+    assert own.forwards == 3 and both.seen.keys() == {0, 1}
+    shared.encode(inputs)
+    assert own.forwards == 3 and shared.alone is own
     shared.encode(inputs, None, lambda layer, x: None)
     shared.encode(inputs, None, lambda layer, x: None)
     assert own.forwards == 5
