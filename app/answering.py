@@ -2,8 +2,8 @@
 
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
 served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence of a shift: the frozen
-cosines to the nearest item, against those of clean source queries in the same gallery, as a t statistic. On
-clean queries w is 0 and the frozen twin's answer is served, unchanged.
+cosines to the nearest item, against those of clean source queries in the same gallery: the lower confidence
+bound of their standardised difference. On clean queries w is 0 and the frozen answer is served, unchanged.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -25,6 +25,8 @@ from monitoring.judged import Remembered
 
 BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
+COPY = 1 - 1e-5
+"""Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 Scores = NDArray[np.float64]
 
 
@@ -147,8 +149,8 @@ class Answering:
         mean, sd = self._reference(gallery, modality)
         z = (mean - _nearest(gallery, frozen, hits)[counted]) / sd
         low, high = self._answer.evidence
-        t = float(z.mean()) * float(counted.sum()) ** 0.5
-        return np.full(rows, np.clip((t - low) / (high - low), 0.0, 1.0))
+        sure = float(z.mean()) - 2.0 / float(counted.sum()) ** 0.5
+        return np.full(rows, np.clip((sure - low) / (high - low), 0.0, 1.0))
 
     def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
@@ -158,15 +160,20 @@ class Answering:
 
             features = self._base.reference[modality].features
             codes = self._base.head.codes(torch.from_numpy(np.array(features)), modality)
-            found = _nearest(gallery, Encoded(features, codes), gallery.search(codes, self._answer.shortlist))
+            hits = gallery.search(codes, self._answer.shortlist)
+            found = _nearest(gallery, Encoded(features, codes), hits, itself=False)
             self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
         return self._clean[key]
 
 
-def _nearest(gallery: VersionedGallery, queries: Encoded, hits: Hits) -> NDArray[np.float64]:
-    """Cosine [B] to the nearest item of the shortlist."""
+def _nearest(
+    gallery: VersionedGallery, queries: Encoded, hits: Hits, itself: bool = True
+) -> NDArray[np.float64]:
+    """Cosine [B] to the nearest item of the shortlist; without `itself`, the query's own copy is left out."""
     cosine = _cosine(gallery.features(hits.keys), queries)
     cosine[hits.keys < 0] = -1.0
+    if not itself:
+        cosine[cosine > COPY] = -1.0
     nearest: NDArray[np.float64] = cosine.max(axis=1)
     return nearest
 

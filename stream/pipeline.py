@@ -155,7 +155,11 @@ class Pipeline:
         if any(query.repaired for query in batch.queries):
             # The frozen twin answers what was asked; all else works with what was meant.
             inputs = encoder.collate(
-                [query.repaired_prepared or query.prepared for query in batch.queries], rows
+                [
+                    query.prepared if query.repaired_prepared is None else query.repaired_prepared
+                    for query in batch.queries
+                ],
+                rows,
             )
             source = encoder.encode(inputs)
             forwards[0] += 1

@@ -29,25 +29,24 @@ ONCE = frozenset(
 def emoji_pictures(plan: Plan, quick: bool) -> Sequence[Stream]:
     """Picture to picture: all corruptions, the domain shifts, and every schedule."""
     names = QUICK_CORRUPTIONS if quick else tuple(IMAGE_CORRUPTIONS)
-    found = [
-        plan.single(Look(corruption=name, severity=severity), "corruption", 2 if quick else 3)
-        for name in names
-        for severity in (HIGHEST[-1:] if quick else HIGHEST)
-    ]
-    batches = 2 if quick else 4
+    batches = 2 if quick else 3
+    found = [severe(plan, name, batches) for name in names]
     found += plan.shifts(batches)
     found += [plan.clean(batches), plan.sorted(batches), mixed_users(plan, 3 if quick else 6)]
-    found += [recurrent(plan, 1 if quick else 3), tiny(plan, 48 if quick else 96)]
-    found += [identical(plan, 1 if quick else 2), hostile(plan, 1 if quick else 2)]
-    if not quick:
-        found += [gradual(plan), sequential(plan), mixed_severity(plan, 4), bursts(plan, 192)]
-        found += [plan.single(NOISE, "schedule", 4, "sorted")]
-    return found
+    found += [recurrent(plan, 1 if quick else 2), tiny(plan, 48 if quick else 96)]
+    found += [identical(plan, 1), hostile(plan, 1)]
+    return found if quick else [*found, gradual(plan), sequential(plan)]
+
+
+def severe(plan: Plan, name: str, batches: int) -> Stream:
+    """A corruption at its two highest severities, in equal shares, shuffled."""
+    looks = tuple(Look(corruption=name, severity=severity) for severity in HIGHEST)
+    return plan.stream(name, "mixed-severity", "corruption", [Segment(name, looks, FULL * batches, "shares")])
 
 
 def pictures(plan: Plan, quick: bool) -> Sequence[Stream]:
     """Picture queries of any other task: clean, sorted, three corruptions, its domain shifts."""
-    batches = 2 if quick else 3
+    batches = 2
     found = [plan.clean(batches), *plan.shifts(batches)]
     found += [
         plan.single(look, "corruption", batches) for look in ((NOISE,) if quick else (NOISE, CONTRAST, BLUR))
@@ -57,7 +56,7 @@ def pictures(plan: Plan, quick: bool) -> Sequence[Stream]:
 
 def texts(plan: Plan, quick: bool) -> Sequence[Stream]:
     """Text queries: clean, sorted, and typos at the middle severity."""
-    batches = 2 if quick else 3
+    batches = 2
     kinds = TYPOS[:1] if quick else TYPOS
     typos = [plan.single(Look(corruption=kind, severity=MIDDLE), "text", batches) for kind in kinds]
     return [plan.clean(batches), *typos, *([] if quick else [plan.sorted(batches)])]
@@ -70,13 +69,13 @@ def queries(plan: Plan, quick: bool) -> Sequence[Stream]:
 
 def shift_only(plan: Plan, quick: bool) -> Sequence[Stream]:
     """A pair of domains: the shift, clean, and clean sorted; short, there are many."""
-    batches = 2 if quick else 3
+    batches = 2
     return [*plan.shifts(batches), plan.clean(batches), *([] if quick else [plan.sorted(batches)])]
 
 
 def office(plan: Plan, quick: bool) -> Sequence[Stream]:
     """As `shift_only`, with clean queries once for each source domain."""
-    return shift_only(plan, quick) if plan.name in ONCE else plan.shifts(3)
+    return shift_only(plan, quick) if plan.name in ONCE else plan.shifts(2)
 
 
 # -- schedules -----------------------------------------------------------------------------------------
@@ -112,13 +111,6 @@ def sequential(plan: Plan) -> Stream:
     parts = (("clean before", CLEAN), *looks, ("clean again", CLEAN))
     segments = [Segment(name, (look,), FULL) for name, look in parts]
     return plan.stream("sequential", "sequential", "recurrent", segments)
-
-
-def mixed_severity(plan: Plan, batches: int) -> Stream:
-    """Equal shares of severities 1 to 5, shuffled."""
-    looks = tuple(Look(corruption="gaussian_noise", severity=level) for level in range(1, 6))
-    segments = [Segment("mixed severity", looks, FULL * batches, "shares")]
-    return plan.stream("mixed-severity-noise", "mixed-severity", "schedule", segments)
 
 
 def tiny(plan: Plan, count: int) -> Stream:

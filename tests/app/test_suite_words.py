@@ -92,8 +92,8 @@ def test_the_scratch_base_is_whole_and_the_same_twice(tmp_path: Path) -> None:
         fit_scratch_base(task, tmp_path / folder, 8, lambda *args: told.append(args), SMALL)
     one, two = load_base(tmp_path / "one"), load_base(tmp_path / "two")
     assert one.version == two.version
-    assert {"image", "text"} == set(one.memory) == set(one.reference)
-    assert {"image", "text"} <= set(one.encoders) & set(one.constants)
+    for parts in (one.encoders, one.constants, one.memory, one.reference):
+        assert {"image", "text"} <= set(parts)
     assert told[0][0] == 1 and told[-1][0] == told[-1][1] == len(told) // 2
     assert one.constants["image"].source_gap > 0 and one.constants["image"].batch == BATCH
     assert set(one.vocabulary) >= {"red", "seven", "top", "photo"}
@@ -177,8 +177,8 @@ def test_the_pair_base_joins_pictures_and_titles(tmp_path: Path) -> None:
     task = Task("fashion/text-picture", "text", "image", (), {"clean": ()}, "fashion", extra=extra)
     fit_pair_base(task, tmp_path / "base", 16, None, TwoTowerConfig(epochs=1))
     base = load_base(tmp_path / "base")
-    assert {"image", "text"} == set(base.memory) == set(base.reference)
-    assert {"image", "text"} <= set(base.encoders) & set(base.constants)
+    for parts in (base.encoders, base.constants, base.memory, base.reference):
+        assert {"image", "text"} <= set(parts)
     known = {word.casefold() for product in data.fit for word in product.text.split()}
     assert set(base.vocabulary) <= known
     assert len(base.calibration["image"].features) == len(data.clean)
