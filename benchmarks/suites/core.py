@@ -15,7 +15,7 @@ from benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
 NOISE, CONTRAST, BLUR = (
     Look(corruption=name, severity=4) for name in ("gaussian_noise", "contrast", "defocus_blur")
 )
-TYPOS = ("char_swap", "ocr", "char_delete")
+TYPOS = ("typos", "char_swap", "ocr", "char_delete")
 MIDDLE = 4
 """The middle severity of the character shifts, which have seven."""
 HIGHEST = (4, 5)
