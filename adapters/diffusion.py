@@ -61,7 +61,8 @@ class Graph:
     @property
     def degree(self) -> Indices:
         """[n] number of neighbours."""
-        return np.count_nonzero(self.weights, axis=1).astype(np.int64)
+        count: Indices = (self.weights > 0).sum(1)
+        return count
 
     def pulled(self, x: Reals) -> Reals:
         """W x: [n] -> [n]."""

@@ -23,6 +23,7 @@ from adapters.online.guarded import Guarded
 from adapters.online.objectives import refined
 from adapters.online.read import Read
 from adapters.online.refinement import Refinement
+from adapters.online.reliability import FlowReliability
 from adapters.online.rest import Rest, source_directions
 from adapters.online.sar import Sar
 from adapters.online.shot import Shot
@@ -164,7 +165,8 @@ def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapt
     directions = None
     if reference == "subspace" and memory is not None:
         directions = source_directions(source, memory, DRAWS, constants.temperature, adapt.decouple.rank)
-    return Rest(source, constants, adapt, floor, memory=memory, subspace=directions)
+    weights = FlowReliability(base.reference[modality].features) if adapt.reliability == "flow" else None
+    return Rest(source, constants, adapt, floor, memory=memory, subspace=directions, reliability=weights)
 
 
 def source_memory(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -72,72 +73,166 @@ def serve(
     raise typer.Exit(serve(config, worker, log_level, CONSOLE))
 
 
+SUITE, OWN, TOPIC, DEMO = "A benchmark suite", "Your own queries", "A recorded topic", "The demo's schedule"
+
+
 @app.command(
-    epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --order sorted`\n\n"
+    epilog="Examples:\n\n`qshift replay`\n\n`qshift replay --method rest --order sorted --queries 128`\n\n"
     "`qshift replay --suite core --quick --data DIR --html report.html`\n\n"
-    "`qshift replay --suite core --methods default,tcr-paper --tasks 'emoji/*' --seeds 3 --json rows.json`"
+    "`qshift replay --suite core --methods default,tcr-paper --tasks 'emoji/*' --seeds 3 --json r.json`\n\n"
+    "`qshift replay --queries my-queries.jsonl --base qshift-data/base --gallery qshift-data/gallery`\n\n"
+    "`qshift replay --queries my-pictures --base B --gallery G --methods default,rest+fused`\n\n"
+    "`qshift replay --topic qshift.queries --from 2026-11-22T08:00 --to 2026-11-22T12:00 -c qshift.toml`\n\n"
+    "`qshift replay --topic qshift.queries --partition 0 --from 1200 --to 5000 --config qshift.toml`"
 )
 def replay(
-    suite: Annotated[
-        str | None, typer.Option(help="core, develop, decoupling or safety: the benchmark of all tasks.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="With --suite: one seed, fewer streams.")] = False,
-    methods: Annotated[
-        str, typer.Option(help="With --suite: names separated by commas; frozen is always run.")
-    ] = "",
-    seeds: Annotated[int | None, typer.Option(help="With --suite: how many.", min=1)] = None,
-    tasks: Annotated[str, typer.Option(help="With --suite: only these, commas and * may be used.")] = "",
-    streams: Annotated[
-        str, typer.Option(help="With --suite: only these, or <corruption>-<severity>; commas and *.")
-    ] = "",
-    workers: Annotated[
-        int | None, typer.Option(help="With --suite: processes; one per core, as memory allows.", min=1)
-    ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="With --suite: write the report as one page.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="With --suite: write the report as Markdown.")
-    ] = None,
+    context: typer.Context,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="frozen, rest, aligned, default, centring, residual_centring or tcr-paper."),
+        typer.Option(
+            help="frozen, default, rest, aligned, anchored, centring, refinement, tcr, tcr-paper, tent, eata, "
+            "sar, deyo, ...; an unknown one lists all. +fused behind a name answers from both twins, +repair "
+            "mends texts first. May be repeated."
+        ),
     ] = None,
-    order: Annotated[
-        Literal["demo", "sorted", "training"],
-        typer.Option(help="The demo's phases; clean queries sorted by group; shifts to choose settings on."),
-    ] = "demo",
+    methods: Annotated[str, typer.Option(help="The same, separated by commas.")] = "",
+    config: ConfigFile = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables here.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="A folder of captioned pictures of your own; with --suite, where data sets lie."),
     ] = None,
-    config: ConfigFile = None,
-    queries: Annotated[int, typer.Option(help="Queries a phase.", min=64)] = 640,
-    seed: Annotated[int, typer.Option(help="Of the query stream.")] = 0,
-    journal: Annotated[Path | None, typer.Option(help="Batch boundaries of a live run (JSON lines).")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables here.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Base models, galleries and results; by default in qshift-data.")
     ] = None,
+    queries: Annotated[
+        str,
+        typer.Option(
+            metavar="N|PATH",
+            help="Digits: queries a phase of the demo, 64 or more. Else a folder of pictures or a JSONL file "
+            "of your own queries.",
+        ),
+    ] = "640",
+    order: Annotated[
+        Literal["demo", "sorted", "training"],
+        typer.Option(
+            help="The demo's phases; clean queries sorted by group; shifts to choose settings on.",
+            rich_help_panel=DEMO,
+        ),
+    ] = "demo",
+    seed: Annotated[int, typer.Option(help="Of the query stream.", rich_help_panel=DEMO)] = 0,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Batch boundaries of a live run (JSON lines).", rich_help_panel=DEMO),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="The base model; with --topic too.", rich_help_panel=OWN),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="The gallery, built with this base; with --topic too.", rich_help_panel=OWN),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            help="Of queries; Kafka, base and gallery are those of --config.", rich_help_panel=TOPIC
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="OFFSET|TIME",
+            help="Included: 1200, 2026-11-22T08:00:00Z or milliseconds since 1970.",
+            rich_help_panel=TOPIC,
+        ),
+    ] = "",
+    end: Annotated[
+        str, typer.Option("--to", metavar="OFFSET|TIME", help="Excluded.", rich_help_panel=TOPIC)
+    ] = "",
+    partition: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="All without it; offsets need exactly one. May be repeated.", rich_help_panel=TOPIC
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="core, develop, decoupling or safety: the benchmark of all tasks.", rich_help_panel=SUITE
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, fewer streams.", rich_help_panel=SUITE)
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(help="How many.", min=1, rich_help_panel=SUITE)] = None,
+    tasks: Annotated[
+        str, typer.Option(help="Only these, commas and * may be used.", rich_help_panel=SUITE)
+    ] = "",
+    streams: Annotated[
+        str,
+        typer.Option(help="Only these, or <corruption>-<severity>; commas and *.", rich_help_panel=SUITE),
+    ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes; one per core, as memory allows.", min=1, rich_help_panel=SUITE),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write the report as one page.", rich_help_panel=SUITE),
+    ] = None,
+    markdown_file: Annotated[
+        Path | None,
+        typer.Option("--markdown", help="Write the report as Markdown.", rich_help_panel=SUITE),
+    ] = None,
 ) -> None:
-    """Run query shifts through the production path without Kafka: one schedule, or a benchmark suite."""
-    if suite is not None:
-        from app.suite.command import Options, replay_suite
-        from core.config import load
+    """Run query shifts through the production path without Kafka: a schedule, a suite or your queries."""
+    from app import replay_options as asked
+    from core.config import load, load_connected
 
-        asked = Options(
-            suite, quick, names(methods), seeds, names(tasks), names(streams), data, cache or DATA / "suite",
+    run = asked.run_of(given(context), queries)
+    asked.check_files(journal, (json_file, html_file, markdown_file))
+    chosen = tuple(name for text in (methods, *(method or ())) for name in names(text))
+    if run == asked.SUITE:
+        from app.suite.command import Options, replay_suite
+
+        options = Options(
+            suite or "", quick, chosen, seeds, names(tasks), names(streams), data, cache or DATA / "suite",
             workers, json_file, markdown_file, html_file,
         )  # fmt: skip
-        replay_suite(asked, load(config), CONSOLE)
-        return
-    from app.tables import tables as schedule_tables
+        replay_suite(options, load(config), CONSOLE)
+    elif run == asked.OWN:
+        path = asked.queries_at(queries)
+        settings = asked.with_parts(load(config), base, gallery, named=config is not None)
+        from app.own_command import replay_own
 
-    raise typer.Exit(
-        schedule_tables(
-            method, order, data, config, queries, seed, journal, json_file, cache or DATA / "demo", CONSOLE
+        replay_own(path, settings.gallery, settings.base, settings, chosen, CONSOLE, json_file)
+    elif run == asked.TOPIC:
+        settings = asked.with_parts(load_connected(config), base, gallery, named=True)
+        from app.own_command import replay_topic
+
+        replay_topic(topic or "", start, end, partition or (), settings, chosen, CONSOLE, json_file)
+    else:
+        count = asked.count_of(queries)
+        from app.tables import tables as schedule_tables
+
+        raise typer.Exit(
+            schedule_tables(
+                chosen, order, data, config, count, seed, journal, json_file, cache or DATA / "demo", CONSOLE
+            )
         )
-    )
+
+
+def given(context: typer.Context) -> list[str]:
+    """The options that stand on the command line, by their long names."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -269,7 +364,8 @@ def main() -> None:
     try:
         app()
     except QshiftError as error:
-        ERRORS.print(f"[red]error[/]: {error}", highlight=False)
+        # As text: a path may hold what rich would read as markup, and one line stays one line.
+        ERRORS.print(Text.assemble(("error", "red"), f": {error}"), highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         ERRORS.print("interrupted")

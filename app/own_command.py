@@ -11,7 +11,7 @@ from rich.console import Console
 from app.methods import METHODS, known
 from app.own_queries import own_parts, own_queries
 from app.own_run import OwnRow, own_json, own_table, run_records
-from app.recorded import recorded
+from app.recorded import mark, recorded
 from core.config import Config
 from core.errors import ConfigError
 from core.types import Coordinates, JournalEntry, Record
@@ -61,6 +61,10 @@ def replay_topic(
         BrokerError: no Kafka at the address.
     """
     methods = _methods(methods)
+    if not topic:
+        raise ConfigError("expected the name of a topic, got none: name one that was recorded with --topic")
+    for text in filter(None, (start, end)):
+        mark(text)  # what cannot be read at all needs no Kafka to be refused
     found = recorded(
         config.kafka.bootstrap_servers, config.kafka, config.limits, topic, start, end, partitions
     )

@@ -21,10 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.diffusion import Flow, Graph, cap, components, flow_diffuse, mutual, nearest, scores
+from adapters.diffusion import Flow, Graph, Reals, cap, components, flow_diffuse, mutual, nearest, scores
 from core.errors import ArtifactError, ConfigError
 
-Reals = NDArray[np.float64]
 GRID = 2.0**20  # features are rounded to multiples of 1 / GRID, see `exact`
 CAPACITY = 1.0
 EPS = 1e-3  # of the capacity
@@ -140,7 +139,7 @@ class FlowReliability:
         if len(ids) != len(rows) or rows.shape[1] != self._anchors.shape[1]:
             raise ConfigError(
                 f"expected {len(rows)} ids and features of width {self._anchors.shape[1]}, "
-                f"got {len(ids)} and {rows.shape[1]}: pass the ids of the real rows and anchors of the same encoder"
+                f"got {len(ids)} and {rows.shape[1]}: pass ids of real rows and anchors of the same encoder"
             )
         sound = np.isfinite(rows).all(1) & rows.any(1)
         first: dict[str, int] = {}
@@ -261,7 +260,7 @@ class FlowReliability:
         graph, count = self._graph(window), len(self._anchors)
         degree = graph.degree[:count].astype(np.float64)
         there = count + min(window.taken, self._size)
-        delta = np.zeros(len(graph))
+        delta: Reals = np.zeros(len(graph))
         delta[:count] = self._beta * there * CAPACITY * degree / max(1.0, float(degree.sum()))
         # Anchors that no query touches fill up as soon as their share of the mass exceeds their number.
         delta = cap(delta, components(graph), CAPACITY)

@@ -1,14 +1,17 @@
 """Statistics alignment against a slow loop, and what it must never do."""
 
+import copy
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from adapters.online.alignment import EPS, ContentAlignment
+from adapters.online import clusters
+from adapters.online.alignment import EPS, FOUNDED, LARGE, ContentAlignment
 from adapters.online.matching import CleanDomain
-from core.config import AlignConfig
+from core.config import AlignConfig, ClusterConfig
 from core.protocols import AlignedPass
 from core.types import Calibration
 
@@ -185,3 +188,268 @@ def test_a_calibration_that_does_not_fit_is_refused() -> None:
     source = calibration()
     with pytest.raises(ValueError, match="channels"):
         ContentAlignment(Calibration(source.features, source.mean, source.sd, (3, 3)), AlignConfig(), BATCH)
+
+
+# Running moments over several batches and kinds, against a loop in float64
+
+
+MATCHED = (0.0, 0.01)  # content matching at full strength even for few rows
+KINDS = ClusterConfig(layers=(0,), founding=3)
+
+
+class Running:
+    """The running statistics of one kind, element by element in float64."""
+
+    def __init__(self, prior: np.ndarray, total: float) -> None:
+        self.stream, self.target, self.total = prior.copy(), prior.copy(), total
+
+    def take(self, values: np.ndarray, part: slice, target: np.ndarray, decay: float, share: float) -> None:
+        """One layer's [rows, C, ...] in; `settle` once after all layers."""
+        for channel in range(values.shape[1]):
+            seen = [float(v) for v in values[:, channel].ravel()]
+            column = part.start + channel
+            for moment, of in enumerate((lambda v: v, lambda v: v * v)):
+                now = sum(map(of, seen)) / len(seen)
+                for kept, fresh in ((self.stream, now), (self.target, target[moment, column])):
+                    old = kept[moment, column]
+                    kept[moment, column] = (decay * self.total * old + share * fresh) / (
+                        decay * self.total + share
+                    )
+
+    def settle(self, decay: float, share: float) -> None:
+        self.total = decay * self.total + share
+
+    def moved(self, values: np.ndarray, part: slice, k: float) -> np.ndarray:
+        out = np.empty_like(values)
+        for channel in range(values.shape[1]):
+            column = part.start + channel
+            m_s, m_c = self.stream[0, column], self.target[0, column]
+            s_s = math.sqrt(max(self.stream[1, column] - m_s**2, 0) + EPS)
+            s_c = math.sqrt(max(self.target[1, column] - m_c**2, 0) + EPS)
+            out[:, channel] = (values[:, channel] - m_s) / s_s * ((1 - k) * s_s + k * s_c)
+            out[:, channel] += (1 - k) * m_s + k * m_c
+        return out
+
+
+PARTS = (slice(0, 3), slice(3, 5))
+
+
+def prior_of(source: Calibration) -> np.ndarray:
+    return np.stack((source.mean, source.mean**2 + source.sd**2)).astype(np.float64).mean(1)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (8, 5, 3, 8), (2, 8, 1, 4)])
+@pytest.mark.parametrize("k", [0.5, 1.0])
+def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> None:
+    """The weight of what was seen before is decayed, never forgotten: total = decay total + share."""
+    source = calibration()
+    config = AlignConfig(strength=k, forgetting=0.7, shrink=MATCHED, clusters=ClusterConfig(enabled=False))
+    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    running = Running(prior_of(source), 1.0)
+    for seed, size in enumerate(sizes):
+        mask, asked, share = torch.arange(BATCH) < size, queries(seed), size / BATCH
+        decay = 0.7**share
+        done = aligned.begin(asked, mask)
+        target = domain.target(asked[mask]).double().numpy()
+        for layer, part in enumerate(PARTS):
+            # Every batch has statistics of its own, so that forgetting the earlier ones would show.
+            x = (1 + seed) * inputs(layer, 10 * seed) + seed
+            running.take(x[:size].double().numpy(), part, target, decay, share)
+            expected = running.moved(x.double().numpy(), part, k)
+            np.testing.assert_allclose(apply(done, layer, x).double().numpy(), expected, rtol=1e-3, atol=2e-3)
+        running.settle(decay, share)
+        assert aligned.commit(done)
+        assert aligned.snapshot()[1]["totals"]["0"] == pytest.approx(running.total, rel=1e-9)
+    tensors = aligned.snapshot()[0]
+    np.testing.assert_allclose(tensors["0/stream"], running.stream, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tensors["0/target"], running.target, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weight_saturates() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(forgetting=0.8), BATCH)
+    for seed in range(60):
+        run(aligned, [seed])
+    assert aligned.snapshot()[1]["totals"]["0"] == pytest.approx(1 / (1 - 0.8), rel=1e-4)
+
+
+def kinds_of(source: Calibration, labels: list[int], seed: int = 0) -> list[torch.Tensor]:
+    """Inputs [b, 3, 4, 5] of layer 0: kind 0 a clean picture's statistics, kinds 1 and 2 far from them."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(len(labels), 3, 20))
+    noise -= noise.mean(2, keepdims=True)
+    noise /= noise.std(2, keepdims=True)
+    mean = 0.2 * rng.normal(size=(len(labels), 3)) + source.mean[:, :3].mean(0)
+    sd = np.exp(0.05 * rng.normal(size=(len(labels), 3)) + np.log(source.sd[:, :3]).mean(0))
+    kind = np.array(labels)
+    mean[kind == 1] += 12.0
+    sd[kind == 2] *= 20.0
+    x = (mean[..., None] + sd[..., None] * noise).reshape(len(labels), 3, 4, 5)
+    return [torch.from_numpy(x.astype(np.float32))]
+
+
+MIX = [0, 1, 0, 1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("rows", [BATCH, 7])
+def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
+    source = calibration()
+    config = AlignConfig(strength=0.5, shrink=MATCHED, clusters=KINDS)
+    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    assert aligned.early == (0,) and aligned.kinds() == 1
+    mask = torch.arange(BATCH) < rows
+    running = {0: Running(prior_of(source), 1.0), 1: Running(prior_of(source), FOUNDED)}
+    for seed in range(3):
+        early, asked = kinds_of(source, MIX, seed), queries(seed)
+        done = aligned.begin(asked, mask, early)
+        for layer, part in enumerate(PARTS):
+            x = early[0] if layer == 0 else inputs(1, seed) + 4 * torch.tensor(MIX)[:, None, None, None]
+            move = done.tap(layer, x)
+            assert move is not None and move[0].shape == move[1].shape == (BATCH, WIDTHS[layer])
+            shown = (x * move[0][..., None, None] + move[1][..., None, None]).double().numpy()
+            for kind, state in running.items():
+                members = [row for row in range(rows) if MIX[row] == kind]
+                share = len(members) / BATCH
+                target = domain.target(asked[members]).double().numpy()
+                values = x[members].double().numpy()
+                state.take(values, part, target, 0.8**share, share)
+                expected = state.moved(values, part, 0.5)
+                np.testing.assert_allclose(shown[members], expected, rtol=2e-3, atol=5e-3)
+        for kind, state in running.items():
+            share = sum(MIX[row] == kind for row in range(rows)) / BATCH
+            state.settle(0.8**share, share)
+        assert aligned.commit(done) and aligned.kinds() == 2
+    totals = aligned.snapshot()[1]["totals"]
+    assert totals == pytest.approx({str(kind): state.total for kind, state in running.items()})
+
+
+def test_one_kind_alone_is_moved_by_channel() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    early = kinds_of(calibration(), [0] * BATCH)
+    move = aligned.begin(queries(), ALL, early).tap(0, early[0])
+    assert move is not None and move[0].shape == (3,)
+
+
+def test_without_early_inputs_all_rows_are_of_the_clean_kind() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    done = aligned.begin(queries(), ALL)
+    assert set(done.labels.tolist()) == {0} and done.routing is None
+
+
+def test_a_tower_with_too_few_layers_has_one_kind() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=ClusterConfig(layers=(0, 2))), BATCH)
+    assert aligned.early == ()
+    off = AlignConfig(clusters=ClusterConfig(enabled=False, layers=(0,)))
+    assert ContentAlignment(calibration(), off, BATCH).early == ()
+
+
+def test_the_second_pass_matches_content_anew_and_keeps_the_kinds() -> None:
+    source = calibration()
+    config = AlignConfig(shrink=MATCHED, clusters=KINDS)
+    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    early, moved = kinds_of(source, MIX), queries(9)
+    first = aligned.begin(queries(), ALL, early)
+    first.tap(0, early[0])
+    before = aligned.snapshot()
+    second = aligned.again(first, moved, ALL)
+    assert second.labels.tolist() == first.labels.tolist() == MIX and second.routing is first.routing
+    for layer in (0, 1):
+        second.tap(layer, early[0] if layer == 0 else inputs(1))
+    for name, array in aligned.snapshot()[0].items():
+        np.testing.assert_array_equal(array, before[0][name])
+    assert aligned.commit(second)
+    members = [row for row, kind in enumerate(MIX) if kind == 1]
+    share = 0.5
+    kept = 0.8**share * FOUNDED
+    expected = (kept * prior_of(source) + share * domain.target(moved[members]).double().numpy()) / (
+        kept + share
+    )
+    tensors, meta = aligned.snapshot()
+    np.testing.assert_allclose(tensors["1/target"], expected, rtol=1e-4, atol=1e-5)
+    assert meta["totals"]["1"] == pytest.approx(kept + share)  # the batch counts once
+    with pytest.raises(TypeError, match="begin"):
+        aligned.again("nothing", moved, ALL)
+    with pytest.raises(TypeError, match="begin"):
+        aligned.commit(None)
+
+
+def served(aligned: ContentAlignment, labels: list[int], seed: int = 0) -> list[torch.Tensor]:
+    early = kinds_of(calibration(), labels, seed)
+    done = aligned.begin(queries(seed), ALL, early)
+    shown = []
+    for layer in (0, 1):
+        move = done.tap(layer, early[0] if layer == 0 else inputs(1, seed))
+        assert move is not None
+        shown += list(move)
+    assert aligned.commit(done)
+    return shown
+
+
+def test_a_retired_kind_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "PATIENCE", 2)
+    few = ClusterConfig(layers=(0,), founding=3, most=2)
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=few), BATCH)
+    served(aligned, MIX)
+    assert set(aligned.snapshot()[1]["totals"]) == {"0", "1"}
+    served(aligned, [0] * BATCH)
+    served(aligned, [2 * kind for kind in MIX])
+    assert set(aligned.snapshot()[1]["totals"]) == {"0", "2"}
+    assert {name for name in aligned.snapshot()[0] if name.startswith("1/")} == set()
+
+
+def test_a_merged_kind_leaves_nothing_behind() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    served(aligned, MIX)
+    served(aligned, [2 * kind for kind in MIX])
+    tensors, meta = copy.deepcopy(aligned.snapshot())
+    assert meta["styles"]["ids"] == [0, 1, 2] and aligned.kinds() == 3
+    tensors["styles/centroids"][2] = tensors["styles/centroids"][1] + 0.01
+    aligned.restore(tensors, meta)
+    served(aligned, [0] * BATCH)
+    assert aligned.kinds() == 2
+    assert set(aligned.snapshot()[1]["totals"]) == {"0", "1"}
+
+
+def test_statistics_that_are_not_finite_found_no_kind() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    early = kinds_of(calibration(), MIX)
+    done = aligned.begin(queries(), ALL, early)
+    broken = early[0].clone()
+    broken[1] = float("nan")
+    done.tap(0, broken)
+    done.tap(1, inputs(1))
+    assert not aligned.commit(done)
+    assert aligned.kinds() == 1 and aligned.snapshot()[1]["styles"]["ids"] == [0]
+
+
+def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
+    one = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    served(one, MIX)
+    tensors, meta = one.snapshot()
+    other = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    other.restore(tensors, json.loads(json.dumps(meta)))
+    for seed, labels in enumerate(
+        (MIX, [2 * kind for kind in MIX], [2 * kind for kind in MIX], MIX), start=1
+    ):
+        for a, b in zip(served(one, labels, seed), served(other, labels, seed)):
+            assert torch.equal(a, b)
+    ours, theirs = one.snapshot(), other.snapshot()
+    assert ours[1] == theirs[1] and one.kinds() == 3
+    for name, array in ours[0].items():
+        np.testing.assert_array_equal(array, theirs[0][name])
+
+
+def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
+    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    small = torch.randn(BATCH, 3, LARGE // 2, LARGE // 2, generator=torch.Generator().manual_seed(0))
+    patches = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = aligned.begin(queries(), ALL).tap(0, small)
+    got = aligned.begin(queries(), ALL).tap(0, patches)
+    assert expected is not None and got is not None
+    for ours, theirs in zip(got, expected):
+        torch.testing.assert_close(ours, theirs)
+    # Only these pixels are looked at, and on smaller maps all are.
+    patches[:, :, 1::2] += 50
+    again = aligned.begin(queries(), ALL).tap(0, patches)
+    assert again is not None and torch.equal(again[1], got[1])
+    whole = aligned.begin(queries(), ALL).tap(0, patches[:, :, : LARGE - 1])
+    assert whole is not None and float((whole[1] - got[1]).abs().min()) > 0.1

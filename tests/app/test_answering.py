@@ -1,0 +1,289 @@
+"""The served answer: twin fusion against a loop, its weight against the clean queries, judged as it was served."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.answering import COPY, Answering
+from core.config import Config
+from core.errors import GalleryError
+from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
+from encoders.base_model import Base
+from encoders.head import HashHead
+from index.gallery import VersionedGallery
+from index.shelf import Shelf
+from monitoring.judged import Remembered
+
+WIDTH, BITS, ITEMS, TOP = 16, 32, 30, 5
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def directions(seed: int, rows: int) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(rows, WIDTH)))
+
+
+def near(items: np.ndarray, spread: float, seed: int) -> np.ndarray:
+    """Queries around items."""
+    return unit(items + spread * np.random.default_rng(seed).normal(size=items.shape) / WIDTH**0.5)
+
+
+class World:
+    """A gallery, a head, clean reference queries, and how both twins see a batch."""
+
+    def __init__(self, reference: np.ndarray | None = None, count: int = ITEMS, **answer: Any) -> None:
+        settings = {"top": TOP, "shortlist": 8, **answer}
+        self.config = Config.model_validate({"answer": settings})
+        self.items = directions(0, count)
+        weight = np.random.default_rng(1).normal(size=(BITS, WIDTH)).astype(np.float32)
+        self.head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
+        codes = self.codes(self.items)
+        names = [f"item-{i}" for i in range(count)]
+        keys = np.arange(count, dtype=np.int64) * 3 + 7  # not the positions
+        self.gallery = VersionedGallery(BITS, names, codes, names, self.items, keys=keys, backend="exact")
+        self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
+        zeros = np.zeros(len(self.clean), np.float32)
+        known = {"vector": DriftReference(self.clean, zeros, zeros)}
+        base = Base("test", BITS, WIDTH, {}, self.head, {}, {}, known, "v")  # type: ignore[arg-type]
+        self.answering = Answering(self.config, base, Shelf(self.gallery))
+
+    def codes(self, features: np.ndarray) -> np.ndarray:
+        return self.head.codes(torch.from_numpy(features), "vector")
+
+    def seen(self, features: np.ndarray) -> tuple[Encoded, Hits]:
+        encoded = Encoded(features, self.codes(features))
+        return encoded, self.gallery.search(encoded.codes, self.config.answer.shortlist)
+
+    def answer(self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None) -> Answers:
+        marks = np.zeros(len(frozen), bool) if repaired is None else np.array(repaired)
+        return self.answering(self.gallery, "vector", *self.seen(adapted), *self.seen(frozen), marks)
+
+    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
+        """Standardised drop of the nearest cosine of every row, by a loop."""
+        nearest = [self.nearest(query, False) for query in clean]
+        mean = sum(nearest) / len(nearest)
+        sd = math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
+        return [(mean - self.nearest(query, True)) / sd for query in frozen]
+
+    def nearest(self, query: np.ndarray, itself: bool) -> float:
+        hits = self.gallery.search(self.codes(query[None]), self.config.answer.shortlist)
+        found = [float(self.feature(key) @ query.astype(np.float64)) for key in hits.keys[0] if key >= 0]
+        return max(cosine for cosine in found if itself or cosine <= COPY)
+
+    def feature(self, key: int) -> np.ndarray:
+        return self.gallery.features(np.array([key]))[0].astype(np.float64)
+
+    def slow(self, adapted: np.ndarray, frozen: np.ndarray, mode: str, weight: float) -> list[int]:
+        """The best keys of one query: candidates of either twin, then the score of the mode."""
+        size, tau = self.config.answer.shortlist, self.config.answer.fuse_temperature
+        bits = [self.gallery.distances(self.codes(query[None]))[0] for query in (adapted, frozen)]
+        keys = self.gallery.keys().tolist()
+        own = [{k for _, k in sorted(zip(row.tolist(), keys))[:size]} for row in bits]
+        both = bits[0] + bits[1] if mode == "sum" else np.minimum(*bits)
+        row = bits[0] if mode == "none" else both
+        pool = own[0] if mode == "none" else own[0] | own[1]
+        chosen = [k for _, k in sorted(zip(row.tolist(), keys)) if k in pool][:size]
+        cosines = [[float(self.feature(k) @ q.astype(np.float64)) for k in chosen] for q in (adapted, frozen)]
+        beliefs = []
+        for side in cosines:
+            raised = [math.exp(c / tau) for c in side]
+            beliefs.append([r / sum(raised) for r in raised])
+        score = []
+        for place in range(len(chosen)):
+            a, f = cosines[0][place], cosines[1][place]
+            by = {"none": a, "max": max(a, f), "sum": a + f}
+            mixed = beliefs[1][place] + weight * beliefs[0][place]
+            score.append(mixed if mode == "mixture" else by[mode])
+        order = sorted(range(len(chosen)), key=lambda place: -score[place])
+        return [chosen[place] for place in order][:TOP]
+
+
+def twins(world: World, rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Two twins that see different queries."""
+    frozen = near(world.items[:rows], 2.0, 3)
+    return near(frozen, 1.0, 4), frozen
+
+
+# What is served
+
+
+@pytest.mark.parametrize("shortlist", [8, ITEMS, 50])
+@pytest.mark.parametrize("mode", ["none", "max", "sum", "mixture"])
+def test_served_equals_the_slow_loop(mode: str, shortlist: int) -> None:
+    world = World(fuse=mode, shortlist=shortlist, evidence=None)
+    adapted, frozen = twins(world)
+    answers = world.answer(adapted, frozen)
+    np.testing.assert_array_equal(answers.weights, np.ones(12, np.float32))
+    for row in range(12):
+        a, f = adapted[row], frozen[row]
+        assert answers.served.keys[row].tolist() == world.slow(a, f, mode, 1.0)
+        assert answers.frozen.keys[row].tolist() == world.slow(f, f, "none", 1.0)
+        assert answers.adapted.keys[row].tolist() == world.slow(a, a, "none", 1.0)
+    assert (answers.frozen.keys != answers.adapted.keys).any(1).sum() > 6  # or the modes would not differ
+
+
+def test_a_partial_weight_equals_the_slow_loop() -> None:
+    world = World(evidence=(0.0, 20.0))
+    adapted, frozen = twins(world)
+    z = world.evidence(frozen, world.clean)
+    weight = (sum(z) / 12 - 2 / math.sqrt(12)) / 20
+    assert 0.05 < weight < 0.95
+    answers = world.answer(adapted, frozen)
+    np.testing.assert_allclose(answers.weights, weight, rtol=1e-4)
+    served = answers.served.keys.tolist()
+    assert served == [world.slow(a, f, "mixture", weight) for a, f in zip(adapted, frozen)]
+    assert served != [world.slow(a, f, "mixture", 1.0) for a, f in zip(adapted, frozen)]
+
+
+def same(one: Hits, other: Hits, rows: Any = slice(None)) -> bool:
+    pairs = ((one.keys, other.keys), (one.distances, other.distances))
+    return all(np.array_equal(a[rows], b[rows]) for a, b in pairs)
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+def test_weight_zero_serves_exactly_the_frozen_answer(rerank: bool) -> None:
+    world = World(rerank=rerank, evidence=(90.0, 99.0))
+    answers = world.answer(*twins(world))
+    assert (answers.weights == 0).all()
+    assert same(answers.served, answers.frozen) and not same(answers.served, answers.adapted)
+
+
+@pytest.mark.parametrize("evidence", [(90.0, 99.0), (-99.0, -90.0), None])
+def test_repaired_rows_serve_exactly_the_adapted_answer(evidence: tuple[float, float] | None) -> None:
+    world = World(evidence=evidence)
+    adapted, frozen = twins(world)
+    repaired = np.arange(12) % 3 == 0
+    answers = world.answer(adapted, frozen, repaired)
+    assert np.isinf(answers.weights).tolist() == repaired.tolist()
+    assert same(answers.served, answers.adapted, repaired)
+    plain = world.answer(adapted[~repaired], frozen[~repaired])
+    np.testing.assert_array_equal(answers.served.keys[~repaired], plain.served.keys)
+    np.testing.assert_array_equal(answers.weights[~repaired], plain.weights)
+    everything = world.answer(adapted, frozen, np.ones(12, bool))
+    assert np.isinf(everything.weights).all() and same(everything.served, everything.adapted)
+
+
+def test_without_rerank_codes_alone_decide() -> None:
+    world = World(rerank=False, evidence=None)
+    adapted, frozen = twins(world)
+    answers = world.answer(adapted, frozen)
+    both = np.minimum(*(world.gallery.distances(world.codes(side)) for side in (adapted, frozen)))
+    for row in range(12):
+        expected = sorted(zip(both[row].tolist(), world.gallery.keys().tolist()))[:TOP]
+        assert (
+            list(zip(answers.served.distances[row].tolist(), answers.served.keys[row].tolist())) == expected
+        )
+
+
+def test_fewer_items_than_wanted_leave_unused_places() -> None:
+    world = World(count=3, evidence=None)
+    answers = world.answer(*twins(world, 3))
+    for hits in (answers.served, answers.frozen, answers.adapted):
+        assert hits.keys.shape == (3, TOP)
+        assert (hits.keys[:, 3:] == -1).all() and (np.sort(hits.keys[:, :3]) == [7, 10, 13]).all()
+
+
+def test_a_gallery_without_codes_by_key_is_refused() -> None:
+    world = World()
+    seen = world.seen(world.items[:2])
+    with pytest.raises(GalleryError, match="codes by key"):
+        world.answering(object(), "vector", *seen, *seen, np.zeros(2, bool))  # type: ignore[arg-type]
+
+
+# How much the adapted twin counts
+
+
+def test_clean_queries_give_no_weight_and_far_ones_all() -> None:
+    world = World()
+    clean = near(world.items[np.arange(64) % ITEMS], 0.5, 77)
+    far = near(world.items[np.arange(64) % ITEMS], 4.0, 77)
+    assert (world.answer(clean, clean).weights == 0).all()
+    assert (world.answer(far, far).weights == 1).all()
+    assert (world.answer(near(world.items, 0.0, 0), near(world.items, 0.0, 0)).weights == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_the_bound_widens_with_fewer_rows(rows: int) -> None:
+    """The same evidence weighs more when more queries show it."""
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    query = near(world.items[:1], 1.5, 5)
+    frozen = np.repeat(query, rows, axis=0)
+    (z,) = world.evidence(query, world.clean)
+    expected = (z - 2 / math.sqrt(rows) + 5) / 20
+    assert 0 < expected < 1
+    np.testing.assert_allclose(world.answer(frozen, frozen).weights, expected, rtol=1e-4)
+
+
+def test_repaired_rows_are_no_evidence() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    frozen = np.vstack((near(world.items[:2], 1.5, 5), directions(9, 2)))
+    marks = [False, False, True, True]
+    z = world.evidence(frozen[:2], world.clean)
+    expected = (sum(z) / 2 - 2 / math.sqrt(2) + 5) / 20
+    np.testing.assert_allclose(world.answer(frozen, frozen, marks).weights[:2], expected, rtol=1e-4)
+
+
+def test_the_reference_leaves_its_own_copies_out() -> None:
+    """Clean queries that are gallery items themselves are judged by the next nearest."""
+    copies = directions(0, ITEMS)
+    world = World(reference=copies, shortlist=ITEMS, evidence=(-20.0, 20.0))
+    frozen = near(world.items[:9], 2.0, 6)
+    z = world.evidence(frozen, copies)
+    expected = (sum(z) / 9 - 2 / 3 + 20) / 40
+    assert 0 < expected < 1
+    np.testing.assert_allclose(world.answer(frozen, frozen).weights, expected, rtol=1e-3)
+
+
+def test_a_modality_without_clean_queries_counts_fully() -> None:
+    world = World(evidence=(90.0, 99.0))
+    adapted, frozen = twins(world, 3)
+    marks = np.zeros(3, bool)
+    answers = world.answering(world.gallery, "image", *world.seen(adapted), *world.seen(frozen), marks)
+    assert (answers.weights == 1).all()
+
+
+# Judged as it was served
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "evidence", "shortlist"),
+    [
+        ("mixture", None, 8),
+        ("mixture", (0.0, 20.0), 8),
+        ("mixture", (90.0, 99.0), 8),
+        ("max", None, 8),
+        ("none", None, 8),
+        ("sum", None, ITEMS),  # with a shorter list, a sum ranks only what either twin found
+    ],
+)
+def test_distances_rank_as_the_answer_did(
+    mode: str, evidence: tuple[float, float] | None, shortlist: int, rerank: bool
+) -> None:
+    world = World(fuse=mode, evidence=evidence, shortlist=shortlist, rerank=rerank)
+    adapted, frozen = twins(world)
+    repaired = np.arange(12) == 4
+    answers = world.answer(adapted, frozen, repaired)
+    keys = world.gallery.keys()
+    for row in range(12):
+        kept = Remembered(
+            Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
+            world.codes(adapted)[row], frozen[row], adapted[row], float(answers.weights[row]),
+        )  # fmt: skip
+        found = world.answering.distances(world.gallery.version, kept)
+        assert found is not None
+        for scores, hits in zip(found, (answers.frozen, answers.adapted, answers.served)):
+            assert scores.shape == (ITEMS,)
+            assert keys[np.argsort(scores, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
+
+
+def test_a_version_that_is_gone_is_not_judged() -> None:
+    world = World()
+    code = world.codes(world.items[:1])[0]
+    kept = Remembered(Coordinates("q", 0, 0), "gone", 0, code, code, world.items[0], world.items[0])
+    assert world.answering.distances("gone", kept) is None
