@@ -90,9 +90,9 @@ def replay(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="frozen, default, rest, aligned, anchored, centring, refinement, tcr, tcr-paper, tent, eata, "
-            "sar, deyo, ...; an unknown one lists all. +fused behind a name answers from both twins, +repair "
-            "mends texts first. May be repeated."
+            help="frozen, default, rest, aligned, anchored, centring, refinement, tcr, tcr-paper, tent, "
+            "eata, sar, deyo, ...; an unknown one lists all. +fused behind a name answers from both twins, "
+            "+repair mends texts first. May be repeated."
         ),
     ] = None,
     methods: Annotated[str, typer.Option(help="The same, separated by commas.")] = "",
@@ -172,7 +172,7 @@ def replay(
     ] = "",
     streams: Annotated[
         str,
-        typer.Option(help="Only these, or <corruption>-<severity>; commas and *.", rich_help_panel=SUITE),
+        typer.Option(help="Only these, or CORRUPTION-SEVERITY; commas and *.", rich_help_panel=SUITE),
     ] = "",
     workers: Annotated[
         int | None,

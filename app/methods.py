@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, object]] = {
     "rest-flow": {"method": "rest", "reliability": "flow"} | ALONE,
     "default": {},
 }
-"""What `--method` and `--methods` may name: changes of the `adapt` section.
+"""What `--method` and `--methods` may name: changes of the `adapt` section; see `with_method` for the rest.
 
 All but "default" answer from one encoder alone and leave texts as they are: they are compared as methods, and
 what fusion and query repair add is seen in "default". "+fused" behind a name answers from both twins,

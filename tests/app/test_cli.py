@@ -86,7 +86,7 @@ def test_what_decides_answers_is_in_the_hash_and_addresses_are_not() -> None:
     assert Config.model_validate({"kafka": {"group": "other"}}).decision_hash() == plain.decision_hash()
 
 
-# -- qshift replay: four runs, each with its options ------------------------------------------------------
+# -- qshift replay: four runs, each with its options ----------------------------------------------------
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -136,7 +136,10 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         ("--journal {here}/gone.jsonl", "no file {here}/gone.jsonl"),
         ("--topic t", "no Kafka named"),
         ("--topic t --config {kafka} --base {here}/b", "no base model in {here}/b"),
-        ("--topic t --config {kafka} --base {here} --gallery {here} --from soon", "'soon' is no place"),
+        (
+            "--topic t --config {kafka} --base {here} --gallery {here} --from soon --to later",
+            "'soon' is no place",
+        ),
         ("--topic t --config {kafka} --base {here} --gallery {here} --to 10:00pm", "'10:00pm' is no place"),
         ("--topic= --config {kafka} --base {here} --gallery {here}", "expected the name of a topic"),
         ("--topic t --config {kafka} --base {here} --gallery {here} --method magic", "'magic' is not known"),

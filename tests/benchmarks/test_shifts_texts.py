@@ -1,4 +1,4 @@
-"""The 10 text corruptions: word-count rules, rates and what each edit may do."""
+"""The 10 published text corruptions and ours: word-count rules, rates and what each edit may do."""
 
 import json
 import string
@@ -19,12 +19,13 @@ from benchmarks.shifts.wording import (
     rewritten,
     typos,
 )
-from benchmarks.shifts.wording.characters import LOOKALIKES
+from benchmarks.shifts.wording.characters import LONG_ENOUGH, LOOKALIKES, WORD
 from benchmarks.shifts.wording.synonyms import SENSES, SYNONYMS
 from benchmarks.shifts.wording.words import reduced
 from core.errors import ConfigError
 
-CHARACTER = {name: c for name, c in TEXT_CORRUPTIONS.items() if c.family == "character"}
+PUBLISHED = {name: c for name, c in TEXT_CORRUPTIONS.items() if name != "typos"}
+CHARACTER = {name: c for name, c in PUBLISHED.items() if c.family == "character"}
 KIND: dict[str, Typo] = dict(zip(CHARACTER, TYPOS))
 LINE = "A young man rides a brown horse along the sandy beach while several children watch his dog swim"
 TEXTS = [
@@ -41,12 +42,16 @@ def draw(key: object = "x") -> np.random.Generator:
 
 
 def test_names_levels_and_families() -> None:
-    assert [c.paper for c in TEXT_CORRUPTIONS.values()] == [
+    assert [c.paper for c in PUBLISHED.values()] == [
         "OCR", "CI", "CR", "CS", "CD", "SR", "RI", "RS", "RD", "IP"
     ]  # fmt: skip
     assert all(c.levels == tuple(range(1, 8)) for c in CHARACTER.values())
-    assert all(c.levels == (6, 7) for c in TEXT_CORRUPTIONS.values() if c.family == "word")
-    assert {n for n, c in TEXT_CORRUPTIONS.items() if c.substitute} == {"synonym", "word_insert"}
+    assert all(c.levels == (6, 7) for c in PUBLISHED.values() if c.family == "word")
+    assert {n for n, c in PUBLISHED.items() if c.substitute} == {"synonym", "word_insert"}
+    ours = TEXT_CORRUPTIONS["typos"]
+    assert list(TEXT_CORRUPTIONS) == [*PUBLISHED, "typos"]
+    assert (ours.paper, ours.family, ours.levels) == ("-", "character", LEVELS)
+    assert "not published" in ours.substitute
 
 
 @pytest.mark.parametrize("name", TEXT_CORRUPTIONS)
@@ -133,6 +138,44 @@ def test_typos_hit_the_chosen_share(kind: Typo) -> None:
     # One word of three can be hit, or two by OCR errors ("red" has an r).
     expected = 0.6 if kind == "ocr" else 0.3
     assert hits / 1500 == pytest.approx(expected, abs=0.04)
+
+
+@pytest.mark.parametrize(("level", "share"), [(1, 0.15), (4, 0.6), (7, 1.0)])
+def test_our_typos_hit_three_times_the_rate_of_the_words(level: int, share: float) -> None:
+    words = LINE.split()
+    open_to = [any(c in LOOKALIKES for c in word) or len(word) >= LONG_ENOUGH for word in words]
+    assert words == WORD.findall(LINE) and 10 < sum(open_to) < len(words)
+    hits, samples = np.zeros(len(words)), 600
+    for sample in range(samples):
+        out = corrupt_text(LINE, "typos", level, 0, sample)
+        assert len(out.split()) == len(words)
+        hits += [a != b for a, b in zip(words, out.split())]
+    assert not hits[~np.array(open_to)].any()
+    assert hits.sum() / samples / sum(open_to) == pytest.approx(share, abs=0.01)
+    # Of a short text too: there the published ones hit one word at any level.
+    short = np.mean(
+        [corrupt_text("a brown horse", "typos", level, 0, i) != "a brown horse" for i in range(600)]
+    )
+    assert short > 0.95 if share > 0.5 else short == pytest.approx(0.3, abs=0.06)
+
+
+def test_our_typos_are_of_all_five_kinds_and_keyed() -> None:
+    word, seen = "Gracious", set()
+    for sample in range(300):
+        out = corrupt_text(word, "typos", 7, 0, sample)
+        assert out != word and out == corrupt_text(word, "typos", 7, 0, sample)
+        if len(out) != len(word):
+            seen.add("insert" if len(out) > len(word) else "delete")
+        elif sorted(out.lower()) == sorted(word.lower()):
+            seen.add("swap")
+        elif all(a == b or b in LOOKALIKES.get(a, "") for a, b in zip(word, out)):
+            seen.add("ocr")
+        else:
+            seen.add("substitute")
+    assert seen == set(TYPOS)
+    first = [corrupt_text(LINE, "typos", 4, 0, i) for i in range(20)]
+    assert len(set(first)) > 15
+    assert first != [corrupt_text(LINE, "typos", 4, 1, i) for i in range(20)]
 
 
 def test_typos_mix_kinds_and_leave_what_cannot_change() -> None:

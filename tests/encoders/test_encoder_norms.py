@@ -103,6 +103,58 @@ def test_a_tap_that_fails_leaves_nothing_behind(tower: ImageTower) -> None:
     assert torch.equal(tower.encode(batch), before)
 
 
+def rows_move(layers: tuple[int, ...], seed: int = 0):
+    """A tap that moves every row of some layers differently."""
+
+    def tap(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if layer not in layers:
+            return None
+        generator = torch.Generator().manual_seed(seed + layer)
+        scale = 0.5 + torch.rand(x.shape[:2], generator=generator)
+        return scale, torch.randn(x.shape[:2], generator=generator)
+
+    return tap
+
+
+def test_every_row_may_have_a_move_of_its_own(tower: ImageTower) -> None:
+    batch, tap = inputs(tower), rows_move((0, 1, 2))
+    got = tower.encode(batch, None, tap)
+    net: Small = tower.raw  # type: ignore[assignment]
+
+    def moved(layer: int, x: torch.Tensor) -> torch.Tensor:
+        move = tap(layer, x)
+        assert move is not None
+        out = torch.empty_like(x)
+        for row in range(x.shape[0]):
+            for channel in range(x.shape[1]):
+                out[row, channel] = move[0][row, channel] * x[row, channel] + move[1][row, channel]
+        return out
+
+    with torch.no_grad():
+        x = net.bn_one(moved(0, net.one(batch))).relu()
+        x = net.bn_two(moved(1, net.two(x))).relu().mean((2, 3))
+        expected = nn.functional.normalize(net.last(moved(2, x)), dim=1)
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(tower.encode(batch), tower.encode(batch, None, None))
+
+
+def test_equal_moves_of_all_rows_are_one_move(tower: ImageTower) -> None:
+    batch = inputs(tower)
+    one = move_of({0: (1.5, 0.1), 2: (0.7, -0.4)})
+
+    def each(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        move = one(layer, x)
+        return None if move is None else (move[0].expand(len(x), -1), move[1].expand(len(x), -1))
+
+    torch.testing.assert_close(tower.encode(batch, None, each), tower.encode(batch, None, one))
+
+
+def test_gradients_flow_through_moves_by_row(tower: ImageTower) -> None:
+    params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
+    tower.encode(inputs(tower), params, rows_move((0, 1, 2)))[:, 1].sum().backward()
+    assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in params.values())
+
+
 def test_statistics_stay_those_of_the_source(tower: ImageTower) -> None:
     net: Small = tower.raw  # type: ignore[assignment]
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
@@ -116,7 +168,9 @@ def test_statistics_stay_those_of_the_source(tower: ImageTower) -> None:
 
 def test_gradients_flow_through_a_tap(tower: ImageTower) -> None:
     params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
-    tower.encode(inputs(tower), params, move_of({0: (1.5, 0.1), 1: (1.5, 0.1), 2: (1.5, 0.1)}))[:, 1].sum().backward()
+    tower.encode(inputs(tower), params, move_of({0: (1.5, 0.1), 1: (1.5, 0.1), 2: (1.5, 0.1)}))[
+        :, 1
+    ].sum().backward()
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in params.values())
 
 

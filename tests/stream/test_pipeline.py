@@ -1,0 +1,153 @@
+"""A batch through the pipeline where texts are repaired: which twin reads what, and what it costs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.types import Answers, Coordinates, Encoded, Hits, Outcome, Query, QueryBatch
+from stream.pipeline import Pipeline
+
+WIDTH = 24  # of the gallery in conftest.py
+
+
+class Letters:
+    """Texts as counts of their letters; what it prepares is an array, as tokens are."""
+
+    modality = "text"
+    width = WIDTH
+
+    def __init__(self) -> None:
+        self.read: list[torch.Tensor] = []
+
+    def prepare(self, content: str) -> np.ndarray:
+        tokens = np.zeros(WIDTH, np.float32)
+        for letter in content:
+            tokens[ord(letter) % WIDTH] += 1
+        return tokens
+
+    def collate(self, prepared: Sequence[np.ndarray], rows: int) -> torch.Tensor:
+        block = np.stack([*prepared, *[prepared[-1]] * (rows - len(prepared))])
+        return torch.from_numpy(block)
+
+    def encode(self, inputs: torch.Tensor, params: Any = None, tap: Any = None) -> torch.Tensor:
+        self.read.append(inputs)
+        moved = inputs if not params else inputs * params["affine.weight"] + params["affine.bias"]
+        return torch.nn.functional.normalize(moved, dim=1)
+
+    def adaptable(self) -> dict[str, torch.Tensor]:
+        return {"affine.weight": torch.ones(WIDTH), "affine.bias": torch.zeros(WIDTH)}
+
+    def norms(self) -> int:
+        return 0
+
+
+class Heads:
+    """The head of the gallery, for texts as for vectors."""
+
+    def __init__(self, head: Any) -> None:
+        self.bits, self._head = head.bits, head
+
+    def codes(self, features: torch.Tensor, modality: str) -> np.ndarray:
+        return self._head.codes(features, "vector")
+
+
+TEXTS = ["a dog", "a hrose", "two cats", "a bycicle", "a car", "a tree", "red", "blue"] * 2
+MENDED = {"a hrose": "a horse ran", "a bycicle": "a bicycle path"}
+
+
+class Texts:
+    """The pipeline of conftest.py with the encoder above."""
+
+    def __init__(self, world: Any, repair: Callable[[str], str] | None) -> None:
+        self.encoder = Letters()
+        self.marks: list[np.ndarray] = []
+        own = world.pipeline
+
+        def answering(
+            g: Any, _: Any, a: Encoded, ah: Hits, f: Encoded, fh: Hits, repaired: np.ndarray
+        ) -> Answers:
+            self.marks.append(repaired)
+            return Answers(fh, ah, ah, np.ones(len(repaired), np.float32))
+
+        self.pipeline = Pipeline(
+            world.config, {"text": self.encoder}, Heads(own.head), own.gallery,  # type: ignore[dict-item,arg-type]
+            lambda modality: own.learner("vector").adapter, lambda modality: None, answering,
+            lambda modality, q, near, mask: torch.zeros(len(q)), repair=repair,
+        )  # fmt: skip
+
+    def through(self, texts: Sequence[str]) -> Outcome:
+        queries = [
+            self.pipeline.admit(Query(Coordinates("qshift.queries", 0, i), "text", text))
+            for i, text in enumerate(texts)
+        ]
+        learner = self.pipeline.learner("text")
+        self.encoder.read.clear()
+        batch = QueryBatch("lane", 0, "text", tuple(queries))
+        return self.pipeline.learn(learner, self.pipeline.answer(learner, batch))
+
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        rows = np.stack([self.encoder.prepare(text) for text in texts])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def mend(text: str) -> str:
+    return MENDED.get(text, text)
+
+
+FROZEN = {"adapt": {"method": "frozen"}}
+
+
+def test_the_frozen_twin_reads_what_was_asked_and_the_adapted_what_was_meant(make_world: Any) -> None:
+    texts = Texts(make_world(**FROZEN), mend)
+    outcome = texts.through(TEXTS)
+    np.testing.assert_allclose(outcome.frozen.features, texts.features(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(outcome.adapted.features, texts.features([mend(t) for t in TEXTS]), atol=1e-6)
+    changed = (outcome.frozen.features != outcome.adapted.features).any(1)
+    assert changed.tolist() == [text in MENDED for text in TEXTS]
+    assert texts.marks[0].tolist() == [text in MENDED for text in TEXTS]
+    assert outcome.forwards == len(texts.encoder.read) == 2
+
+
+def test_a_query_remembers_both_texts(make_world: Any) -> None:
+    pipeline = Texts(make_world(**FROZEN), mend).pipeline
+    encoder = Letters()
+    wrong = pipeline.admit(Query(Coordinates("q", 0, 0), "text", "a hrose"))
+    assert (wrong.content, wrong.repaired) == ("a hrose", "a horse ran")
+    np.testing.assert_array_equal(wrong.prepared, encoder.prepare("a hrose"))
+    np.testing.assert_array_equal(wrong.repaired_prepared, encoder.prepare("a horse ran"))
+    right = pipeline.admit(Query(Coordinates("q", 0, 1), "text", "a dog"))
+    assert right.repaired == "" and right.repaired_prepared is None
+
+
+def test_padding_rows_of_a_repaired_batch(make_world: Any) -> None:
+    texts = Texts(make_world(**FROZEN), mend)
+    outcome = texts.through(["a dog", "a cat", "a hrose"])
+    assert [len(inputs) for inputs in texts.encoder.read] == [8, 8]
+    np.testing.assert_allclose(
+        outcome.adapted.features, texts.features(["a dog", "a cat", "a horse ran"]), atol=1e-6
+    )
+    assert texts.marks[0].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("repair", [None, mend, lambda text: text])
+def test_nothing_to_repair_costs_nothing(make_world: Any, repair: Any) -> None:
+    texts = Texts(make_world(**FROZEN), repair)
+    outcome = texts.through([text for text in TEXTS if text not in MENDED])
+    assert outcome.forwards == len(texts.encoder.read) == 1
+    np.testing.assert_array_equal(outcome.frozen.features, outcome.adapted.features)
+    assert not texts.marks[0].any()
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_every_forward_is_counted_while_learning(make_world: Any, wrong: int) -> None:
+    texts = Texts(make_world(), mend)
+    outcome = texts.through([text for text in TEXTS if wrong or text not in MENDED])
+    assert outcome.step is not None and outcome.step.updated
+    assert outcome.forwards == len(texts.encoder.read) >= 2 + wrong
+    # What was asked is read once, by the frozen twin; all else is learned from what was meant.
+    meant = texts.encoder.read[1:]
+    assert all(torch.equal(inputs, meant[0]) for inputs in meant)
+    assert torch.equal(texts.encoder.read[0], meant[0]) is not bool(wrong)
