@@ -1,4 +1,4 @@
-"""The served answer: twin fusion against a loop, its weight against the clean queries, judged as it was served."""
+"""The served answer: twin fusion against a loop, its weight by a loop, and judged as it was served."""
 
 import math
 from typing import Any

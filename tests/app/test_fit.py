@@ -53,9 +53,13 @@ def base(written: tuple[Path, list[tuple[int, int, str]]]) -> Base:
 
 def test_base_is_whole(written: tuple[Path, list[tuple[int, int, str]]], base: Base) -> None:
     assert (base.name, base.bits, base.width) == ("open_clip", 16, 16)
-    assert set(base.encoders) == set(base.constants) == set(base.reference) == {"image", "text"}
+    assert set(base.encoders) == {"image", "text", "sequence", "composed"}
+    # Those of sequences are the pictures'; composed queries have none.
+    assert set(base.constants) == set(base.reference) == {"image", "text", "sequence"}
+    assert base.constants["sequence"] == base.constants["image"]
     assert base.calibration == {}  # no BatchNorm to align
-    for modality, encoder in base.encoders.items():
+    for modality in ("image", "text"):
+        encoder = base.encoders[modality]
         assert encoder.norms() == 0
         assert encoder.adaptable() and all("ln_" in name for name in encoder.adaptable())
         constants, reference = base.constants[modality], base.reference[modality]

@@ -167,13 +167,17 @@ def test_segments_need_names_of_their_own_and_the_right_task() -> None:
 EMOJI = Plan("emoji/picture-picture", "image", ("sketch",), True)
 
 
-def test_core_holds_all_corruptions_at_the_two_highest_severities_and_every_schedule() -> None:
+def test_core_holds_all_corruptions_at_the_two_highest_severities_and_its_schedules() -> None:
     found = emoji_pictures(EMOJI, False)
     names = {s.name for s in found}
-    assert {f"{name}-{level}" for name in IMAGE_CORRUPTIONS for level in (4, 5)} <= names
+    severe = {s.name: s.segments for s in found if s.kind == "mixed-severity"}
+    assert set(severe) == set(IMAGE_CORRUPTIONS)
+    for name, (segment,) in severe.items():
+        assert {(look.corruption, look.severity) for look in segment.looks} == {(name, 4), (name, 5)}
+        assert segment.order == "shares"
     assert {s.kind for s in found} == {
         "single", "gradual", "mixed-severity", "diverse", "sequential", "recurrent", "skewed", "tiny",
-        "bursts", "identical", "hostile",
+        "identical", "hostile",
     }  # fmt: skip
     assert len(names) == len(found)
     assert all(f"{kind}-{MIDDLE}" in {s.name for s in texts(Plan("coco/x", "text", ()), False)}

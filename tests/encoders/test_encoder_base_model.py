@@ -82,7 +82,7 @@ def test_open_clip_towers_and_projections_round_trip(tmp_path: Path, tiny: Path)
         **bare(12, towers=tiny, projections=projections, head=head(12, "image", "text", "vector")),
     )
     base = load_base(tmp_path / "base")
-    assert set(base.encoders) == {"image", "text", "vector"}
+    assert set(base.encoders) == {"image", "text", "vector", "sequence", "composed"}
     expected = open_clip_towers(f"local-dir:{tiny}", projections=projections).by_modality()
     for modality, content in (("image", np.full((32, 32, 3), 77, np.uint8)), ("text", "a dog")):
         ours, theirs = base.encoders[modality], expected[modality]

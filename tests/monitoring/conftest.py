@@ -49,8 +49,8 @@ def _outcome(
     return Outcome(
         QueryBatch(lane, seq, modality, queries),
         Encoded(features, frozen), Encoded(features, adapted),
-        hits, served, hits, served, served, np.ones(rows, np.float32), version, "5f" * 32, entropy, step, seconds or {},
-        repeated=repeated,
+        hits, served, hits, served, served, np.ones(rows, np.float32), version, "5f" * 32, entropy, step,
+        seconds or {}, repeated=repeated,
     )  # fmt: skip
 
 
