@@ -115,8 +115,8 @@ class AnswerConfig(Section):
     shortlist: int = Field(100, ge=1, le=10000)
     fuse: Literal["none", "max", "sum", "mixture"] = "mixture"  # docs/log.md 2026-11-24
     fuse_temperature: float = Field(0.1, gt=0)  # of each twin's belief over the candidates, the same entry
-    # Drop of the nearest cosine, in sd of clean ones (lower bound), where the adapted twin begins to count, and
-    # counts fully; None: always. Chosen on the development suite.
+    # Drop of the nearest cosine, in sd of clean ones (lower bound), where the adapted twin begins to count,
+    # and counts fully; None: always. Chosen on the development suite.
     evidence: tuple[float, float] | None = (0.15, 0.75)
     rerank: bool = True
 
