@@ -3,7 +3,9 @@
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
 served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence of a shift: the frozen
 cosines to the nearest item, against those of clean source queries in the same gallery: the lower confidence
-bound of their standardised difference. On clean queries w is 0 and the frozen answer is served, unchanged.
+bound of their standardised difference. And it follows what the adapted twin makes of it: without bringing the
+queries nearer to the gallery again it has no say. On clean queries w is 0 and the frozen answer is served,
+unchanged.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -25,6 +27,8 @@ from monitoring.judged import Remembered
 
 BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
+RECOVERED = 0.2
+"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 Scores = NDArray[np.float64]
@@ -61,7 +65,7 @@ class Answering:
         moved = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, "none", ones)
         if self._answer.fuse == "none":
             return Answers(alone, moved, moved, ones.astype(np.float32))
-        weights = self._weights(gallery, modality, frozen, frozen_hits, ~repaired)
+        weights = self._weights(gallery, modality, (frozen, frozen_hits), (adapted, adapted_hits), ~repaired)
         both = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, self._answer.fuse, weights)
         served = _rows(repaired, moved, _rows(weights == 0, alone, both))
         weights[repaired] = np.inf
@@ -139,18 +143,22 @@ class Answering:
         return belief
 
     def _weights(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Encoded, hits: Hits,
-        counted: NDArray[np.bool_],
+        self, gallery: VersionedGallery, modality: Modality, frozen: tuple[Encoded, Hits],
+        adapted: tuple[Encoded, Hits], counted: NDArray[np.bool_],
     ) -> NDArray[np.float64]:  # fmt: skip
         """Weight of the adapted twin, one for the batch: 0 where its queries look like clean ones."""
         rows = len(counted)
         if self._answer.evidence is None or modality not in self._base.reference or not counted.any():
             return np.ones(rows)
         mean, sd = self._reference(gallery, modality)
-        z = (mean - _nearest(gallery, frozen, hits)[counted]) / sd
+        lost, left = (
+            float(((mean - _nearest(gallery, *twin)[counted]) / sd).mean()) for twin in (frozen, adapted)
+        )
         low, high = self._answer.evidence
-        sure = float(z.mean()) - 2.0 / float(counted.sum()) ** 0.5
-        return np.full(rows, np.clip((sure - low) / (high - low), 0.0, 1.0))
+        sure = lost - 2.0 / float(counted.sum()) ** 0.5
+        shifted = np.clip((sure - low) / (high - low), 0.0, 1.0)
+        recovers = np.clip((lost - left) / RECOVERED, 0.0, 1.0)
+        return np.full(rows, shifted * recovers)
 
     def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""

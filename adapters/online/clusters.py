@@ -109,7 +109,8 @@ class StyleClusters:
             pixels = inputs.detach().float().flatten(2)
             sd, mean = pixels.std(2, correction=0), pixels.mean(2)
             sides.append(_style(mean.cpu().numpy().astype(np.float64), sd.cpu().numpy().astype(np.float64)))
-        found = (np.nan_to_num(np.concatenate(sides, axis=1)) - self._centre) @ self._whiten
+        known = np.nan_to_num(np.concatenate(sides, axis=1), posinf=1e30, neginf=-1e30)
+        found = (known - self._centre) @ self._whiten
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         full = LINEAR * self.radius
         # A severe shift spreads its queries along one direction; their logarithm keeps them together.
@@ -151,10 +152,12 @@ class StyleClusters:
         between = np.linalg.norm(far[:, None] - far[None], axis=2)
         seed = int(np.argmin(np.sort(between, axis=1)[:, need - 1]))
         members = np.argsort(between[seed], kind="stable")[:need]
-        for _ in range(ROUNDS):
+        for turn in range(ROUNDS):
             inside = np.linalg.norm(far - far[members].mean(0), axis=1) <= self.radius
             if inside.sum() < need:
-                break
+                if turn:
+                    break
+                return None  # rows that share no style are no kind
             members = np.flatnonzero(inside)
         return members
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.answering import COPY, Answering
+from app.answering import COPY, RECOVERED, Answering
 from core.config import Config
 from core.errors import GalleryError
 from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
@@ -129,7 +129,7 @@ def test_served_equals_the_slow_loop(mode: str, shortlist: int) -> None:
 
 def test_a_partial_weight_equals_the_slow_loop() -> None:
     world = World(evidence=(0.0, 20.0))
-    adapted, frozen = twins(world)
+    adapted, frozen = near(world.items[:12], 1.0, 4), twins(world)[1]
     z = world.evidence(frozen, world.clean)
     weight = (sum(z) / 12 - 2 / math.sqrt(12)) / 20
     assert 0.05 < weight < 0.95
@@ -203,7 +203,8 @@ def test_clean_queries_give_no_weight_and_far_ones_all() -> None:
     clean = near(world.items[np.arange(64) % ITEMS], 0.5, 77)
     far = near(world.items[np.arange(64) % ITEMS], 4.0, 77)
     assert (world.answer(clean, clean).weights == 0).all()
-    assert (world.answer(far, far).weights == 1).all()
+    recovered = world.items[np.arange(64) % ITEMS]
+    assert (world.answer(recovered, far).weights == 1).all()
     assert (world.answer(near(world.items, 0.0, 0), near(world.items, 0.0, 0)).weights == 0).all()
 
 
@@ -216,7 +217,8 @@ def test_the_bound_widens_with_fewer_rows(rows: int) -> None:
     (z,) = world.evidence(query, world.clean)
     expected = (z - 2 / math.sqrt(rows) + 5) / 20
     assert 0 < expected < 1
-    np.testing.assert_allclose(world.answer(frozen, frozen).weights, expected, rtol=1e-4)
+    recovered = np.repeat(world.items[:1], rows, axis=0)
+    np.testing.assert_allclose(world.answer(recovered, frozen).weights, expected, rtol=1e-4)
 
 
 def test_repaired_rows_are_no_evidence() -> None:
@@ -225,7 +227,8 @@ def test_repaired_rows_are_no_evidence() -> None:
     marks = [False, False, True, True]
     z = world.evidence(frozen[:2], world.clean)
     expected = (sum(z) / 2 - 2 / math.sqrt(2) + 5) / 20
-    np.testing.assert_allclose(world.answer(frozen, frozen, marks).weights[:2], expected, rtol=1e-4)
+    recovered = np.vstack((world.items[:2], frozen[2:]))
+    np.testing.assert_allclose(world.answer(recovered, frozen, marks).weights[:2], expected, rtol=1e-4)
 
 
 def test_the_reference_leaves_its_own_copies_out() -> None:
@@ -236,7 +239,24 @@ def test_the_reference_leaves_its_own_copies_out() -> None:
     z = world.evidence(frozen, copies)
     expected = (sum(z) / 9 - 2 / 3 + 20) / 40
     assert 0 < expected < 1
-    np.testing.assert_allclose(world.answer(frozen, frozen).weights, expected, rtol=1e-3)
+    np.testing.assert_allclose(world.answer(world.items[:9], frozen).weights, expected, rtol=1e-3)
+
+
+def test_who_recovers_nothing_has_no_say_and_half_a_recovery_counts_half() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, -4.0))
+    frozen = near(world.items[:9], 2.0, 6)
+    assert (world.answer(frozen, frozen).weights == 0).all()
+    assert (world.answer(near(frozen, 2.0, 8), frozen).weights == 0).all()
+    lost = np.mean(world.evidence(frozen, world.clean))
+    seen = []
+    for share in np.linspace(0, 1, 201):
+        moved = frozen + share * (world.items[:9] - frozen)
+        moved = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+        expected = (lost - np.mean(world.evidence(moved, world.clean))) / RECOVERED
+        got = world.answer(moved, frozen).weights
+        np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=2e-3)
+        seen.append(float(got[0]))
+    assert any(0.2 < weight < 0.8 for weight in seen) and seen[-1] == 1
 
 
 def test_a_modality_without_clean_queries_counts_fully() -> None:
