@@ -282,7 +282,7 @@ def test_a_picture_base_of_the_packaged_tower(tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     ready = prepare(made, tmp_path, lambda *call: calls.append(call))
     base = load_base(ready.base)
-    assert (base.bits, base.width, set(base.encoders)) == (64, 1280, {"image"})
+    assert (base.bits, base.width, set(base.encoders)) == (64, 1280, {"image", "sequence"})
     image = base.encoders["image"]
     assert image.prepare(gallery[0].content).shape == (3, 48, 48)
     rows = image.encode(image.collate([image.prepare(s.content) for s in gallery], 70)).numpy()
