@@ -1,16 +1,15 @@
 """What is answered from the two shortlists of a batch: by each twin alone, and by both together (served).
 
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
-served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence of a shift: the frozen
-cosines to the nearest item, against those of clean source queries in the same gallery: the lower confidence
-bound of their standardised difference. And it follows what the adapted twin makes of it: without bringing the
-queries nearer to the gallery again it has no say. On clean queries w is 0 and the frozen answer is served,
-unchanged.
+served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence, app/evidence.py; where
+it is 0 the frozen answer is served, unchanged.
 
 Ours; measured in docs/methods/fusion.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from core.config import Config
 from core.errors import GalleryError
 from core.protocols import Gallery
 from core.types import Answers, Encoded, Floats, Hits, Modality
-from encoders.base_model import Base
 from index.fuse import Mode, fuse, fuse_distances
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
@@ -27,11 +25,10 @@ from monitoring.judged import Remembered
 
 BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
-RECOVERED = 0.2
-"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
-COPY = 1 - 1e-5
-"""Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 Scores = NDArray[np.float64]
+Twin = tuple[Encoded, Hits]
+Evidence = Callable[[VersionedGallery, Modality, Twin, Twin, NDArray[np.bool_]], float]
+"""(gallery, modality, frozen, adapted, rows that count [B]) -> weight of the adapted twin in this batch."""
 
 
 class Answering:
@@ -39,13 +36,12 @@ class Answering:
 
     Args:
         config: shortlist, top, fusion.
-        base: its clean reference queries and head.
         shelf: galleries by version.
+        evidence: how far the adapted twin is to be trusted.
     """
 
-    def __init__(self, config: Config, base: Base, shelf: Shelf) -> None:
-        self._answer, self._base, self._shelf = config.answer, base, shelf
-        self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
+    def __init__(self, config: Config, shelf: Shelf, evidence: Evidence) -> None:
+        self._answer, self._shelf, self._evidence = config.answer, shelf, evidence
 
     def __call__(
         self,
@@ -65,7 +61,8 @@ class Answering:
         moved = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, "none", ones)
         if self._answer.fuse == "none":
             return Answers(alone, moved, moved, ones.astype(np.float32))
-        weights = self._weights(gallery, modality, (frozen, frozen_hits), (adapted, adapted_hits), ~repaired)
+        trust = self._evidence(gallery, modality, (frozen, frozen_hits), (adapted, adapted_hits), ~repaired)
+        weights = np.full(len(repaired), trust)
         both = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, self._answer.fuse, weights)
         served = _rows(repaired, moved, _rows(weights == 0, alone, both))
         weights[repaired] = np.inf
@@ -122,10 +119,10 @@ class Answering:
         weights: NDArray[np.float64],
     ) -> Scores:  # fmt: skip
         """Scores [B, K] of candidates [B, K, D], at most 1."""
-        near = _cosine(items, adapted)
+        near = cosine_of(items, adapted)
         if mode == "none":
             return near
-        other, spread = _cosine(items, frozen), weights[:, None]
+        other, spread = cosine_of(items, frozen), weights[:, None]
         score: Scores
         match mode:
             case "max":
@@ -142,51 +139,8 @@ class Answering:
         belief: Scores = raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-300)
         return belief
 
-    def _weights(
-        self, gallery: VersionedGallery, modality: Modality, frozen: tuple[Encoded, Hits],
-        adapted: tuple[Encoded, Hits], counted: NDArray[np.bool_],
-    ) -> NDArray[np.float64]:  # fmt: skip
-        """Weight of the adapted twin, one for the batch: 0 where its queries look like clean ones."""
-        rows = len(counted)
-        if self._answer.evidence is None or modality not in self._base.reference or not counted.any():
-            return np.ones(rows)
-        mean, sd = self._reference(gallery, modality)
-        lost, left = (
-            float(((mean - _nearest(gallery, *twin)[counted]) / sd).mean()) for twin in (frozen, adapted)
-        )
-        low, high = self._answer.evidence
-        sure = lost - 2.0 / float(counted.sum()) ** 0.5
-        shifted = np.clip((sure - low) / (high - low), 0.0, 1.0)
-        recovers = np.clip((lost - left) / RECOVERED, 0.0, 1.0)
-        return np.full(rows, shifted * recovers)
 
-    def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
-        """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
-        key = (gallery.version, modality)
-        if key not in self._clean:
-            import torch
-
-            features = self._base.reference[modality].features
-            codes = self._base.head.codes(torch.from_numpy(np.array(features)), modality)
-            hits = gallery.search(codes, self._answer.shortlist)
-            found = _nearest(gallery, Encoded(features, codes), hits, itself=False)
-            self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
-        return self._clean[key]
-
-
-def _nearest(
-    gallery: VersionedGallery, queries: Encoded, hits: Hits, itself: bool = True
-) -> NDArray[np.float64]:
-    """Cosine [B] to the nearest item of the shortlist; without `itself`, the query's own copy is left out."""
-    cosine = _cosine(gallery.features(hits.keys), queries)
-    cosine[hits.keys < 0] = -1.0
-    if not itself:
-        cosine[cosine > COPY] = -1.0
-    nearest: NDArray[np.float64] = cosine.max(axis=1)
-    return nearest
-
-
-def _cosine(items: Floats, queries: Encoded) -> Scores:
+def cosine_of(items: Floats, queries: Encoded) -> Scores:
     """[B, K, D] -> [B, K]."""
     cosine: Scores = np.einsum("bkd,bd->bk", items, queries.features).astype(np.float64)
     return cosine

@@ -31,6 +31,7 @@ from adapters.online.tcr import Tcr
 from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from app.answering import Answering
+from app.evidence import Evidence
 from core.config import Config
 from core.errors import ConfigError
 from core.protocols import Adapter, Aligner, StateStore
@@ -94,7 +95,7 @@ def engine(config: Config) -> Engine:
 
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
-    answering = Answering(config, base, shelf)
+    answering = Answering(config, shelf, Evidence(config, base))
     pipeline = Pipeline(
         config,
         base.encoders,

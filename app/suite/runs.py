@@ -141,7 +141,7 @@ def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge:
 
 
 def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
-    """Modules of the adapter, of what it wraps, of the aligner, and of query repair where it is on."""
+    """Modules of the adapter, of what it wraps, of the aligner, and of query repair and fusion where they are on."""
     # The references of decoupling are parts of one module; drawing their gradients would take long.
     adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
     plain = config.model_copy(update={"adapt": adapt})
@@ -152,7 +152,8 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}
     names |= {"encoders.repair"} if config.repair.enabled else set()
-    return tuple(sorted(name for name in names if name.startswith(("adapters.", "encoders."))))
+    names |= {"app.evidence"} if config.answer.fuse != "none" else set()
+    return tuple(sorted(name for name in names if name.startswith(("adapters.", "encoders.", "app."))))
 
 
 def data_hash(task: Task) -> str:

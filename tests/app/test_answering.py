@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.answering import COPY, RECOVERED, Answering
+from app.answering import Answering
+from app.evidence import COPY, RECOVERED, Evidence
 from core.config import Config
 from core.errors import GalleryError
 from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
@@ -50,7 +51,7 @@ class World:
         zeros = np.zeros(len(self.clean), np.float32)
         known = {"vector": DriftReference(self.clean, zeros, zeros)}
         base = Base("test", BITS, WIDTH, {}, self.head, {}, {}, known, "v")  # type: ignore[arg-type]
-        self.answering = Answering(self.config, base, Shelf(self.gallery))
+        self.answering = Answering(self.config, Shelf(self.gallery), Evidence(self.config, base))
 
     def codes(self, features: np.ndarray) -> np.ndarray:
         return self.head.codes(torch.from_numpy(features), "vector")
