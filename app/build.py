@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from adapters.online.alignment import ContentAlignment
+from adapters.online.centred import Centred
 from adapters.online.centring import Centring, ResidualCentring
 from adapters.online.deyo import Deyo
 from adapters.online.eata import Eata
@@ -134,19 +135,35 @@ DRAWS = 64
 def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
     """A lane's method, under the guards that are on."""
     adapt = config.adapt
-    if modality not in base.constants or adapt.method == "frozen":
+    centred = _centred(config, base, modality)
+    if modality not in base.constants or (adapt.method == "frozen" and not centred):
         return Frozen()
+    if adapt.method == "frozen":
+        return Centring(_clean(base, modality, where).mean(0), config.batch.floor)
     made = _method(config, base, modality, where)
     guard = adapt.guard
     guarded = guard.reset_every or guard.reset_below or guard.restore
-    if not guarded or not made.parameters():
+    if guarded and made.parameters():
+        made = Guarded(made, base.encoders[modality].adaptable(), guard, config.seed)
+    if not centred or not made.parameters():
         return made
-    return Guarded(made, base.encoders[modality].adaptable(), guard, config.seed)
+    return Centred(made, _clean(base, modality, where).mean(0), config.batch.floor)
+
+
+def _centred(config: Config, base: Base, modality: Modality) -> bool:
+    """Whether alignment means centring: towers of pictures without BatchNorm. Texts share no shift."""
+    align = config.adapt.align.enabled and config.adapt.preset != "tcr-paper"
+    return align and modality in ("image", "composed", "sequence") and modality not in base.calibration
+
+
+def _clean(base: Base, modality: Modality, where: str) -> Tensor:
+    """Clean source queries [n, D] as the frozen encoder sees them."""
+    return torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
 
 
 def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
     adapt, floor, constants = config.adapt, config.batch.floor, base.constants[modality]
-    clean = torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
+    clean = _clean(base, modality, where)
     match adapt.method:
         case "centring":
             return Centring(clean.mean(0), floor)

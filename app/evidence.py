@@ -2,8 +2,9 @@
 
 Two things are asked of the cosines to the nearest gallery item, both without labels. Has the batch shifted?
 The frozen cosines against those of clean source queries in the same gallery: the lower confidence bound of
-their standardised difference. And does adaptation help? Without bringing the queries nearer to the gallery
-again the adapted twin has no say. On clean queries the weight is 0.
+their standardised difference. And does adaptation help? After a moderate shift the adapted twin has no say
+unless it brings the queries nearer to the gallery again; after a severe one there is little left to lose. On
+clean queries the weight is 0.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -22,6 +23,9 @@ from index.gallery import VersionedGallery
 
 RECOVERED = 0.2
 """Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
+SEVERE = (1.5, 2.5)
+"""Drop (its lower bound) from which the adapted twin counts without having won anything back, and fully.
+Line art is recognised better after alignment although it comes no nearer to the gallery: docs/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
@@ -76,7 +80,8 @@ def weight(lost: float, left: float, rows: int, evidence: tuple[float, float]) -
     sure = lost - 2.0 / float(rows) ** 0.5
     shifted = np.clip((sure - low) / (high - low), 0.0, 1.0)
     recovers = np.clip((lost - left) / RECOVERED, 0.0, 1.0)
-    return float(shifted * recovers)
+    severe = np.clip((sure - SEVERE[0]) / (SEVERE[1] - SEVERE[0]), 0.0, 1.0)
+    return float(shifted * max(recovers, severe))
 
 
 def nearest(

@@ -141,7 +141,7 @@ def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge:
 
 
 def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
-    """Modules of the adapter, of what it wraps, of the aligner, and of query repair and fusion where they are on."""
+    """Modules of the adapter, of what it wraps, of the aligner, of repair and fusion where they are on."""
     # The references of decoupling are parts of one module; drawing their gradients would take long.
     adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
     plain = config.model_copy(update={"adapt": adapt})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.answering import Answering
-from app.evidence import COPY, RECOVERED, Evidence
+from app.evidence import COPY, RECOVERED, SEVERE, Evidence, weight
 from core.config import Config
 from core.errors import GalleryError
 from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
@@ -243,12 +243,13 @@ def test_the_reference_leaves_its_own_copies_out() -> None:
     np.testing.assert_allclose(world.answer(world.items[:9], frozen).weights, expected, rtol=1e-3)
 
 
-def test_who_recovers_nothing_has_no_say_and_half_a_recovery_counts_half() -> None:
+def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
     world = World(shortlist=ITEMS, evidence=(-5.0, -4.0))
-    frozen = near(world.items[:9], 2.0, 6)
-    assert (world.answer(frozen, frozen).weights == 0).all()
-    assert (world.answer(near(frozen, 2.0, 8), frozen).weights == 0).all()
+    frozen = near(world.items[:9], 0.6, 6)
     lost = np.mean(world.evidence(frozen, world.clean))
+    assert 0.2 < lost < SEVERE[0]
+    assert (world.answer(frozen, frozen).weights == 0).all()
+    assert (world.answer(near(frozen, 1.0, 8), frozen).weights == 0).all()
     seen = []
     for share in np.linspace(0, 1, 201):
         moved = frozen + share * (world.items[:9] - frozen)
@@ -258,6 +259,28 @@ def test_who_recovers_nothing_has_no_say_and_half_a_recovery_counts_half() -> No
         np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=2e-3)
         seen.append(float(got[0]))
     assert any(0.2 < weight < 0.8 for weight in seen) and seen[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "left", "expected"),
+    [
+        (0.3, 0.0, 0.0),  # sure of .05: clean
+        (0.7, 0.0, 0.5),  # sure of .45: half a shift, all of it won back
+        (1.5, 1.5, 0.0),  # a shift, nothing won back
+        (1.5, 1.4, 0.5),  # half of what is asked for
+        (2.25, 2.9, 0.5),  # sure of 2.0: half-way to severe, farther away than before
+        (2.25, 2.1, 0.75),  # won back counts more
+        (3.0, 3.7, 1.0),  # severe: line art
+        (-1.0, -2.0, 0.0),
+    ],
+)
+def test_the_weight_of_a_full_batch(lost: float, left: float, expected: float) -> None:
+    assert weight(lost, left, 64, (0.15, 0.75)) == pytest.approx(expected)
+
+
+def test_fewer_queries_prove_less() -> None:
+    found = [weight(3.0, 3.5, rows, (0.15, 0.75)) for rows in (1, 4, 16, 64)]
+    assert found == pytest.approx([0.0, 0.5, 1.0, 1.0])
 
 
 def test_a_modality_without_clean_queries_counts_fully() -> None:
