@@ -151,9 +151,9 @@ def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapt
 
 
 def _centred(config: Config, base: Base, modality: Modality) -> bool:
-    """Whether alignment means centring: towers of pictures without BatchNorm. Texts share no shift."""
+    """Whether alignment means centring: where there is no BatchNorm. Misspelt texts share no shift."""
     align = config.adapt.align.enabled and config.adapt.preset != "tcr-paper"
-    return align and modality in ("image", "composed", "sequence") and modality not in base.calibration
+    return align and modality != "text" and modality not in base.calibration
 
 
 def _clean(base: Base, modality: Modality, where: str) -> Tensor:

@@ -45,7 +45,7 @@ class BatchConfig(Section):
 
 
 class ClusterConfig(Section):
-    """One alignment and one adapted state per kind of query, docs/methods/clusters.md."""
+    """One alignment state per kind of query, one adapted state for all: docs/methods/clusters.md."""
 
     enabled: bool = True
     most: int = Field(6, ge=1, le=32)  # clusters a lane may hold

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 
 from app.suite.results import ResultFiles
 from app.suite.work import Order, RunOrder, Tasks, Worker
@@ -66,12 +68,21 @@ def work(settings: Settings, orders: Sequence[Order], workers: int, heard: Heard
         while waiting:
             worker.do(waiting.pop(0), lambda news: waiting.extend(heard(news)))
         return
-    crew = [_Member(settings) for _ in range(workers)]
+    before = signal.signal(signal.SIGTERM, _stop) if current_thread() is main_thread() else None
+    crew: list[_Member] = []
     try:
+        crew += [_Member(settings) for _ in range(workers)]
         _supervise(crew, waiting, heard)
     finally:
         for member in crew:
             member.end()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends by the usual way out, so that no worker is left behind."""
+    raise SystemExit(128 + number)
 
 
 def usual_workers() -> int:

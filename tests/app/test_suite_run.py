@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +233,21 @@ def test_an_interrupted_run_keeps_what_is_done(toy: Known, tmp_path: Path) -> No
     assert len(list((tmp_path / "results").glob("*.ms.json"))) == 4
     kept = [path for path in (tmp_path / "results").iterdir() if ".ms" not in path.name]
     assert len(kept) == 4 and all(json.loads(path.read_text())["served"] for path in kept)
+
+
+def test_a_stop_signal_leaves_no_worker_behind(toy: Known, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def heard(news: object) -> list[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    settings = Settings(toy.source, Config(), METHODS, tmp_path / "results")
+    with pytest.raises(SystemExit) as stopped:
+        work(settings, [PrepareOrder(NAMES[:1])], 2, heard)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not [child for child in active_children() if child.name == "qshift-replay"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_tasks_without_data_are_left_out_with_the_reason_unless_named(
