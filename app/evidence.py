@@ -11,20 +11,22 @@ Ours; measured in docs/methods/fusion.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from app.answering import Twin, cosine_of
 from core.config import Config
-from core.types import Encoded, Hits, Modality
+from core.types import Codes, Encoded, Hits, Modality
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 
 RECOVERED = 0.2
 """Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
 SEVERE = (1.5, 2.5)
-"""Drop (its lower bound) from which the adapted twin counts without having won anything back, and fully.
+"""Median drop (its lower bound) from which the adapted twin counts without having won anything back, and fully.
 Line art is recognised better after alignment although it comes no nearer to the gallery: docs/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
@@ -50,10 +52,10 @@ class Evidence:
         if self._answer.evidence is None or modality not in self._base.reference or not counted.any():
             return 1.0
         mean, sd = self._reference(gallery, modality)
-        lost, left = (
-            float(((mean - nearest(gallery, *twin)[counted]) / sd).mean()) for twin in (frozen, adapted)
-        )
-        return weight(lost, left, int(counted.sum()), self._answer.evidence)
+        rows = _distinct(frozen[0].codes, counted)
+        lost, left = ((mean - nearest(gallery, *twin)[rows]) / sd for twin in (frozen, adapted))
+        drop = Drop(float(lost.mean()), float(np.median(lost)), float(left.mean()), len(rows))
+        return weight(drop, self._answer.evidence)
 
     def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
@@ -67,21 +69,44 @@ class Evidence:
         return self._clean[key]
 
 
-def weight(lost: float, left: float, rows: int, evidence: tuple[float, float]) -> float:
-    """Weight of the adapted twin.
+def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """First rows of each code among those that count: a query asked again and again proves nothing new."""
+    rows = np.flatnonzero(counted)
+    firsts: NDArray[np.intp] = rows[np.sort(np.unique(codes[rows], axis=0, return_index=True)[1])]
+    return firsts
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How far the nearest cosines of a batch lie below clean ones, in sd of these.
+
+    `mean` and `median` of the frozen twin, `left` the mean of the adapted twin, over `rows` distinct queries.
+    """
+
+    mean: float
+    median: float
+    left: float
+    rows: int
+
+
+def weight(drop: Drop, evidence: tuple[float, float]) -> float:
+    """Weight of the adapted twin in [0, 1].
+
+    A severe shift is asked of the median: a few hopeless queries among clean ones must not speak for them.
 
     Args:
-        lost: mean drop of the nearest cosine of the frozen twin, in sd of clean queries.
-        left: the same of the adapted twin.
-        rows: queries they are means of.
-        evidence: drop (its lower bound) where the adapted twin begins to count, and counts fully.
+        drop: of the batch.
+        evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts fully.
     """
-    low, high = evidence
-    sure = lost - 2.0 / float(rows) ** 0.5
-    shifted = np.clip((sure - low) / (high - low), 0.0, 1.0)
-    recovers = np.clip((lost - left) / RECOVERED, 0.0, 1.0)
-    severe = np.clip((sure - SEVERE[0]) / (SEVERE[1] - SEVERE[0]), 0.0, 1.0)
-    return float(shifted * max(recovers, severe))
+    unsure = 2.0 / float(drop.rows) ** 0.5
+    shifted = _ramp(drop.mean - unsure, evidence)
+    recovers = _ramp(drop.mean - drop.left, (0.0, RECOVERED))
+    return shifted * max(recovers, _ramp(drop.median - unsure, SEVERE))
+
+
+def _ramp(value: float, ends: tuple[float, float]) -> float:
+    low, high = ends
+    return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def nearest(

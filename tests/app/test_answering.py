@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.answering import Answering
-from app.evidence import COPY, RECOVERED, SEVERE, Evidence, weight
+from app.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
 from core.config import Config
 from core.errors import GalleryError
 from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
@@ -209,17 +209,15 @@ def test_clean_queries_give_no_weight_and_far_ones_all() -> None:
     assert (world.answer(near(world.items, 0.0, 0), near(world.items, 0.0, 0)).weights == 0).all()
 
 
-@pytest.mark.parametrize("rows", [1, 4, 64])
+@pytest.mark.parametrize("rows", [1, 4, 25])
 def test_the_bound_widens_with_fewer_rows(rows: int) -> None:
-    """The same evidence weighs more when more queries show it."""
+    """The same evidence weighs more when more distinct queries show it."""
     world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
-    query = near(world.items[:1], 1.5, 5)
-    frozen = np.repeat(query, rows, axis=0)
-    (z,) = world.evidence(query, world.clean)
-    expected = (z - 2 / math.sqrt(rows) + 5) / 20
+    frozen = near(world.items[:rows], 1.5, 5)
+    z = world.evidence(frozen, world.clean)
+    expected = (sum(z) / rows - 2 / math.sqrt(rows) + 5) / 20
     assert 0 < expected < 1
-    recovered = np.repeat(world.items[:1], rows, axis=0)
-    np.testing.assert_allclose(world.answer(recovered, frozen).weights, expected, rtol=1e-4)
+    np.testing.assert_allclose(world.answer(world.items[:rows], frozen).weights, expected, rtol=1e-4)
 
 
 def test_repaired_rows_are_no_evidence() -> None:
@@ -262,25 +260,36 @@ def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "left", "expected"),
+    ("mean", "median", "left", "expected"),
     [
-        (0.3, 0.0, 0.0),  # sure of .05: clean
-        (0.7, 0.0, 0.5),  # sure of .45: half a shift, all of it won back
-        (1.5, 1.5, 0.0),  # a shift, nothing won back
-        (1.5, 1.4, 0.5),  # half of what is asked for
-        (2.25, 2.9, 0.5),  # sure of 2.0: half-way to severe, farther away than before
-        (2.25, 2.1, 0.75),  # won back counts more
-        (3.0, 3.7, 1.0),  # severe: line art
-        (-1.0, -2.0, 0.0),
+        (0.3, 0.3, 0.0, 0.0),  # sure of .05: clean
+        (0.7, 0.7, 0.0, 0.5),  # sure of .45: half a shift, all of it won back
+        (1.5, 1.5, 1.5, 0.0),  # a shift, nothing won back
+        (1.5, 1.5, 1.4, 0.5),  # half of what is asked for
+        (2.25, 2.25, 2.9, 0.5),  # sure of 2.0: half-way to severe, farther away than before
+        (2.25, 0.2, 2.9, 0.0),  # the same because of a few hopeless queries
+        (2.25, 2.25, 2.1, 0.75),  # won back counts more
+        (3.0, 2.9, 3.7, 1.0),  # severe: line art
+        (-1.0, -1.0, -2.0, 0.0),
     ],
 )
-def test_the_weight_of_a_full_batch(lost: float, left: float, expected: float) -> None:
-    assert weight(lost, left, 64, (0.15, 0.75)) == pytest.approx(expected)
+def test_the_weight_of_a_full_batch(mean: float, median: float, left: float, expected: float) -> None:
+    assert weight(Drop(mean, median, left, 64), (0.15, 0.75)) == pytest.approx(expected)
 
 
 def test_fewer_queries_prove_less() -> None:
-    found = [weight(3.0, 3.5, rows, (0.15, 0.75)) for rows in (1, 4, 16, 64)]
+    found = [weight(Drop(3.0, 3.0, 3.5, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
     assert found == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+def test_a_query_asked_again_and_again_counts_once() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    frozen = near(world.items[:4], 2.0, 6)
+    again = np.vstack((frozen, np.repeat(frozen[:1], 12, axis=0)))
+    once = world.answer(world.items[:4], frozen).weights[0]
+    copies = np.vstack((world.items[:4], np.repeat(world.items[:1], 12, axis=0)))
+    assert 0 < once < 1
+    np.testing.assert_allclose(world.answer(copies, again).weights, once, rtol=1e-6)
 
 
 def test_a_modality_without_clean_queries_counts_fully() -> None:
