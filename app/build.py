@@ -218,9 +218,10 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
     def mend(text: str) -> str:
         gallery = shelf.current()
         if gallery.version not in made:
-            words = Counter(base.vocabulary) + Counter(count_words(gallery.titles()))
+            titles = gallery.titles()
+            words = Counter(base.vocabulary) + Counter(count_words(titles))
             made.clear()
-            made[gallery.version] = Repairer(words, config.repair, whole)
+            made[gallery.version] = Repairer(words, config.repair, whole, titles)
         mended, changes = made[gallery.version].repair(text)
         if changes:
             log.debug("query repaired", extra={"changes": changes})

@@ -1,25 +1,28 @@
 """Misspelt words of a text query -> the nearest word of a vocabulary, before the text is encoded.
 
 Adaptation does not help against misspelling: every query moves its own way. A vocabulary does, because the
-words worth asking for are the words the gallery is described with.
+words worth asking for are the words the gallery is described with, and its titles say which stand together.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from core.config import RepairConfig
+from encoders.context import Context
 from encoders.text import TextTower
 
 log = logging.getLogger("qshift.repair")
@@ -31,13 +34,21 @@ RUN = re.compile(rf"{WORD.pattern}(?:[!@#$%^&*()_+]{{1,2}}{WORD.pattern})*")
 RUN_LETTERS = 4  # so that "b&w" is no slip
 SPACE = " "
 SMALLEST = 50  # words; a smaller vocabulary cannot tell a misspelt word from an unknown one
-LONG = 7  # letters from which two edits are allowed: docs/methods/repair.md
+LONG = 7  # letters from which two edits are allowed, three from twice as many: docs/methods/repair.md
+WIDE = 4  # the same where the words beside support it; it may then be one edit more than `distance` away
 FREQUENT = 5  # how often a word must occur to be worth two edits, or one half of a split
+COMMON = 20  # how often a word must occur to be worth an edit more than LONG allows
+EDIT = 5.0  # nats: what an edit costs against frequency and context
+STRENGTH = 0.7  # of the context; below 1, as the words beside tell much the same
+SOME, STRONG = 1.0, 4.0  # nats of context needed for the edits of WIDE, and against a word the tower knows
+PASSES = 2  # the second sees the repairs of the first around each word
 SAME_FIRST = 4  # a word with the same first letter counts as if so many times as frequent
 HALF = 2  # letters of each half of a split word, at least
 LONGEST = 40  # letters; longer runs are no words
 SPLIT_EDITS = 1  # a lost or added space is one edit, and a word one edit away goes first
 CACHE = 1 << 16
+SEARCHES = 1 << 13  # cached; each holds up to CHOICES candidates
+CHOICES = 64
 LOOKALIKES = {
     "0": "o", "1": "li", "2": "z", "3": "e", "4": "a", "5": "s", "6": "bg", "7": "t", "8": "bs", "9": "gq",
     "!": "i", "@": "a", "$": "s",
@@ -68,18 +79,30 @@ def kept_whole(tower: TextTower) -> Callable[[str], bool]:
     return whole
 
 
+class Candidate(NamedTuple):
+    """A word of the vocabulary for a misspelt one; compared in this order where context is equal."""
+
+    cost: float  # nats, without the context
+    edits: int
+    word: str
+    needed: float  # of the context, to be taken at all
+
+
 class Repairer:
     """Maps unknown words to near words of a vocabulary. The result depends on nothing but its arguments.
 
-    Left alone: words of the vocabulary, in any case; words the tower knows; words shorter than
-    `config.shortest` or longer than 40 letters; numbers; known words with digits before or behind; letters
-    without case (there, words need not stand apart, and a letter can be a word). With fewer than 50 words in
-    the vocabulary everything is left alone, and the log says so once.
+    Left alone: words of the vocabulary, in any case; words the tower knows, unless the words beside them
+    speak strongly for another, one edit away; words shorter than `config.shortest` or longer than 40 letters;
+    numbers; known words with digits before or behind; letters without case (there, words need not stand
+    apart, and a letter can be a word). With fewer than 50 words in the vocabulary everything is left alone,
+    and the log says so once.
 
     Args:
         vocabulary: word -> count, of the gallery and of the base model's training texts.
         config: `shortest` and `distance`.
-        whole: whether the text tower knows a word, see `kept_whole`. Such words stay, and are no targets.
+        whole: whether the text tower knows a word, see `kept_whole`. Such words are no targets.
+        titles: of the gallery; which of their words stand together decides between candidates. Without them
+            no context is looked at.
     """
 
     def __init__(
@@ -87,6 +110,7 @@ class Repairer:
         vocabulary: Mapping[str, int],
         config: RepairConfig,
         whole: Callable[[str], bool] | None = None,
+        titles: Iterable[str] = (),
     ) -> None:
         self._config, self._whole = config, whole
         counts: Counter[str] = Counter()
@@ -102,12 +126,22 @@ class Repairer:
         if config.enabled and not self.active:
             log.warning("query repair is off: %d words are known, at least %d needed", len(counts), SMALLEST)
         self._known: Callable[[str], bool] = lru_cache(CACHE)(self._look_up)
-        self._nearest: Callable[[str], str] = lru_cache(CACHE)(self._search)
+        self._found: Callable[[str], tuple[Candidate, ...]] = lru_cache(SEARCHES)(self._search)
+        self._context = Context(_words(title) for title in titles)
 
     def repair(self, text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         """The text with its misspelt words replaced, and what was replaced: (from, to) in order of place."""
         if not self.active:
             return text, ()
+        new, changes = text, tuple[tuple[str, str], ...]()
+        for _ in range(PASSES if len(self._context) else 1):
+            before = new
+            new, changes = self._pass(text, sorted({word for word in _words(new) if word in self._context}))
+            if new == before:
+                break
+        return new, changes
+
+    def _pass(self, text: str, around: Sequence[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
         parts: list[str] = []
         changes: list[tuple[str, str]] = []
         end = 0
@@ -121,7 +155,7 @@ class Repairer:
             if new:
                 stop, step = spans[at + 1][1], 2
             else:
-                new = self._word(text[start:stop])
+                new = self._word(text[start:stop], around)
             if new != text[start:stop]:
                 changes.append((text[start:stop], new))
             parts += [text[end:start], new]
@@ -143,11 +177,11 @@ class Repairer:
             return False
         if all(piece in self._counts for piece in WORD.findall(folded)):
             return False
-        return self._nearest(folded) != folded
+        return self._nearest(folded, ()) != folded
 
-    def _word(self, word: str) -> str:
+    def _word(self, word: str, around: Sequence[str]) -> str:
         folded = fold(word)
-        nearest = self._nearest(folded)
+        nearest = self._nearest(folded, around)
         return word if nearest == folded else _case_of(word, nearest)
 
     def _joined(self, left: str, right: str) -> str:
@@ -162,36 +196,59 @@ class Repairer:
     def _look_up(self, folded: str) -> bool:
         return folded in self._counts or (self._whole is not None and self._whole(folded))
 
-    def _search(self, folded: str) -> str:
-        """The nearest word; the word itself where none is near enough. Ties: see docs/methods/repair.md."""
-        letters = folded.strip("0123456789")
-        if not self._config.shortest <= len(folded) <= LONGEST or self._known(folded):
-            return folded
-        if letters != folded and (not letters or self._known(letters)):
-            return folded  # a number, or a known word beside one: "iphone5"
-        best: tuple[int, int, str] | None = None
-        for reading in _readings(folded):
-            near = self._near(reading)
-            best = near if best is None or (near is not None and near < best) else best
-        if best is not None and best[0] <= SPLIT_EDITS:
-            return best[2]
-        return self._halves(folded) or (folded if best is None else best[2])
+    def _nearest(self, folded: str, around: Sequence[str]) -> str:
+        """The best word beside these; the word itself where none is near enough."""
+        best: Candidate | None = None
+        for candidate in self._found(folded):
+            support = self._context.support(candidate.word, around)
+            if support >= candidate.needed:
+                candidate = candidate._replace(cost=candidate.cost - STRENGTH * support)
+                best = candidate if best is None else min(best, candidate)
+        if best is not None and best.edits <= SPLIT_EDITS:
+            return best.word
+        return (self._unknown(folded) and self._halves(folded)) or (folded if best is None else best.word)
 
-    def _near(self, word: str) -> tuple[int, int, str] | None:
-        """(edits, -weight, candidate) of the best candidate, compared in this order."""
-        most = min(self._config.distance, 1 if len(word) < LONG else 2 if len(word) < 2 * LONG else 3)
+    def _unknown(self, folded: str) -> bool:
+        """Whether neither vocabulary nor tower knows a word, nor what stands beside digits: "iphone5"."""
+        letters = folded.strip("0123456789")
+        long_enough = self._config.shortest <= len(folded) <= LONGEST
+        return bool(letters) and long_enough and not self._known(folded) and not self._known(letters)
+
+    def _search(self, folded: str) -> tuple[Candidate, ...]:
+        """The candidates for a word, cheapest first; none for a word that stays whatever stands beside it."""
+        letters = folded.strip("0123456789")
+        learned = not self._unknown(folded)
+        if learned and not (len(self._context) and self._config.shortest <= len(folded) <= LONGEST):
+            return ()
+        if not letters or letters in self._counts or folded in self._counts:
+            return ()
+        found: dict[str, Candidate] = {}
+        for reading in _readings(folded):
+            for candidate in self._near(reading, learned):
+                found[candidate.word] = min(candidate, found.get(candidate.word, candidate))
+        return tuple(sorted(found.values())[:CHOICES])
+
+    def _near(self, word: str, learned: bool) -> list[Candidate]:
+        """Candidates for letters; `learned` where the tower knows them as a word."""
+        plain = self._edits(word, LONG)
+        most = 1 if learned else max(plain, self._edits(word, WIDE, 1)) if len(self._context) else plain
         first = bisect_left(self._lengths, len(word) - most)
         last = bisect_left(self._lengths, len(word) + most + 1)
         # One edit changes the set of letters by two at most: this spares most comparisons.
         apart = np.bitwise_count(self._letters[first:last] ^ np.uint64(_letters(word)))
         choices = [self._words[first + int(i)] for i in np.flatnonzero(apart <= 2 * most)]
         near = process.extract(word, choices, scorer=OSA.distance, score_cutoff=most, limit=None)
-        ranked = [
-            (int(edits), -self._counts[found] * (SAME_FIRST if found[0] == word[0] else 1), found)
-            for found, edits, _ in near
-            if edits < 2 or self._counts[found] >= FREQUENT
-        ]
-        return min(ranked, default=None)
+        found = []
+        for candidate, distance, _ in near:
+            edits, count = int(distance), self._counts[candidate]
+            if count >= (COMMON if edits > plain else FREQUENT if edits > 1 or learned else 1):
+                cost = EDIT * edits - math.log(count * (SAME_FIRST if candidate[0] == word[0] else 1))
+                needed = STRONG if learned else SOME if edits > plain else 0.0
+                found.append(Candidate(cost, edits, candidate, needed))
+        return found
+
+    def _edits(self, word: str, long: int, more: int = 0) -> int:
+        return min(self._config.distance + more, 1 + (len(word) >= long) + (len(word) >= 2 * long))
 
     def _halves(self, word: str) -> str:
         """Two known words that stand together without a space, or ""; the rarer half decides."""
@@ -202,6 +259,10 @@ class Repairer:
         ]
         rarest, left, right = min(ranked, default=(0, "", ""))
         return f"{left} {right}" if -rarest >= FREQUENT and _cased(word) else ""
+
+
+def _words(text: str) -> list[str]:
+    return [fold(word) for word in WORD.findall(text)]
 
 
 def _letters(word: str) -> int:

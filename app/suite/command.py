@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from app.methods import METHODS, SUITE_METHODS
 from app.methods import known as known_method
@@ -114,7 +117,9 @@ def replay_suite(options: Options, config: Config, console: Console, known: Know
     console.print(terminal(report, console.width))
     for missing in found.missing:
         console.print(f"left out: {missing.name}: {missing.reason}", highlight=False)
-    _write(options, report, found.jobs, files)
+    timings = _timings(report, found.jobs, files)
+    console.print(time_table(timings))
+    _write(options, report, timings)
     return report
 
 
@@ -246,11 +251,10 @@ def _results(
     return list(by_stream.items())
 
 
-def _write(options: Options, report: Report, jobs: Sequence[Job], files: ResultFiles) -> None:
+def _write(options: Options, report: Report, timings: Sequence[Mapping[str, object]]) -> None:
     if options.json_file:
         options.json_file.write_text(_lines(as_json(report.rows)))
-        timings = options.json_file.with_suffix(".timings.json")
-        timings.write_text(_lines(_timings(report, jobs, files)))
+        options.json_file.with_suffix(".timings.json").write_text(_lines(timings))
     if options.markdown_file:
         options.markdown_file.write_text(markdown(report))
     if options.html_file:
@@ -279,3 +283,27 @@ def _timings(report: Report, jobs: Sequence[Job], files: ResultFiles) -> list[di
         }
         for row in report.rows
     ]
+
+
+def time_table(timings: Sequence[Mapping[str, object]]) -> Table:
+    """Mean milliseconds per query of every method, for the terminal alone: files are free of clocks.
+
+    Args:
+        timings: rows with `method` and `ms_per_query`; NaN where the time is not known.
+    """
+    by_method: dict[str, list[float]] = {}
+    for row in timings:
+        own, time = by_method.setdefault(str(row["method"]), []), row["ms_per_query"]
+        if isinstance(time, float) and not math.isnan(time):
+            own.append(time)
+    means = {method: sum(own) / len(own) if own else math.nan for method, own in by_method.items()}
+    found = Table(title="milliseconds per query", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    found.add_column("method", no_wrap=True)
+    for head in ("ms", "× frozen"):
+        found.add_column(head, justify="right", no_wrap=True)
+    for method, mean in means.items():
+        ratio = mean / means[FROZEN] if means.get(FROZEN) else math.nan
+        found.add_row(method, *("n/a" if math.isnan(v) else f"{v:.{d}f}" for v, d in ((mean, 2), (ratio, 1))))
+    found.caption = "measured while other workers ran: compare within this run only"
+    found.caption_justify = "left"
+    return found

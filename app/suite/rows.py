@@ -15,6 +15,8 @@ from benchmarks.streams import Stream
 
 AP, R1, R5, R10 = range(4)
 FROZEN = "frozen"
+START, END = slice(0, 64), slice(-64, None)
+"""Judged queries at either end of a segment: does a second visit start where the first ended?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,10 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One segment of a stream: gain of mAP over frozen in points, with its interval."""
+    """One segment of a stream: gain of mAP over frozen in points, with its interval.
+
+    `start` and `end` are the gains over its first and its last 64 judged queries.
+    """
 
     name: str
     queries: int
@@ -59,6 +64,8 @@ class Part:
     gain: float
     low: float
     high: float
+    start: float = float("nan")
+    end: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +199,9 @@ def _parts(results: Sequence[Result]) -> tuple[Part, ...]:
             for both in ([r.frozen for r in results], [r.served for r in results])
         )
         gain = _mean([float(one.mean()) for one in gains])
-        parts.append(
-            Part(name, sum(int(m.sum()) for m in picked), frozen, served, gain, float(low), float(high))
-        )
+        start, end = (_mean([float(one[edge].mean()) for one in gains]) for edge in (START, END))
+        count = sum(int(m.sum()) for m in picked)
+        parts.append(Part(name, count, frozen, served, gain, float(low), float(high), start, end))
     return tuple(parts)
 
 

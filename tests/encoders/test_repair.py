@@ -293,5 +293,5 @@ def test_count_words() -> None:
 
 def test_the_caches_are_bounded() -> None:
     repairer = made()
-    for cached in (repairer._known, repairer._nearest):
+    for cached in (repairer._known, repairer._found, repairer._context._lift):
         assert 0 < cached.cache_info().maxsize <= 1 << 16  # type: ignore[attr-defined]
