@@ -26,7 +26,7 @@ from index.gallery import VersionedGallery
 RECOVERED = 0.2
 """Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
 SEVERE = (1.5, 2.5)
-"""Median drop (its lower bound) from which the adapted twin counts without having won anything back, and fully.
+"""Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
 Line art is recognised better after alignment although it comes no nearer to the gallery: docs/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
