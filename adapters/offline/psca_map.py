@@ -1,0 +1,135 @@
+"""What a PSCA fit leaves behind: both stages, the out-of-sample codes, and gauges that need no labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from adapters.offline.prototypes import Floats, membership, squared_distances, unit_rows
+from adapters.offline.psca_config import PscaConfig, matrix
+from adapters.offline.pseudo_labels import Centres, Reliability
+from core.errors import ConfigError
+
+Signs = NDArray[np.int8]
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """Stage 1."""
+
+    projection: Floats
+    """P [D, q]."""
+    prototypes: Floats
+    """O [C, q], orthonormal rows."""
+    membership: Floats
+    """R [n_t, C]."""
+    scores: Floats
+    """pi [n_t, C] after the last round."""
+    centres: Centres
+    progress: float
+    """Rounds done / most rounds."""
+    trace: tuple[Values, ...]
+    """Per round: objective before it, after R, after P, after O, reliability held still within the round."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantisation:
+    """Stage 2."""
+
+    source: Floats
+    """W_s [2q, L]."""
+    target: Floats
+    """W_t [2q, L]."""
+    source_codes: Signs
+    """H_s [n_s, L]. They hold the source's *labels*: comparable only with other learned codes."""
+    target_codes: Signs
+    """H_t [n_t, L]."""
+    trace: Values
+    """Objective at the start and after every round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What can be read off unlabelled samples."""
+
+    agreement: float
+    """Share whose nearest prototype is the class of the largest score."""
+    reliability: float
+    """Mean alpha; single ties of distances can make it huge unless it is capped."""
+    membership: float
+    """Mean of the largest membership."""
+    gap: float
+    """Distance of the projected mean from that of the source."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PscaMap:
+    """A fitted PSCA. Methods take raw features [B, D], as `fit` did."""
+
+    config: PscaConfig
+    classes: NDArray[Any]
+    """[C] labels as they were given; every other class number here is an index into it."""
+    mean: Floats
+    """[D] of unit training rows, both domains."""
+    source_mean: Floats
+    """[q] projected."""
+    alignment: Alignment
+    quantisation: Quantisation
+    hash: Floats
+    """Phi [D, L]."""
+    unnamed: tuple[int, ...]
+    """Classes that no target sample is pseudo-labelled with: missing in the target, or missed by the fit."""
+    trained: Gauges
+    """Of the target it was fitted to: what later batches are compared with."""
+
+    def features(self, x: ArrayLike) -> Floats:
+        """Rows of length 1, minus the stored mean."""
+        rows = matrix(x, "features", self.config.dtype)
+        if rows.shape[1] != len(self.mean):
+            raise ConfigError(f"features of width {len(self.mean)} expected, got {rows.shape[1]}")
+        return np.asarray(unit_rows(rows) - self.mean)
+
+    def relaxed(self, x: ArrayLike) -> Floats:
+        """x Phi [B, L]; a bit is 1 where it is >= 0."""
+        return np.asarray(self.features(x) @ self.hash)
+
+    def bits(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Out-of-sample codes [B, L]."""
+        return np.asarray(self.relaxed(x) >= 0)
+
+    def relaxed_by_membership(self, x: ArrayLike) -> Floats:
+        """[r(x) O ; x P] W_t [B, L]: another out-of-sample code, ours, made as training codes are."""
+        projected, _, r = self._placed(self.features(x))
+        rebuilt = np.concatenate((r @ self.alignment.prototypes, projected), axis=1)
+        return np.asarray(rebuilt @ self.quantisation.target)
+
+    def pseudo_labels(self, x: ArrayLike) -> NDArray[Any]:
+        """[B] in the source's labels: the class of the largest membership."""
+        return np.asarray(self.classes[self._placed(self.features(x))[2].argmax(1)])
+
+    def gauges(self, x: ArrayLike) -> Gauges:
+        return self.gauges_of(self.features(x))
+
+    def _placed(self, x: Floats) -> tuple[Floats, Reliability, Floats]:
+        """Projection, reliability and membership of normalised rows."""
+        stage = self.alignment
+        projected = x @ stage.projection
+        d = squared_distances(projected, stage.prototypes)
+        told = self.config.reliability(self.config.scores(stage.centres, projected, stage.progress), d)
+        return projected, told, membership(d, told.named, self.config.trust(told), self.config.sigma)
+
+    def gauges_of(self, x: Floats) -> Gauges:
+        """Gauges of rows that are normalised already."""
+        if not len(x):
+            raise ConfigError("gauges of at least one row expected, got none")
+        projected, told, r = self._placed(x)
+        return Gauges(
+            float((told.nearest == told.named).mean()),
+            float(told.weight.mean()),
+            float(r.max(1).mean()),
+            float(np.linalg.norm(projected.mean(0) - self.source_mean)),
+        )
