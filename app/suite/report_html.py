@@ -210,7 +210,8 @@ def _curves(cells: Sequence[Cell]) -> Figure:
     borders = _borders(cells[0]) if cells else []
     shapes = [{**_upright(at, "#bbb", "solid"), "yref": "paper"} for at in borders]
     layout = {
-        "template": "plotly_white", "margin": {"t": 20}, "hovermode": "closest", "height": 480,
+        "template": "plotly_white", "margin": {"t": 20}, "hovermode": "closest", "height": 520,
+        "legend": {"font": {"size": 11}, "tracegroupgap": 0},
         "yaxis": {"title": {"text": "gain of mAP, points"}, "zeroline": True},
         "xaxis": {"title": {"text": "query"}}, "shapes": shapes,
     }  # fmt: skip

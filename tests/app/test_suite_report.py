@@ -4,15 +4,17 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from app.suite.command import time_table
 from app.suite.fingerprint import Fingerprints
 from app.suite.report import Report, report_of
 from app.suite.report_html import page
-from app.suite.report_text import cell_text, markdown, terminal
+from app.suite.report_text import Grid, cell_text, grids, markdown, terminal
 from app.suite.results import Result, ResultFiles
 from app.suite.rows import as_json, curve
 from benchmarks.streams import Look, Segment, Stream
@@ -43,16 +45,39 @@ def result(stream: Stream, method: str, seed: int, gain: float) -> Result:
     )  # fmt: skip
 
 
+GAINS = {"frozen": 0.0, "good": 0.3, "bad": -0.2}
+SEEDS = (0, 1, 2)
+
+
 def report() -> Report:
-    gains = {"frozen": 0.0, "good": 0.3, "bad": -0.2}
     results = [
-        (
-            stream,
-            [{name: result(stream, name, seed, gain) for name, gain in gains.items()} for seed in (0, 1, 2)],
-        )
+        (stream, [{name: result(stream, name, seed, gain) for name, gain in GAINS.items()} for seed in SEEDS])
         for stream in (STREAM, PLAIN)
     ]
     return report_of("title <b>", results, [])
+
+
+def over_seeds(
+    stream: Stream, method: str, of: Callable[[Result, int], float], queries: Iterable[int]
+) -> float:
+    """A mean over seeds of a mean over queries, in points, worked out one by one."""
+    total, queries = 0.0, list(queries)
+    for seed in SEEDS:
+        one = result(stream, method, seed, GAINS[method])
+        total += sum(of(one, query) for query in queries) / len(queries)
+    return 100 * total / len(SEEDS)
+
+
+def gain(one: Result, query: int) -> float:
+    return one.served[query][0] - one.frozen[query][0]
+
+
+def score(measure: int) -> Callable[[Result, int], float]:
+    return lambda one, query: one.served[query][measure]
+
+
+def grid(title: str) -> Grid:
+    return next(grid for grid in grids(report()) if grid.title == title)
 
 
 def test_a_report_says_the_same_twice_in_every_form() -> None:
@@ -97,6 +122,104 @@ def test_the_page_needs_nothing_else_and_holds_what_it_draws() -> None:
         assert f'id="plot-{number}"' in text
     drawn = re.findall(r"Plotly\.newPlot\('plot-\d+', (\[.*?\]), \{", text)
     assert all(json.loads(data) for data in drawn)
+
+
+@pytest.mark.parametrize("method", ["frozen", "good", "bad"])
+def test_recalls_are_those_of_a_slow_loop(method: str) -> None:
+    def expected(stream: Stream, queries: Iterable[int]) -> list[str]:
+        return [f"{over_seeds(stream, method, score(k), queries):.1f}" for k in (1, 2, 3)]
+
+    def shown(found: Grid, number: int) -> list[str]:
+        entry = found.lines[number].entries[list(found.heads).index(method)]
+        return [entry.text, *entry.more.split()]
+
+    whole, parts = (
+        grid("R@1, R@5, R@10 of the served answers"),
+        grid("Segments: R@1, R@5, R@10 of the served answers"),
+    )
+    for number, stream in enumerate((STREAM, PLAIN)):
+        count = sum(segment.queries for segment in stream.segments)
+        assert shown(whole, number) == expected(stream, range(count))
+    assert [line.names[2] for line in parts.lines] == ["a 1", "b", "a 2"]
+    for number in range(3):
+        assert shown(parts, number) == expected(STREAM, range(80 * number, 80 * number + 80))
+
+
+@pytest.mark.parametrize("method", ["good", "bad"])
+def test_forgetting_on_return_is_that_of_a_slow_loop(method: str) -> None:
+    def mean(start: int, end: int) -> float:
+        return over_seeds(STREAM, method, gain, range(start, end))
+
+    found = grid("Forgetting on return")
+    [line] = found.lines
+    assert list(line.names) == ["emoji/picture-picture", "there-and-back", "a 1 → a 2"]
+    entry = line.entries[list(found.heads).index(method)]
+    assert float(entry.text) == pytest.approx(mean(160, 240) - mean(0, 80), abs=0.051)
+    before, after = (float(value) for value in entry.more.strip("()").split(" → "))
+    assert before == pytest.approx(mean(16, 80), abs=0.051)
+    assert after == pytest.approx(mean(160, 224), abs=0.051)
+
+
+def test_harm_counts_only_clean_streams() -> None:
+    found = grid("Harm on clean queries")
+    entries = {line.names[0]: dict(zip(found.heads, line.entries)) for line in found.lines}
+    for method in ("good", "bad"):
+        expected = over_seeds(PLAIN, method, gain, range(64))
+        for measure in ("mean gain", "worst stream"):
+            assert float(entries[measure][method].text) == pytest.approx(expected, abs=0.051)
+        assert entries["which"][method][:2] == (PLAIN.task, PLAIN.name)
+    lost = entries["streams with a significant loss"]
+    assert [lost[name].text for name in ("streams", "good", "bad")] == ["1", "0", "1"]
+
+
+def test_markdown_and_the_page_show_the_same_tables() -> None:
+    found = report()
+    text, html = markdown(found), page(found)
+    titles = [grid.title for grid in grids(found)]
+    assert re.findall(r"^## (.*)$", text, re.M) == titles
+    assert re.findall(r'<h2 id="part-\d+">(.*?)</h2>', html)[: len(titles)] == titles
+    for grid in grids(found):
+        for line in grid.lines:
+            for entry in line.entries:
+                assert f"{entry.text} {entry.more}".strip().replace("*", "\\*") in text
+                assert entry.text + (f"<small>{entry.more}</small>" if entry.more else "") in html
+    assert any(line.names == ["worst single stream"] for line in grids(found)[0].lines)
+
+
+def test_the_page_marks_resets_on_the_curve_of_their_method() -> None:
+    curves = re.findall(r"Plotly\.newPlot\('plot-2', (\[.*?\]), \{", page(report()))
+    lines, marks = (
+        [trace for trace in json.loads(curves[0]) if trace["mode"] == mode] for mode in ("lines", "markers")
+    )
+    assert [trace["legendgroup"] for trace in marks] == [trace["name"] for trace in lines] == ["good", "bad"]
+    assert all(trace["x"] == [128, 192] for trace in marks)
+    on = lines[0]["y"][lines[0]["x"].index(128)]
+    assert marks[0]["y"][0] == pytest.approx(on, abs=0.001)
+
+
+def test_methods_beyond_the_colours_still_differ_in_the_plots() -> None:
+    names = ["frozen", *(f"m-{number}" for number in range(18))]
+    seeds = [{name: result(STREAM, name, 0, 0.01 * at) for at, name in enumerate(names)}]
+    curves = re.findall(
+        r"Plotly\.newPlot\('plot-2', (\[.*?\]), \{", page(report_of("t", [(STREAM, seeds)], []))
+    )
+    looks = [
+        (trace["line"]["color"], trace["line"]["dash"])
+        for trace in json.loads(curves[0])
+        if trace["mode"] == "lines"
+    ]
+    assert len(set(looks)) == len(looks) == 18
+
+
+def test_times_are_printed_as_means_and_as_multiples_of_frozen() -> None:
+    times = {"frozen": [1.0, 3.0], "good": [5.0, float("nan")], "bad": [float("nan")]}
+    rows = [{"method": method, "ms_per_query": ms} for method, own in times.items() for ms in own]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(time_table(rows))
+    text = console.export_text()
+    assert re.search(r"frozen +2\.00 +1\.0 *\n", text)
+    assert re.search(r"good +5\.00 +2\.5 *\n", text) and re.search(r"bad +n/a +n/a *\n", text)
+    assert "while other workers ran" in " ".join(text.split())
 
 
 def test_methods_that_disagree_about_frozen_are_refused() -> None:
