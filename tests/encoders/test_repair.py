@@ -1,4 +1,5 @@
 import logging
+import math
 import unicodedata
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from core.config import RepairConfig
+from encoders.context import OWN, Context
 from encoders.repair import WORD, Repairer, count_words, fold, kept_whole
 from encoders.text import TextTower
 
@@ -86,6 +88,125 @@ def test_words_equal_the_slow_rules(shortest: int, distance: int) -> None:
         assert repairer.repair(one)[0] == expected, one
         changed += expected != one
     assert changed > 40
+
+
+def slow_support(word: str, around: list[str], titles: list[list[str]]) -> float:
+    """Evidence of the words beside, counted title by title."""
+    total = 0.0
+    for beside in around:
+        both = sum(word in title and beside in title for title in titles)
+        ours = sum(word in title for title in titles)
+        chance = sum(beside in title for title in titles) / len(titles)
+        if word != beside and ours and chance:
+            seen = max(0, both - 1) + 5 * chance
+            total += max(0.0, math.log(seen / (max(0, ours - 1) + 5) / chance))
+    return total
+
+
+def slow_beside(word: str, around: list[str], counts: dict[str, int], titles: list[list[str]]) -> str:
+    """The rules with context, for a word that no tower knows and that is no two words."""
+    plain = min(2, 1 + (len(word) >= 7) + (len(word) >= 14))
+    wide = max(plain, min(3, 1 + (len(word) >= 4) + (len(word) >= 8)))
+    found = []
+    for candidate, count in counts.items():
+        edits, support = osa(word, candidate), slow_support(candidate, around, titles)
+        if edits > wide or (edits > 1 and count < 5) or (edits > plain and (count < 20 or support < 1)):
+            continue
+        weight = count * (4 if candidate[0] == word[0] else 1)
+        found.append((5.0 * edits - math.log(weight) - 0.7 * support, edits, candidate))
+    return min(found, default=(0.0, 0, word))[2]
+
+
+def test_support_equals_the_slow_count() -> None:
+    draw = np.random.default_rng(3)
+    titles = [list(draw.choice(list("abcdefgh"), int(draw.integers(0, 5)))) for _ in range(60)]
+    context = Context(titles)
+    assert len(context) == 60
+    positive = 0
+    for word in "abcdefghz":
+        for beside in ([], ["a"], ["b", "c", "z"], list("abcdefgh")):
+            expected = slow_support(word, beside, titles)
+            assert context.support(word, beside) == pytest.approx(expected, abs=1e-12)
+            positive += expected > 0
+    assert positive > 5
+    assert Context([]).support("a", ["b"]) == 0
+
+
+def test_words_beside_equal_the_slow_rules() -> None:
+    draw = np.random.default_rng(5)
+    topics = [
+        ["".join(draw.choice(list("abcde"), int(draw.integers(5, 10)))) for _ in range(12)] for _ in "xyz"
+    ]
+    titles = [list(draw.choice(topics[int(draw.integers(3))], 4, replace=False)) for _ in range(240)]
+    counts = count_words([" ".join(title) for title in titles])
+    vocabulary = counts | {f"qx{a}{b}qx": 1 for a in "abcd" for b in "abcdef"}
+    repairer = Repairer(vocabulary, RepairConfig(), None, [" ".join(title) for title in titles])
+    changed = by_context = compared = 0
+    for title in titles[:150]:
+        wrong = list(title[0])
+        for _ in range(int(draw.integers(1, 4))):
+            wrong[int(draw.integers(len(wrong)))] = str(draw.choice(list("abcde")))
+        typed = "".join(wrong)
+        if typed in vocabulary:
+            continue
+        # The second pass sees the repair of the first, too.
+        around = sorted(set(title[1:]))
+        expected = slow_beside(typed, around, vocabulary, titles)
+        if expected in counts:
+            expected = slow_beside(typed, sorted({*around, expected}), vocabulary, titles)
+        assert repairer.repair(" ".join([typed, *title[1:]]))[0].split()[0] == expected
+        compared += 1
+        changed += expected != typed
+        by_context += expected != slow(typed, vocabulary, 3, 2)
+    assert compared > 80 and changed > 40 and by_context > 10
+
+
+def test_words_beside_decide_between_candidates() -> None:
+    titles = ["men shirt"] * 20 + ["women skirt"] * 20 + ["kids shoes"] * 20 + ["plain thing"] * 40
+    counts = FILLER | count_words(titles) | {"skirt": 25}
+    repairer = Repairer(counts, RepairConfig(), None, titles)
+    assert repairer.repair("men shirt women skirt") == ("men shirt women skirt", ())
+    assert repairer.repair("men sairt")[0] == "men shirt"
+    assert repairer.repair("women sairt")[0] == "women skirt"
+    assert repairer.repair("sairt")[0] == "skirt"  # nothing beside it: the more frequent
+    assert repairer.repair("sohes")[0] == "shoes"
+    # Two edits in a short word need the context, and so does a word that the tower knows.
+    assert repairer.repair("kids shxxs")[0] == "kids shoes"
+    assert repairer.repair("shxxs")[0] == "shxxs"
+    assert Repairer(counts, RepairConfig()).repair("kids shxxs")[0] == "kids shxxs"
+
+
+def test_strong_context_speaks_against_a_word_that_only_the_tower_knows() -> None:
+    titles = ["blue cotton shoes"] * 20 + [f"{letter}{letter} plain thing" for letter in LETTERS] * 8
+    counts = FILLER | count_words(titles)
+    repairer = Repairer(counts, RepairConfig(), {"hoes", "shoo"}.__contains__, titles)
+    assert repairer.repair("blue cotton hoes")[0] == "blue cotton shoes"
+    assert repairer.repair("hoes") == ("hoes", ())
+    assert repairer.repair("plain thing hoes") == ("plain thing hoes", ())
+    assert repairer.repair("blue cotton shoo") == ("blue cotton shoo", ())  # two edits are too many
+    known = Repairer(counts | {"hoes": 1}, RepairConfig(), None, titles)
+    assert known.repair("blue cotton hoes") == ("blue cotton hoes", ())  # a word of the vocabulary stays
+
+
+def test_one_title_is_no_evidence() -> None:
+    titles = ["zebra shirt"] + ["plain thing"] * 30
+    context = Context([title.split() for title in titles])
+    once = context.support("shirt", ["zebra"])
+    assert OWN == 1 and once == 0
+    assert Context([*map(str.split, titles), ["zebra", "shirt"]]).support("shirt", ["zebra"]) > 0
+
+
+def test_context_is_deterministic() -> None:
+    draw = np.random.default_rng(9)
+    words = ["".join(draw.choice(list("abcd"), 6)) for _ in range(80)]
+    titles = [" ".join(draw.choice(words, 4)) for _ in range(200)]
+    texts = [" ".join("".join(draw.choice(list("abcd"), 6)) for _ in range(5)) for _ in range(40)]
+    first, second = (
+        Repairer(count_words(titles), RepairConfig(), None, some) for some in (titles, titles[::-1])
+    )
+    forward = [first.repair(text) for text in texts]
+    assert forward == [second.repair(text) for text in reversed(texts)][::-1]
+    assert any(changes for _, changes in forward)
 
 
 def test_typos_are_repaired_and_reported() -> None:
