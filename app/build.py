@@ -135,11 +135,11 @@ DRAWS = 64
 def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
     """A lane's method, under the guards that are on."""
     adapt = config.adapt
-    centred = _centred(config, base, modality)
-    if modality not in base.constants or (adapt.method == "frozen" and not centred):
+    if modality not in base.constants:
         return Frozen()
+    centred = _centred(config, base, modality)
     if adapt.method == "frozen":
-        return Centring(_clean(base, modality, where).mean(0), config.batch.floor)
+        return Centring(_clean(base, modality, where).mean(0), config.batch.floor) if centred else Frozen()
     made = _method(config, base, modality, where)
     guard = adapt.guard
     guarded = guard.reset_every or guard.reset_below or guard.restore
@@ -152,8 +152,12 @@ def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapt
 
 def _centred(config: Config, base: Base, modality: Modality) -> bool:
     """Whether alignment means centring: where there is no BatchNorm. Misspelt texts share no shift."""
-    align = config.adapt.align.enabled and config.adapt.preset != "tcr-paper"
-    return align and modality != "text" and modality not in base.calibration
+    return _aligned(config) and modality != "text" and modality not in base.calibration
+
+
+def _aligned(config: Config) -> bool:
+    """The paper's preset has no alignment of any kind."""
+    return config.adapt.align.enabled and config.adapt.preset != "tcr-paper"
 
 
 def _clean(base: Base, modality: Modality, where: str) -> Tensor:
@@ -232,10 +236,9 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
 
 def aligner(config: Config, base: Base, modality: Modality, where: str) -> Aligner | None:
     """None for towers without BatchNorm, and where the paper's preset is asked for."""
-    align = config.adapt.align
-    if not align.enabled or config.adapt.preset == "tcr-paper" or modality not in base.calibration:
+    if not _aligned(config) or modality not in base.calibration:
         return None
-    return ContentAlignment(base.calibration[modality], align, config.batch.size, where)
+    return ContentAlignment(base.calibration[modality], config.adapt.align, config.batch.size, where)
 
 
 def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tensor) -> Tensor:

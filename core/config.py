@@ -126,7 +126,7 @@ class RepairConfig(Section):
 
     enabled: bool = True
     shortest: int = Field(3, ge=1)  # shorter words are left alone
-    distance: int = Field(2, ge=1, le=3)  # edits at most
+    distance: int = Field(2, ge=1, le=3)  # edits at most; one more where the words beside speak for it
 
 
 class StateConfig(Section):

@@ -33,6 +33,7 @@ WORD = re.compile(r"[^\W_]+(?:[\u0300-\u036f]+[^\W_]*)*")
 RUN = re.compile(rf"{WORD.pattern}(?:[!@#$%^&*()_+]{{1,2}}{WORD.pattern})*")
 RUN_LETTERS = 4  # so that "b&w" is no slip
 SPACE = " "
+DIGITS = "0123456789"
 SMALLEST = 50  # words; a smaller vocabulary cannot tell a misspelt word from an unknown one
 LONG = 7  # letters from which two edits are allowed, three from twice as many: docs/methods/repair.md
 WIDE = 4  # the same where the words beside support it; it may then be one edit more than `distance` away
@@ -210,17 +211,19 @@ class Repairer:
 
     def _unknown(self, folded: str) -> bool:
         """Whether neither vocabulary nor tower knows a word, nor what stands beside digits: "iphone5"."""
-        letters = folded.strip("0123456789")
-        long_enough = self._config.shortest <= len(folded) <= LONGEST
-        return bool(letters) and long_enough and not self._known(folded) and not self._known(letters)
+        letters = folded.strip(DIGITS)
+        return bool(letters) and self._sized(folded) and not self._known(folded) and not self._known(letters)
+
+    def _sized(self, folded: str) -> bool:
+        return self._config.shortest <= len(folded) <= LONGEST
 
     def _search(self, folded: str) -> tuple[Candidate, ...]:
         """The candidates for a word, cheapest first; none for a word that stays whatever stands beside it."""
-        letters = folded.strip("0123456789")
-        learned = not self._unknown(folded)
-        if learned and not (len(self._context) and self._config.shortest <= len(folded) <= LONGEST):
+        letters = folded.strip(DIGITS)
+        if not self._sized(folded) or not letters or letters in self._counts or folded in self._counts:
             return ()
-        if not letters or letters in self._counts or folded in self._counts:
+        learned = self._known(folded) or self._known(letters)
+        if learned and not len(self._context):
             return ()
         found: dict[str, Candidate] = {}
         for reading in _readings(folded):
@@ -230,8 +233,11 @@ class Repairer:
 
     def _near(self, word: str, learned: bool) -> list[Candidate]:
         """Candidates for letters; `learned` where the tower knows them as a word."""
-        plain = self._edits(word, LONG)
-        most = 1 if learned else max(plain, self._edits(word, WIDE, 1)) if len(self._context) else plain
+        plain = most = self._edits(word, LONG)
+        if learned:
+            most = 1
+        elif len(self._context):
+            most = self._edits(word, WIDE, 1)
         first = bisect_left(self._lengths, len(word) - most)
         last = bisect_left(self._lengths, len(word) + most + 1)
         # One edit changes the set of letters by two at most: this spares most comparisons.

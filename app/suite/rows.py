@@ -64,8 +64,8 @@ class Part:
     gain: float
     low: float
     high: float
-    start: float = float("nan")
-    end: float = float("nan")
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)

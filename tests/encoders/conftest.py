@@ -1,5 +1,7 @@
 import json
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,20 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = tmp_path_factory.mktemp("packages") / "first"
     emoji_towers(first)
     return first.rename(first.with_name("moved"))
+
+
+@pytest.fixture(scope="session")
+def slow_support() -> Callable[[str, list[str], list[list[str]]], float]:
+    def slow_support(word: str, around: list[str], titles: list[list[str]]) -> float:
+        """Evidence of the words beside, counted title by title: what `Context.support` must equal."""
+        total = 0.0
+        for beside in around:
+            both = sum(word in title and beside in title for title in titles)
+            ours = sum(word in title for title in titles)
+            chance = sum(beside in title for title in titles) / len(titles)
+            if word != beside and ours and chance:
+                seen = max(0, both - 1) + 5 * chance
+                total += max(0.0, math.log(seen / (max(0, ours - 1) + 5) / chance))
+        return total
+
+    return slow_support

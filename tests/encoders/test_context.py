@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from core.config import RepairConfig
-from encoders.context import Context
+from encoders.context import OWN, Context
 from encoders.repair import Repairer, count_words
 
+Support = Callable[[str, list[str], list[list[str]]], float]
 TITLES = [f"puma men shoe {i}" for i in range(8)] + [f"titan women watch {i}" for i in range(8)]
 TITLES += [f"{word} filler" for word in ("alpha", "bravo", "delta", "gamma", "omega")]
 
 
-def slow(word: str, around: list[str]) -> float:
-    """Smoothed log of P(beside | word) / P(beside), by counting; one title is not counted."""
-    split = [title.split() for title in TITLES]
-    total = 0.0
-    for beside in around:
-        ours = sum(word in words for words in split)
-        theirs = sum(beside in words for words in split)
-        both = sum(word in words and beside in words for words in split)
-        if word == beside or not ours or not theirs:
-            continue
-        chance = theirs / len(split)
-        met = max(0, both - 1) + 5 * chance
-        total += max(0.0, math.log(met / ((max(0, ours - 1) + 5) * chance)))
-    return total
-
-
 @pytest.mark.parametrize("word", ["shoe", "watch", "alpha", "nowhere"])
 @pytest.mark.parametrize("around", [[], ["puma", "men"], ["titan", "puma"], ["filler"], ["unknown"]])
-def test_support_is_that_of_a_loop(word: str, around: list[str]) -> None:
+def test_support_is_that_of_a_loop(word: str, around: list[str], slow_support: Support) -> None:
     context = Context(title.split() for title in TITLES)
-    assert context.support(word, around) == pytest.approx(slow(word, around), abs=1e-12)
+    assert context.support(word, around) == pytest.approx(
+        slow_support(word, around, [title.split() for title in TITLES]), abs=1e-12
+    )
+
+
+def test_support_equals_the_slow_count(slow_support: Support) -> None:
+    draw = np.random.default_rng(3)
+    titles = [list(draw.choice(list("abcdefgh"), int(draw.integers(0, 5)))) for _ in range(60)]
+    context = Context(titles)
+    assert len(context) == 60
+    positive = 0
+    for word in "abcdefghz":
+        for beside in ([], ["a"], ["b", "c", "z"], list("abcdefgh")):
+            expected = slow_support(word, beside, titles)
+            assert context.support(word, beside) == pytest.approx(expected, abs=1e-12)
+            positive += expected > 0
+    assert positive > 5
+    assert Context([]).support("a", ["b"]) == 0
+
+
+def test_one_title_is_no_evidence() -> None:
+    titles = ["zebra shirt"] + ["plain thing"] * 30
+    context = Context([title.split() for title in titles])
+    once = context.support("shirt", ["zebra"])
+    assert OWN == 1 and once == 0
+    assert Context([*map(str.split, titles), ["zebra", "shirt"]]).support("shirt", ["zebra"]) > 0
 
 
 def test_a_single_title_is_no_evidence() -> None:

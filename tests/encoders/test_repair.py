@@ -1,6 +1,7 @@
 import logging
 import math
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch import nn
 
 from core.config import RepairConfig
-from encoders.context import OWN, Context
 from encoders.repair import WORD, Repairer, count_words, fold, kept_whole
 from encoders.text import TextTower
+
+Support = Callable[[str, list[str], list[list[str]]], float]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FILLER = {
@@ -90,20 +92,9 @@ def test_words_equal_the_slow_rules(shortest: int, distance: int) -> None:
     assert changed > 40
 
 
-def slow_support(word: str, around: list[str], titles: list[list[str]]) -> float:
-    """Evidence of the words beside, counted title by title."""
-    total = 0.0
-    for beside in around:
-        both = sum(word in title and beside in title for title in titles)
-        ours = sum(word in title for title in titles)
-        chance = sum(beside in title for title in titles) / len(titles)
-        if word != beside and ours and chance:
-            seen = max(0, both - 1) + 5 * chance
-            total += max(0.0, math.log(seen / (max(0, ours - 1) + 5) / chance))
-    return total
-
-
-def slow_beside(word: str, around: list[str], counts: dict[str, int], titles: list[list[str]]) -> str:
+def slow_beside(
+    word: str, around: list[str], counts: dict[str, int], titles: list[list[str]], slow_support: Support
+) -> str:
     """The rules with context, for a word that no tower knows and that is no two words."""
     plain = min(2, 1 + (len(word) >= 7) + (len(word) >= 14))
     wide = max(plain, min(3, 1 + (len(word) >= 4) + (len(word) >= 8)))
@@ -117,22 +108,7 @@ def slow_beside(word: str, around: list[str], counts: dict[str, int], titles: li
     return min(found, default=(0.0, 0, word))[2]
 
 
-def test_support_equals_the_slow_count() -> None:
-    draw = np.random.default_rng(3)
-    titles = [list(draw.choice(list("abcdefgh"), int(draw.integers(0, 5)))) for _ in range(60)]
-    context = Context(titles)
-    assert len(context) == 60
-    positive = 0
-    for word in "abcdefghz":
-        for beside in ([], ["a"], ["b", "c", "z"], list("abcdefgh")):
-            expected = slow_support(word, beside, titles)
-            assert context.support(word, beside) == pytest.approx(expected, abs=1e-12)
-            positive += expected > 0
-    assert positive > 5
-    assert Context([]).support("a", ["b"]) == 0
-
-
-def test_words_beside_equal_the_slow_rules() -> None:
+def test_words_beside_equal_the_slow_rules(slow_support: Support) -> None:
     draw = np.random.default_rng(5)
     topics = [
         ["".join(draw.choice(list("abcde"), int(draw.integers(5, 10)))) for _ in range(12)] for _ in "xyz"
@@ -151,9 +127,9 @@ def test_words_beside_equal_the_slow_rules() -> None:
             continue
         # The second pass sees the repair of the first, too.
         around = sorted(set(title[1:]))
-        expected = slow_beside(typed, around, vocabulary, titles)
+        expected = slow_beside(typed, around, vocabulary, titles, slow_support)
         if expected in counts:
-            expected = slow_beside(typed, sorted({*around, expected}), vocabulary, titles)
+            expected = slow_beside(typed, sorted({*around, expected}), vocabulary, titles, slow_support)
         assert repairer.repair(" ".join([typed, *title[1:]]))[0].split()[0] == expected
         compared += 1
         changed += expected != typed
@@ -186,14 +162,6 @@ def test_strong_context_speaks_against_a_word_that_only_the_tower_knows() -> Non
     assert repairer.repair("blue cotton shoo") == ("blue cotton shoo", ())  # two edits are too many
     known = Repairer(counts | {"hoes": 1}, RepairConfig(), None, titles)
     assert known.repair("blue cotton hoes") == ("blue cotton hoes", ())  # a word of the vocabulary stays
-
-
-def test_one_title_is_no_evidence() -> None:
-    titles = ["zebra shirt"] + ["plain thing"] * 30
-    context = Context([title.split() for title in titles])
-    once = context.support("shirt", ["zebra"])
-    assert OWN == 1 and once == 0
-    assert Context([*map(str.split, titles), ["zebra", "shirt"]]).support("shirt", ["zebra"]) > 0
 
 
 def test_context_is_deterministic() -> None:
