@@ -28,7 +28,7 @@ from core.errors import ConfigError
 Loader = Callable[[Path | None, Path], Task]
 """(data folder, cache) -> task."""
 Samples = Sequence[Sample]
-DEVELOP = frozenset(("emoji/openmoji-noto", "office/amazon-webcam", "digits/usps-mnist"))
+DEVELOP = frozenset(("emoji/openmoji-noto", "office/amazon-webcam", "digits/usps-mnist", word_tasks.DEVELOP))
 SIDE = 80  # pixels; EfficientNet pools globally, and 112 cost twice the time
 DIGIT_SIDE = 48
 PHOTOS_PER_CLASS = 100

@@ -13,6 +13,7 @@ from adapters.offline.two_tower import TwoTowerConfig
 from app.measure import BATCH
 from app.suite.pair_base import first_hits, fit_pair_base
 from app.suite.scratch_base import fit_scratch_base
+from app.suite.tasks import DEVELOP
 from app.suite.text_base import fit_text_base
 from app.suite.word_tasks import RECIPES, TASKS
 from benchmarks.tasks import composition, fashion
@@ -54,6 +55,7 @@ def test_composition_needs_no_data(name: str, tmp_path: Path) -> None:
     modality = {"picture": "image"}
     assert (task.modality, task.gallery_modality) == (modality.get(query, query), modality.get(item, item))
     assert task.split == ("develop" if name == "composition/picture-text" else "report")
+    assert (task.split == "develop") == (name in DEVELOP)  # or the task would be in no suite
     labels = {sample.label for sample in task.gallery}
     for sample in task.pools["clean"]:
         assert sample.label in labels
