@@ -18,6 +18,8 @@ from core.types import Modality
 Loader = Callable[[Path | None, Path], Task]
 Recipe = Callable[[Task, Path, int, Progress | None], None]
 DEVELOP = "composition/picture-text"
+BASE_OF_FASHION = "fashion-128"
+"""With the side of its pictures: a base of another side in the cache is not taken for it."""
 
 
 def fashion_text_picture(data_root: Path | None, cache: Path) -> Task:
@@ -94,7 +96,7 @@ def _fashion(
     data: fashion.Products,
 ) -> Task:
     extra = {"products": data}
-    return Task(name, modality, gallery_modality, gallery, {"clean": queries}, "fashion", extra=extra)
+    return Task(name, modality, gallery_modality, gallery, {"clean": queries}, BASE_OF_FASHION, extra=extra)
 
 
 def _composition(
@@ -144,5 +146,5 @@ TASKS: Mapping[str, Loader] = MappingProxyType(
     }
 )
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {"fashion": fit_pair_base, "captions": fit_text_base, "composition": fit_scratch_base}
+    {BASE_OF_FASHION: fit_pair_base, "captions": fit_text_base, "composition": fit_scratch_base}
 )

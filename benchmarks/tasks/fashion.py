@@ -41,11 +41,12 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Four parts without a product or a title in common.
+    """Four parts without a product or a title in common, and more pictures for the first.
 
     Args:
         archive: the zip of pictures, `<key>.jpg`.
         fit: 60 %, for training heads.
+        again: other products with a title of `fit`, for training too.
         gallery: 1,500 to be searched.
         queries: 1,000 whose pictures ask.
         clean: what is left, never trained on and never asked for: measures what clean queries look like.
@@ -53,6 +54,7 @@ class Products:
 
     archive: Path
     fit: tuple[Product, ...]
+    again: tuple[Product, ...]
     gallery: tuple[Product, ...]
     queries: tuple[Product, ...]
     clean: tuple[Product, ...]
@@ -82,7 +84,7 @@ def read_products(
     order = generator(seed, "order", PURPOSE).permutation(len(rows)).tolist()
     kept: dict[str, Product] = {}
     for row in (rows[i] for i in order):
-        kept.setdefault(" ".join(row.text.casefold().split()), row)
+        kept.setdefault(_title(row), row)
     products = list(kept.values())
     fit = int(fit_share * len(products))
     ends = (fit, fit + gallery, fit + gallery + queries)
@@ -92,7 +94,9 @@ def read_products(
             f"{gallery} gallery items, {queries} queries and {fit_share:.0%} to fit on"
         )
     parts = [tuple(products[start:end]) for start, end in zip((0, *ends), (*ends, len(products)))]
-    return Products(folder / ARCHIVE, parts[0], parts[1], parts[2], parts[3])
+    taught = {_title(product): product.key for product in parts[0]}
+    again = tuple(row for row in rows if taught.get(_title(row), row.key) != row.key)
+    return Products(folder / ARCHIVE, parts[0], again, parts[1], parts[2], parts[3])
 
 
 def texts(products: Sequence[Product]) -> list[Sample]:
@@ -112,6 +116,10 @@ def answerable(products: Sequence[Product], gallery: Sequence[Product]) -> list[
     """Products of article types that the gallery has at least five of."""
     present = Counter(p.kind for p in gallery)
     return [p for p in products if present[p.kind] >= FEWEST]
+
+
+def _title(product: Product) -> str:
+    return " ".join(product.text.casefold().split())
 
 
 def _rows(path: Path) -> list[Product]:

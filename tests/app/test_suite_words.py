@@ -11,11 +11,11 @@ from PIL import Image
 
 from adapters.offline.two_tower import TwoTowerConfig
 from app.measure import BATCH
-from app.suite.pair_base import first_hits, fit_pair_base
+from app.suite.pair_base import SIDE, first_hits, fit_pair_base
 from app.suite.scratch_base import fit_scratch_base
 from app.suite.tasks import DEVELOP
 from app.suite.text_base import fit_text_base
-from app.suite.word_tasks import RECIPES, TASKS
+from app.suite.word_tasks import BASE_OF_FASHION, RECIPES, TASKS
 from benchmarks.tasks import composition, fashion
 from benchmarks.tasks.coco import Captioned, Captions
 from benchmarks.tasks.types import Task
@@ -176,7 +176,7 @@ def products(folder: Path, n: int) -> Path:
 def test_the_pair_base_joins_pictures_and_titles(tmp_path: Path) -> None:
     data = fashion.read_products(products(tmp_path, 200), 4, 4, fit_share=0.3)
     extra = {"products": data}
-    task = Task("fashion/text-picture", "text", "image", (), {"clean": ()}, "fashion", extra=extra)
+    task = Task("fashion/text-picture", "text", "image", (), {"clean": ()}, BASE_OF_FASHION, extra=extra)
     fit_pair_base(task, tmp_path / "base", 16, None, TwoTowerConfig(epochs=1))
     base = load_base(tmp_path / "base")
     for parts in (base.encoders, base.constants, base.memory, base.reference):
@@ -190,4 +190,4 @@ def test_the_pair_base_joins_pictures_and_titles(tmp_path: Path) -> None:
     seen = image.encode(image.collate([image.prepare(p) for p in pictures], len(pictures))).numpy()
     assert seen == pytest.approx(pairs.targets, abs=1e-3)
     assert (base.memory["image"].targets == pairs.targets).all()
-    assert base.encoders["image"].preprocess.size == (fashion.SIDE, fashion.SIDE)
+    assert base.encoders["image"].preprocess.size == (SIDE, SIDE)

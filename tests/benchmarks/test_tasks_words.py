@@ -49,8 +49,19 @@ def test_fashion_parts_share_no_product_and_no_title(tmp_path: Path) -> None:
     assert len({" ".join(p.text.lower().split()) for p in everyone}) == 40
     again = fashion.read_products(write_fashion(tmp_path, backwards=True), gallery=8, queries=4)
     assert (again.fit, again.gallery) == (data.fit, data.gallery)
+    assert again.again == data.again
     other = fashion.read_products(tmp_path, gallery=8, queries=4, seed=1)
     assert other.fit != data.fit
+
+
+def test_fashion_trains_on_every_picture_of_its_titles_and_on_no_other(tmp_path: Path) -> None:
+    data = fashion.read_products(write_fashion(tmp_path), gallery=8, queries=4)
+    titles = [{" ".join(p.text.lower().split()) for p in part} for part in (data.fit, data.again)]
+    assert titles[1] <= titles[0]
+    assert not {p.key for p in data.again} & {p.key for p in data.fit}
+    with (tmp_path / fashion.TABLE).open(newline="") as file:
+        rows = [" ".join(row["text"].lower().split()) for row in csv.DictReader(file)]
+    assert len(data.fit) + len(data.again) == sum(row in titles[0] for row in rows)
 
 
 def test_fashion_samples(tmp_path: Path) -> None:
