@@ -160,7 +160,8 @@ def replay(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="core, develop, decoupling or safety: the benchmark of all tasks.", rich_help_panel=SUITE
+            help="core, develop, decoupling, safety or chain: the benchmark of all tasks.",
+            rich_help_panel=SUITE,
         ),
     ] = None,
     quick: Annotated[
@@ -240,20 +241,97 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-@app.command(epilog="Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`")
+@app.command(
+    epilog="Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
+    "`qshift fit psca photos --target paintings --base qshift-data/paintings`"
+)
 def fit(
-    data: Annotated[Path | None, typer.Argument(help="Captioned pictures; the emoji without it.")] = None,
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="two-tower: heads on packaged towers; may be left out. open_clip: from scratch, 7-10 "
+            "minutes. psca, couple, tpsnet: from a labelled and an unlabelled domain."
+        ),
+    ] = "two-tower",
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Captioned pictures, the emoji without it; for two domains the source, a folder per class."
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Pictures of the other domain; their classes are not looked at.")
+    ] = None,
     base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
     bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
     seed: Annotated[int, typer.Option()] = 0,
-    model: Annotated[
-        str, typer.Option(help="two-tower: heads on packaged towers. open_clip: from scratch, 7-10 minutes.")
-    ] = "two-tower",
 ) -> None:
-    """Train a base model on captioned pictures."""
+    """Train a base model on captioned pictures, or on two domains."""
     from app.fit import fit
 
-    fit(data, base, bits, seed, model, CONSOLE)
+    if data is None and Path(method).is_dir():  # `qshift fit my-pictures`
+        method, data = "two-tower", Path(method)
+    fit(method, data, target, base, bits, seed, CONSOLE)
+
+
+@app.command(
+    epilog="Examples:\n\n`qshift evaluate psca --task mnist-usps --data DIR`\n\n"
+    "`qshift evaluate psca,itq,lsh,sh --task office-caltech --data DIR --bits 64 --splits 3 --html page.html`"
+)
+def evaluate(
+    methods: Annotated[
+        str, typer.Argument(help="psca, couple, tpsnet, itq, lsh, pcah, sh, dsh, sgh, raw, centred; commas.")
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="mnist-usps, usps-mnist, digits, pacs, office-caltech or a pair; an unknown one lists all."
+        ),
+    ] = "mnist-usps",
+    data: Annotated[Path, typer.Option(help="The folder that docs/data.md describes.")] = Path(),
+    bits: Annotated[str, typer.Option(help="Code lengths, separated by commas.")] = "16,32,64,128",
+    splits: Annotated[int, typer.Option(help="How many random splits.", min=1)] = 5,
+    scheme: Annotated[
+        Literal["target10", "fixed500", "out_of_sample"],
+        typer.Option(help="Which rows are fitted to, which ask, which are searched."),
+    ] = "target10",
+    codes: Annotated[
+        Literal["learned", "hash_fn"] | None,
+        typer.Option(help="Gallery codes; learned ones without it, where a method learns them."),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Of map_at_k.", min=1)] = 1000,
+    cache: Annotated[Path, typer.Option(help="Features and finished fits are kept here.")] = DATA
+    / "evaluate",
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core without it.", min=1)] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write tables and plots as a page.")
+    ] = None,
+) -> None:
+    """Fit hashing methods to two-domain tasks and report how well their codes retrieve."""
+    from app.evaluate.command import Options
+    from app.evaluate.command import evaluate as run
+    from app.replay_options import check_files
+
+    check_files(None, (json_file, markdown_file, html_file))
+    run(
+        Options(
+            names(methods), names(task), data, widths(bits), splits, scheme, codes, k, cache, workers,
+            json_file, markdown_file, html_file,
+        ),
+        CONSOLE,
+    )  # fmt: skip
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """ "16,32" -> (16, 32). Raises ConfigError for anything else."""
+    from core.errors import ConfigError
+
+    try:
+        return tuple(dict.fromkeys(int(part) for part in names(text)))
+    except ValueError:
+        raise ConfigError(f"--bits takes numbers separated by commas, as 16,32,64, got {text!r}") from None
 
 
 @gallery.command("build", epilog="Example:\n\n`qshift gallery build my-pictures --base qshift-data/base`")

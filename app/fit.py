@@ -10,11 +10,13 @@ from rich.console import Console
 
 from app.bars import bars, reporter
 from app.catalogue import SIDE, load_folder
+from app.domain_base import HEADS, fit_domain_base
 from app.emoji import EmojiSet, load_emoji, png
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
 from app.measure import Progress
 from app.open_clip_base import fit_open_clip_base
+from app.pictures import PictureSet, load_pictures
 from core.errors import ConfigError
 from encoders.base_model import load_base
 
@@ -22,42 +24,81 @@ CACHE = Path("qshift-data/demo")
 MODELS: Mapping[str, Callable[[Path, EmojiSet, int, int, Progress], None]] = MappingProxyType(
     {"two-tower": fit_emoji_base, "open_clip": fit_open_clip_base}
 )
-"""What `--model` may name."""
+"""Methods that learn from captioned pictures; those of `HEADS` learn from two domains."""
 
 
 def _data(folder: Path | None) -> EmojiSet:
     return load_emoji(CACHE, SIDE) if folder is None else load_folder(folder)
 
 
-def fit(folder: Path | None, base: Path, bits: int, seed: int, model: str, console: Console) -> None:
+def fit(
+    method: str, folder: Path | None, target: Path | None, base: Path, bits: int, seed: int, console: Console
+) -> None:
     """Trains a base model.
 
     Args:
-        folder: captioned pictures; None for the emoji.
+        method: of `MODELS` or of `HEADS`.
+        folder: captioned pictures, None for the emoji; for `HEADS` the source, a folder for each class.
+        target: pictures of the other domain, for `HEADS` only; classes they are sorted by are not looked at.
         base: where the base model goes.
         bits: code width, a multiple of 8.
         seed: of everything drawn.
-        model: "two-tower", heads on packaged towers, or "open_clip", a small model from scratch.
         console: for progress and what to do next.
 
     Raises:
-        ConfigError: an unknown kind of model, or too few pictures.
+        ConfigError: an unknown method, folders that do not fit it, or too few pictures.
     """
-    if model not in MODELS:
-        raise ConfigError(f"model {model!r} is not known: expected one of {', '.join(MODELS)}")
-    data = _data(folder)
-    with bars(console) as progress:
-        MODELS[model](base, data, bits, seed, reporter(progress))
-    console.print(f"base model in {base}; next: qshift gallery build --base {base}")
+    if method not in MODELS and method not in HEADS:
+        raise ConfigError(
+            f"no method {method!r}: expected one of {', '.join((*MODELS, *HEADS))}, or a folder"
+        )
+    if method in MODELS:
+        if target is not None:
+            raise ConfigError(f"{method} learns from captioned pictures alone: leave --target out")
+        data = _data(folder)
+        with bars(console) as progress:
+            MODELS[method](base, data, bits, seed, reporter(progress))
+    else:
+        if folder is None or target is None:
+            raise ConfigError(
+                f"{method} learns from two domains: qshift fit {method} SOURCE --target TARGET, where SOURCE "
+                "has a folder of pictures for each class"
+            )
+        own, other = _sorted_by_class(folder), load_pictures(target)
+        contents = [[one.content(item) for item in range(len(one))] for one in (own, other)]
+        with bars(console) as progress:
+            fit_domain_base(
+                method, contents[0], own.classes, contents[1], base, bits, seed, reporter(progress)
+            )
+    console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")
+
+
+def _sorted_by_class(folder: Path) -> PictureSet:
+    found = load_pictures(folder)
+    if not found.classes:
+        raise ConfigError(
+            f"{folder} has no folders by class: sort its pictures as {folder.name}/CLASS/NAME.jpg"
+        )
+    return found
 
 
 def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
-    """Builds a gallery."""
-    data = _data(folder)
+    """Builds a gallery of captioned pictures, or of pictures sorted by class, which is their label."""
+    sorted_in = load_pictures(folder) if folder is not None else None
     with bars(console) as progress:
-        found = build_gallery(
-            load_base(base), [png(p) for p in data.colour], data.hexcodes, data.labels, data.names,
-            reporter(progress),
-        )  # fmt: skip
+        if sorted_in is not None and sorted_in.classes:
+            items = range(len(sorted_in))
+            # As they are: queries reach the tower without a margin around them, too.
+            found = build_gallery(
+                load_base(base), [sorted_in.content(item) for item in items],
+                [sorted_in.identifier(item) for item in items], sorted_in.classes, sorted_in.classes,
+                reporter(progress),
+            )  # fmt: skip
+        else:
+            data = _data(folder)
+            found = build_gallery(
+                load_base(base), [png(p) for p in data.colour], data.hexcodes, data.labels, data.names,
+                reporter(progress),
+            )  # fmt: skip
     found.save(out)
     console.print(f"{len(found):,} items with {found.bits}-bit codes in {out}, version {found.version}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.semantics import Semantics
 from app.build import Engine
 from core.protocols import Observer
+from core.types import Floats
+from encoders.base_model import Base
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality
@@ -50,12 +53,31 @@ def judged(engine: Engine) -> JudgedQuality:
     )
 
 
+def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:
+    """Label-free gauges of a batch by PSCA's prototypes, for bases that bring them."""
+    if "semantics" not in base.extras:
+        return None
+    known = Semantics.read(base.extras["semantics"])
+
+    def gauges(features: Floats) -> dict[str, float]:
+        found = known.of(features)
+        return {
+            "qshift_semantic_agreement_ratio": found.agreement,
+            "qshift_semantic_reliability": found.reliability,
+            "qshift_semantic_gap": found.gap,
+        }
+
+    return gauges
+
+
 def watching(engine: Engine, title: str, attribution: str) -> Observers:
     """All observers of a service."""
     quality, gallery = judged(engine), engine.shelf.current()
     mean = gallery.features(gallery.keys()).mean(0)
     drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
-    metrics = Metrics(fresh_registry(), quality, drift, engine.config.adapt.method)
+    metrics = Metrics(
+        fresh_registry(), quality, drift, engine.config.adapt.method, semantics=semantics(engine.base)
+    )
     metrics.index(gallery.version, len(gallery))
 
     def item(key: int) -> Item:

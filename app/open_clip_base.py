@@ -1,4 +1,4 @@
-"""`qshift fit --model open_clip`: a base model whose towers are one small open_clip model trained here.
+"""`qshift fit open_clip`: a base model whose towers are one small open_clip model trained here.
 
 Its towers have LayerNorms and no BatchNorm, as the large open_clip models have: the base for trying what
 adapts there, without any download. It learns the given captions by heart and knows no other words.

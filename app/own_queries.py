@@ -16,6 +16,7 @@ from typing import Any
 
 from app.own_message import EXPECTED, own_message
 from app.pictures import SUFFIXES, load_pictures
+from benchmarks.shifts.seeds import generator
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
 from core.types import Coordinates, Query, Record, Refusal
@@ -72,8 +73,9 @@ def own_parts(gallery: Path, base: Path) -> tuple[VersionedGallery, Base]:
 def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Config) -> OwnQueries:
     """Reads a folder or a JSONL file.
 
-    A folder gives a picture query per file, in the order of their names. Labels come from `labels.csv`
-    (columns file, label), else from the pictures' captions (`app.pictures`) where the gallery knows them.
+    A folder gives a picture query per file, in the order of their names; a folder sorted by class gives them
+    shuffled, for no one asks class by class. Labels come from `labels.csv` (columns file, label), else from
+    the pictures' captions or classes (`app.pictures`) where the gallery knows them.
     A JSONL file gives a query per line; paths are relative to it.
 
     Args:
@@ -121,7 +123,9 @@ def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
     pictures = load_pictures(folder)
     listed = _labels_csv(folder)
     names = [pictures.identifier(item) for item in range(len(pictures))]
-    for item, name in enumerate(names):
+    order = generator(0, "order", "own queries").permutation(len(names)) if pictures.classes else None
+    for item in range(len(names)) if order is None else order.tolist():
+        name = names[item]
         label = _known(pictures.captions[item], gallery) if listed is None else listed.get(name, "")
         yield name, {"image": name, "id": name, "label": label}
     for number, name in enumerate(listed or (), 2):

@@ -162,13 +162,11 @@ def own_table(rows: Sequence[OwnRow], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     judged_rows = any(row.labels for row in rows)
     heads = ["labels", "mAP", "R@1", "served - frozen\n[95 % interval]"] if judged_rows else []
-    for number, head in enumerate(
-        ["method", "queries", *heads, "first answer\nas frozen", "items\nas frozen"]
-    ):
+    for number, head in enumerate(["method", "queries", *heads, "as frozen, %\nfirst, items"]):
         table.add_column(head, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         gain = f"{row.map_minus_frozen:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
         scores = [str(row.labels), f"{row.map:.1f}", f"{row.r1:.1f}", gain] if judged_rows else []
-        agreement = [f"{row.same_first:.1f} %", f"{row.same_items:.1f} %"]
-        table.add_row(row.method, str(row.queries), *scores, *agreement)
+        agreement = f"{row.same_first:.1f}, {row.same_items:.1f}"
+        table.add_row(row.method, str(row.queries), *scores, agreement)
     return table

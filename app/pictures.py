@@ -1,4 +1,4 @@
-"""A user's own folder of captioned pictures: what to put into a gallery besides the demo's emoji."""
+"""A user's own folder of pictures, captioned or sorted into folders by class."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class PictureSet:
-    """Pictures in order of their file names, each with at least one caption."""
+    """Pictures in order of their file names, each with at least one caption.
+
+    `classes` has the class of each picture, and is empty where they are not sorted by class.
+    """
 
     paths: tuple[Path, ...]
     captions: tuple[tuple[str, ...], ...]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def identifier(self, item: int) -> str:
-        """The file name."""
-        return self.paths[item].name
+        """The file name, behind its class where there are classes."""
+        name = self.paths[item].name
+        return f"{self.classes[item]}/{name}" if self.classes else name
 
     def content(self, item: int) -> bytes:
         """The file as it is: encoders decode and check it."""
@@ -43,20 +48,36 @@ def load_pictures(folder: Path) -> PictureSet:
     `file` and `caption`; several rows for a file are several captions); for pictures not named there from a
     .txt file of the same name (one caption a line), else from the file name itself.
 
+    A folder without pictures of its own, but with folders of pictures, is one of classes: `folder/cat/1.png`
+    is a picture of class "cat", and that is its caption.
+
     Raises:
         ConfigError: no such folder, no pictures, unreadable captions, or captions of pictures not there.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder: name one that holds pictures")
-    paths = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()))
+    paths = _pictures(folder)
     if not paths:
-        raise ConfigError(f"no pictures in {folder}: expected {', '.join(sorted(SUFFIXES))} files")
+        sorted_in = [
+            path for inner in sorted(folder.iterdir()) if inner.is_dir() for path in _pictures(inner)
+        ]
+        if not sorted_in:
+            raise ConfigError(
+                f"no pictures in {folder}: expected {', '.join(sorted(SUFFIXES))} files, or a folder of them "
+                "for each class"
+            )
+        classes = tuple(path.parent.name for path in sorted_in)
+        return PictureSet(tuple(sorted_in), tuple((name,) for name in classes), classes)
     listed = _listed(folder)
     missing = sorted(set(listed) - {path.name for path in paths})
     if missing:
         some = ", ".join(missing[:SHOWN])
         raise ConfigError(f"{folder} has captions for {len(missing)} pictures that are not there: {some}")
     return PictureSet(paths, tuple(listed.get(path.name) or _beside(path) for path in paths))
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()))
 
 
 def _listed(folder: Path) -> Mapping[str, tuple[str, ...]]:

@@ -63,6 +63,8 @@ class Base:
     """Training pairs by modality of the query; empty where the base brings none."""
     vocabulary: dict[str, int] = field(default_factory=dict)
     """Word -> count in the base's training texts; empty where it brings none."""
+    extras: dict[str, Arrays] = field(default_factory=dict)
+    """Further tensors, by the name of what reads them; empty where the base brings none."""
 
 
 def write_base(
@@ -78,6 +80,7 @@ def write_base(
     provenance: Mapping[str, Any],
     memory: Mapping[Modality, SourcePairs] | None = None,
     vocabulary: Mapping[str, int] | None = None,
+    extras: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
 ) -> None:
     """Writes a base model, all or nothing.
 
@@ -91,6 +94,7 @@ def write_base(
         memory: training pairs by modality of the query: texts, uint8 pictures [H, W, 3] of one size, or
             vectors [D]; each with its target.
         vocabulary: word -> count, at least 1, in the training texts.
+        extras: further tensors, by the name of what reads them ("semantics").
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -118,6 +122,8 @@ def write_base(
         "reference_batch": {modality: value.batch for modality, value in reference.items()},
         "provenance": dict(provenance),
     }
+    if extras:  # bases without any keep their digest
+        manifest["extras"] = sorted(extras)
     with writing(folder, KIND, manifest) as draft:
         if towers is not None:
             shutil.copytree(towers, draft / "towers", copy_function=shutil.copyfile)
@@ -138,6 +144,8 @@ def write_base(
             _save(draft / f"reference-{modality}.safetensors", arrays)
         for modality, pairs in (memory or {}).items():
             _write_memory(draft, modality, pairs)
+        for extra, further in (extras or {}).items():
+            _save(draft / f"{extra}.safetensors", further)
         if vocabulary:
             (draft / VOCABULARY).write_text(json.dumps(dict(vocabulary), indent=0, sort_keys=True))
 
@@ -218,6 +226,7 @@ def _load(folder: Path, manifest: Mapping[str, Any], device: str, precision: str
         provenance=dict(manifest["provenance"]),
         memory=_memory(folder, manifest, head.width),
         vocabulary=_vocabulary(folder, manifest),
+        extras={extra: _read(folder / f"{extra}.safetensors") for extra in manifest.get("extras", ())},
     )
 
 

@@ -18,7 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from core.types import Judgement, Outcome, Refusal
+from core.types import Floats, Judgement, Outcome, Refusal
 from monitoring.bits import BitHealth, BitWindow
 from monitoring.drift import DriftMonitor, Panel
 from monitoring.estimates import Estimate
@@ -37,6 +37,7 @@ class Metrics:
         registry: where the series are registered; a fresh one per service.
         method: adaptation method, for the build series.
         lanes: so many lanes have their own label, later ones share `other`.
+        semantics: unit features [B, D] of pictures -> values of the series `qshift_semantic_*`, by name.
         clock: seconds, for the age of the newest cut.
     """
 
@@ -48,9 +49,11 @@ class Metrics:
         method: str = "",
         lanes: int = 64,
         clock: Callable[[], float] = time.monotonic,
+        semantics: Callable[[Floats], Mapping[str, float]] | None = None,
     ) -> None:
         self.registry = registry
         self._judged, self._drift, self._most, self._clock = judged, drift, lanes, clock
+        self._semantics = semantics
         # One "_created" series beside every counter would double what a scrape carries.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._counters: dict[str, Counter] = {}
@@ -92,6 +95,7 @@ class Metrics:
         self._counters["qshift_batches_total"].labels(lane).inc()
         self._histograms["qshift_batch_rows"].observe(count)
         self._adaptation(lane, outcome)
+        self._meaning(lane, outcome)
         health = self._bits.setdefault(lane, BitWindow()).add(outcome.adapted.codes, outcome.frozen.codes)
         if health is not None:
             self._codes(lane, health)
@@ -153,6 +157,13 @@ class Metrics:
         if label == OTHER:
             self._counters["qshift_series_dropped_total"].inc()
         return label
+
+    def _meaning(self, lane: str, outcome: Outcome) -> None:
+        if self._semantics is None or outcome.batch.modality != "image" or not len(outcome.batch):
+            return
+        for encoder, features in (("frozen", outcome.frozen.features), ("adapted", outcome.adapted.features)):
+            for name, value in self._semantics(features).items():
+                self._set(name, value, lane, encoder)
 
     def _adaptation(self, lane: str, outcome: Outcome) -> None:
         if len(outcome.frozen_entropy):

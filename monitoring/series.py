@@ -52,6 +52,25 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_uniformity", "gauge", "Uniformity of the adapted features in a batch.", ("lane",)),
     Series("qshift_gap", "gauge", "Modality gap of the adapted features in a batch.", ("lane",)),
     Series("qshift_entropy", "gauge", "Mean refined entropy of a batch, by encoder.", ("lane", "encoder")),
+    # Geometry and semantics, where the base model is PSCA's
+    Series(
+        "qshift_semantic_agreement_ratio",
+        "gauge",
+        "Share of a batch whose nearest prototype is the class that scores highest, by encoder.",
+        ("lane", "encoder"),
+    ),
+    Series(
+        "qshift_semantic_reliability",
+        "gauge",
+        "Mean reliability of a batch's pseudo-labels, by encoder.",
+        ("lane", "encoder"),
+    ),
+    Series(
+        "qshift_semantic_gap",
+        "gauge",
+        "Distance of a batch's projected mean from the source's, by encoder.",
+        ("lane", "encoder"),
+    ),
     # Codes
     Series("qshift_bit_balance_ratio", "gauge", "Mean of |2p-1| over bits, 0 is balanced.", ("lane",)),
     Series("qshift_bit_entropy_ratio", "gauge", "Entropy of the bits as a share of their number.", ("lane",)),

@@ -12,27 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Labels = NDArray[np.int64]
+from adapters.semantics import Floats, Labels
 
 NEAREST = 1e-12
 """Floor of a squared distance: memberships divide by it."""
 HALVINGS = 100
 """Bisection steps: the interval (0, 1] is exhausted in float64 long before."""
-
-
-def squared_distances(points: Floats, centres: Floats) -> Floats:
-    """d [n, C] between rows of [n, q] and [C, q]; never negative."""
-    squares = (points**2).sum(1)[:, None] + (centres**2).sum(1)
-    return np.asarray(np.maximum(squares - 2 * points @ centres.T, 0))
-
-
-def unit_rows(x: Floats) -> Floats:
-    """Rows scaled to length 1; a zero row stays zero."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(length > 0, length, 1))
 
 
 def one_hot(labels: Labels, classes: int, dtype: Any = np.float64) -> Floats:

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from adapters.offline.prototypes import (
-    Floats,
-    Labels,
     leading_frame,
     membership,
     one_hot,
@@ -27,12 +25,11 @@ from adapters.offline.prototypes import (
     prototypes,
     ridge,
     row_weights,
-    squared_distances,
-    unit_rows,
 )
 from adapters.offline.psca_config import PscaConfig, checked_width, indexed, matrix
-from adapters.offline.psca_map import Alignment, Gauges, PscaMap, Quantisation, Values
-from adapters.offline.pseudo_labels import Reliability, centres
+from adapters.offline.psca_map import Alignment, PscaMap, Quantisation, Values
+from adapters.offline.pseudo_labels import centres
+from adapters.semantics import Agreement, Floats, Labels, Reliability, squared_distances, unit_rows
 
 
 def fit(source: ArrayLike, labels: ArrayLike, target: ArrayLike, config: PscaConfig | None = None) -> PscaMap:
@@ -64,9 +61,9 @@ def fit(source: ArrayLike, labels: ArrayLike, target: ArrayLike, config: PscaCon
     named = np.bincount(stage.scores.argmax(1), minlength=len(classes))
     fitted = PscaMap(
         config, classes, mean, (x_s @ stage.projection).mean(0), stage, codes,
-        ridge(x, learned, config.ridge), tuple(classes[named == 0].tolist()), Gauges(0, 0, 0, 0),
+        ridge(x, learned, config.ridge), tuple(classes[named == 0].tolist()), Agreement(0, 0, 0),
     )  # fmt: skip
-    return replace(fitted, trained=fitted.gauges_of(x_t))
+    return replace(fitted, trained=fitted.semantics.of_rows(x_t))
 
 
 def align(source: Floats, y: Labels, target: Floats, frame: Floats, config: PscaConfig) -> Alignment:

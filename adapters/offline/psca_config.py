@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adapters.offline.prototypes import Floats, Labels
-from adapters.offline.pseudo_labels import Centres, Reliability, reliability
+from adapters.semantics import Centres, Floats, Labels, Reliability, reliability
 from core.errors import ConfigError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adapters.offline.prototypes import Floats, membership, squared_distances, unit_rows
+from adapters.offline.prototypes import membership
 from adapters.offline.psca_config import PscaConfig, matrix
-from adapters.offline.pseudo_labels import Centres, Reliability
+from adapters.semantics import Agreement, Centres, Floats, Semantics, unit_rows
 from core.errors import ConfigError
 
 Signs = NDArray[np.int8]
@@ -52,20 +52,6 @@ class Quantisation:
     """Objective at the start and after every round."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """What can be read off unlabelled samples."""
-
-    agreement: float
-    """Share whose nearest prototype is the class of the largest score."""
-    reliability: float
-    """Mean alpha; single ties of distances can make it huge unless it is capped."""
-    membership: float
-    """Mean of the largest membership."""
-    gap: float
-    """Distance of the projected mean from that of the source."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PscaMap:
     """A fitted PSCA. Methods take raw features [B, D], as `fit` did."""
@@ -83,7 +69,7 @@ class PscaMap:
     """Phi [D, L]."""
     unnamed: tuple[int, ...]
     """Classes that no target sample is pseudo-labelled with: missing in the target, or missed by the fit."""
-    trained: Gauges
+    trained: Agreement
     """Of the target it was fitted to: what later batches are compared with."""
 
     def features(self, x: ArrayLike) -> Floats:
@@ -103,33 +89,32 @@ class PscaMap:
 
     def relaxed_by_membership(self, x: ArrayLike) -> Floats:
         """[r(x) O ; x P] W_t [B, L]: another out-of-sample code, ours, made as training codes are."""
-        projected, _, r = self._placed(self.features(x))
+        projected, r = self._placed(self.features(x))
         rebuilt = np.concatenate((r @ self.alignment.prototypes, projected), axis=1)
         return np.asarray(rebuilt @ self.quantisation.target)
 
     def pseudo_labels(self, x: ArrayLike) -> NDArray[Any]:
         """[B] in the source's labels: the class of the largest membership."""
-        return np.asarray(self.classes[self._placed(self.features(x))[2].argmax(1)])
+        return np.asarray(self.classes[self._placed(self.features(x))[1].argmax(1)])
 
-    def gauges(self, x: ArrayLike) -> Gauges:
-        return self.gauges_of(self.features(x))
+    @property
+    def semantics(self) -> Semantics:
+        """What later features are compared with, in the service too."""
+        stage, config = self.alignment, self.config
+        share = stage.progress if config.combine == "blend" else None
+        return Semantics(
+            self.mean, stage.projection, stage.prototypes, self.source_mean, stage.centres,
+            config.temperature, config.squared, share, config.reliability_eps, config.reliability_cap,
+        )  # fmt: skip
 
-    def _placed(self, x: Floats) -> tuple[Floats, Reliability, Floats]:
-        """Projection, reliability and membership of normalised rows."""
-        stage = self.alignment
-        projected = x @ stage.projection
-        d = squared_distances(projected, stage.prototypes)
-        told = self.config.reliability(self.config.scores(stage.centres, projected, stage.progress), d)
-        return projected, told, membership(d, told.named, self.config.trust(told), self.config.sigma)
-
-    def gauges_of(self, x: Floats) -> Gauges:
-        """Gauges of rows that are normalised already."""
-        if not len(x):
+    def gauges(self, x: ArrayLike) -> Agreement:
+        """Of raw features [B, D], B at least 1."""
+        rows = self.features(x)
+        if not len(rows):
             raise ConfigError("gauges of at least one row expected, got none")
-        projected, told, r = self._placed(x)
-        return Gauges(
-            float((told.nearest == told.named).mean()),
-            float(told.weight.mean()),
-            float(r.max(1).mean()),
-            float(np.linalg.norm(projected.mean(0) - self.source_mean)),
-        )
+        return self.semantics.of_rows(rows)
+
+    def _placed(self, x: Floats) -> tuple[Floats, Floats]:
+        """Projection and membership of normalised rows."""
+        projected, d, told = self.semantics.placed(x)
+        return projected, membership(d, told.named, self.config.trust(told), self.config.sigma)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from app.domain_base import HEADS, fit_domain_base
 from app.emoji import EmojiSet
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
@@ -57,10 +58,29 @@ def fit_named_pictures(task: Task, folder: Path, bits: int, progress: Progress |
     fit_emoji_base(folder, data, bits, progress=progress, name=task.base)
 
 
+def fit_domains(task: Task, folder: Path, bits: int, progress: Progress | None) -> None:
+    """An off-line adapter, fitted to the gallery with its labels and to pictures like the queries."""
+    contents, labels = ([getattr(sample, part) for sample in task.gallery] for part in ("content", "label"))
+    side = contents[0].shape[0]
+    method = task.base.removeprefix("chain-")
+    fit_domain_base(
+        method,
+        contents,
+        labels,
+        task.extra["target"],
+        folder,
+        bits,
+        progress=progress,
+        side=side,
+        name=task.base,
+    )
+
+
 def _recipes() -> dict[str, Recipe]:
     found: dict[str, Recipe] = {"emoji": fit_named_pictures, "noto": fit_named_pictures}
     sources = ["pacs-photo", "pacs-art", *(f"office-{domain}" for domain in office.DOMAINS), "mnist", "usps"]
     found.update({f"pictures-{source}": fit_picture_base for source in sources})
+    found.update({f"chain-{method}": fit_domains for method in HEADS})
     return found | dict(word_tasks.RECIPES)
 
 

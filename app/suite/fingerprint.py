@@ -24,10 +24,10 @@ class Fingerprints:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, list[str]] | None] = {}
 
-    def of(self, modules: Iterable[str]) -> str:
+    def of(self, modules: Iterable[str], path: Iterable[str] = PATH) -> str:
         """Hash over the modules, those on the path of every result, and what they import."""
         found: dict[str, str] = {}
-        waiting = [*modules, *PATH]
+        waiting = [*modules, *path]
         while waiting:
             name = waiting.pop()
             if name in found or name in WIRING or name.split(".")[0] not in PACKAGES:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from app.domain_base import HEADS
 from app.emoji import EmojiSet, load_emoji
 from app.suite import word_tasks
 from benchmarks.shifts.seeds import generator
@@ -195,6 +196,16 @@ def office_task(source: office.Domain, target: office.Domain, data_root: Path | 
     return _picture_task(name, f"pictures-office-{source}", gallery, {"clean": clean, "shift": other})
 
 
+def chain_task(method: str, data_root: Path | None, cache: Path) -> Task:
+    """Paintings ask for photos, in codes learnt from the photos and from four fifths of the paintings."""
+    name = f"chain/{method}"
+    root = needed(name, data_root, "pacs/photo.zip", "pacs/art_painting.zip")
+    own, other = (squares(pacs.read_pacs(root / "pacs", domain), SIDE) for domain in pacs.DOMAINS)
+    clean, target = drawn(other, round(HELD_OUT * len(other)), "chain paintings")
+    task = _picture_task(name, f"chain-{method}", own, {"clean": clean})
+    return replace(task, extra={"target": [sample.content for sample in target]})
+
+
 Collection = Literal["mnist", "usps"]
 DIGIT_FILES: Mapping[Collection, tuple[str, ...]] = MappingProxyType(
     {
@@ -236,6 +247,7 @@ def _tasks() -> dict[str, Loader]:
         found[f"office/{source}-{target}"] = partial(office_task, source, target)
     found["digits/mnist-usps"] = partial(digits_task, "mnist", "usps")
     found["digits/usps-mnist"] = partial(digits_task, "usps", "mnist")
+    found.update({f"chain/{method}": partial(chain_task, method) for method in HEADS})
     return found | dict(word_tasks.TASKS)
 
 

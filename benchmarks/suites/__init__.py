@@ -8,9 +8,9 @@ from types import MappingProxyType
 from benchmarks.suites.core import CORE
 from benchmarks.suites.plan import Plan as Plan
 from benchmarks.suites.plan import Suite as Suite
-from benchmarks.suites.special import DECOUPLING, DEVELOP, SAFETY
+from benchmarks.suites.special import CHAIN, DECOUPLING, DEVELOP, SAFETY
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
-    {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY)}
+    {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY, CHAIN)}
 )
 """What `--suite` may name."""

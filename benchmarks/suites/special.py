@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.streams import FULL, Look, Segment, Stream
 from benchmarks.suites.core import (
+    BLUR,
     CONTRAST,
     NOISE,
     TYPOS,
@@ -82,4 +83,15 @@ DECOUPLING = Suite(
         Rule("digits/*", forgetting, quick=1),
     ),
 )
+
+
+def chained(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """What an off-line adapter's base makes of queries that shift further."""
+    batches = 2 if quick else 4
+    looks = (NOISE,) if quick else (NOISE, CONTRAST, BLUR)
+    found = [plan.clean(batches), *(plan.single(look, "corruption", batches) for look in looks)]
+    return found if quick else [*found, plan.sorted(batches), mixed_users(plan, batches)]
+
+
+CHAIN = Suite("chain", (Rule("chain/*", chained, quick=3),))
 SAFETY = Suite("safety", (Rule("*", harm, quick=3),))

@@ -20,10 +20,9 @@ from adapters.offline.prototypes import (
     prototypes,
     ridge,
     row_weights,
-    squared_distances,
-    unit_rows,
 )
-from adapters.offline.pseudo_labels import centres, clusters, reliability
+from adapters.offline.pseudo_labels import centres, clusters
+from adapters.semantics import reliability, squared_distances, unit_rows
 
 Array = NDArray[np.float64]
 

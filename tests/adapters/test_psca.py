@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapters.offline.prototypes import leading_frame, membership, one_hot, polar, squared_distances
+from adapters.offline.prototypes import leading_frame, membership, one_hot, polar
 from adapters.offline.psca import align, fit, mean_gap, penalty, quantise, target_term
 from adapters.offline.psca_config import PscaConfig
 from adapters.offline.psca_map import PscaMap
-from adapters.offline.pseudo_labels import Reliability
-from core.errors import ConfigError
+from adapters.semantics import Reliability, Semantics, squared_distances
+from core.errors import ArtifactError, ConfigError
 
 Array = NDArray[np.float64]
 SMALL = PscaConfig(bits=8, rounds=6)
@@ -282,8 +282,14 @@ def test_gauges_need_no_labels_and_tell_a_shift() -> None:
     assert trained.gap == pytest.approx(float(np.sqrt(((projected.mean(0) - there) ** 2).sum())))
     noise = np.random.default_rng(6).standard_normal(target.shape)
     moved, blurred = fitted.gauges(target + 8 * noise[0]), fitted.gauges(target + 8 * noise)
-    assert moved.gap > 10 * trained.gap and moved.membership < trained.membership
-    assert blurred.agreement < trained.agreement and blurred.membership < trained.membership
+    assert moved.gap > 10 * trained.gap
+    assert blurred.agreement < trained.agreement
+    read = Semantics.read(fitted.semantics.tensors())
+    unit = target / np.linalg.norm(target, axis=1, keepdims=True)
+    assert read.of(unit) == fitted.semantics.of(unit)
+    assert read.of(3 * unit).agreement == trained.agreement
+    with pytest.raises(ArtifactError, match="no semantics of a PSCA base"):
+        Semantics.read({"mean": unit})
 
 
 # Errors.

@@ -141,12 +141,12 @@ def test_command_chooses_the_model(tmp_path: Path) -> None:
         Image.new("RGB", (8, 6), (80 * item, 0, 0)).save(pictures / f"red {item}.png")
     console = Console(file=io.StringIO())
     for model, message in (
-        ("tree", "'tree' is not known: expected one of two-tower, open_clip"),
+        ("tree", "no method 'tree': expected one of two-tower, open_clip, psca"),
         ("two-tower", "3 emoji are too few"),
         ("open_clip", "3 pictures are too few for 64 bits"),
     ):
         with pytest.raises(ConfigError, match=message):
-            fit(pictures, tmp_path / "base", 64, 0, model, console)
+            fit(model, pictures, None, tmp_path / "base", 64, 0, console)
 
 
 @pytest.mark.slow

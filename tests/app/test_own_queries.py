@@ -353,7 +353,7 @@ def test_unlabelled_queries_give_agreement(
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(own_table(rows, "own"))
     text = console.export_text()
-    assert "mAP" not in text and "100.0 %" in text and "nan" not in text
+    assert "mAP" not in text and "100.0, 100.0" in text and "nan" not in text
 
 
 def test_agreement_counts_answers(world: Path) -> None:

@@ -39,6 +39,18 @@ def test_json_wins_over_text_files(folder: Path) -> None:
     assert load_pictures(folder).captions == (("a",), ("été",), ("big red bus",), ("one", "two"))
 
 
+def test_folders_by_class(tmp_path: Path) -> None:
+    for name in ("dog/2.png", "cat/9.png", "dog/1.jpg", "dog/notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "empty").mkdir()
+    found = load_pictures(tmp_path)
+    assert [found.identifier(i) for i in range(len(found))] == ["cat/9.png", "dog/1.jpg", "dog/2.png"]
+    assert found.classes == ("cat", "dog", "dog")
+    assert found.captions == (("cat",), ("dog",), ("dog",))
+    assert found.content(0) == b"cat/9.png"
+
+
 def test_csv(folder: Path) -> None:
     (folder / "captions.csv").write_bytes(
         b'\xef\xbb\xbffile,caption\nb.JPG,"a boat, red"\nb.JPG,second\na.jpeg,an apple\n'

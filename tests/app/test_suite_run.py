@@ -420,4 +420,4 @@ def test_passes_per_query_weigh_batches_by_their_size(replayed: Callable[..., Re
 
 
 def test_suites_are_those_of_the_command_line() -> None:
-    assert set(benchmarks.suites.SUITES) == {"core", "develop", "decoupling", "safety"}
+    assert set(benchmarks.suites.SUITES) == {"core", "develop", "decoupling", "safety", "chain"}

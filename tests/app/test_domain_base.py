@@ -1,0 +1,160 @@
+"""From two folders of pictures to a base model, a gallery and a replay: the chain that the README shows."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from adapters.semantics import Semantics
+from app.domain_base import HEADS, Learnt, Material, fit_domain_base
+from app.fit import build, fit
+from app.observers import semantics
+from app.own_command import replay_own
+from core.config import Config
+from core.errors import ArtifactError, ConfigError
+from encoders.base_model import load_base
+
+KINDS = ("bar", "dot", "frame")
+
+
+def drawn(kind: str, draw: np.random.Generator, dark: bool) -> Image.Image:
+    """A thing of its kind on a 32-pixel square; the other domain is dark."""
+    ink, paper = ((230, 230, 120), (20, 30, 60)) if dark else ((20, 20, 90), (240, 240, 235))
+    pixels = np.empty((32, 32, 3), np.int64)
+    pixels[:] = paper
+    x, y = draw.integers(4, 12, 2)
+    if kind == "bar":
+        pixels[y : y + 16, x : x + 4] = ink
+    elif kind == "dot":
+        pixels[y : y + 9, x : x + 9] = ink
+    else:
+        pixels[y : y + 16, x : x + 16] = ink
+        pixels[y + 3 : y + 13, x + 3 : x + 13] = paper
+    noisy = pixels + draw.integers(-12, 13, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def folder(path: Path, each: int, seed: int, dark: bool) -> Path:
+    draw = np.random.default_rng(seed)
+    for kind in KINDS:
+        (path / kind).mkdir(parents=True)
+        for number in range(each):
+            drawn(kind, draw, dark).save(path / kind / f"{number}.png")
+    return path
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    root = tmp_path_factory.mktemp("domains")
+    return (
+        folder(root / "light", 24, 1, False),
+        folder(root / "dark", 24, 2, True),
+        folder(root / "asked", 24, 3, True),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(HEADS))
+def test_fit_build_and_replay(tmp_path: Path, domains: tuple[Path, Path, Path], method: str) -> None:
+    source, target, asked = domains
+    base, gallery, out = tmp_path / "base", tmp_path / "gallery", tmp_path / "rows.json"
+    console = quiet()
+    fit(method, source, target, base, 32, 0, console)
+    build(source, base, gallery, console)
+    rows = replay_own(asked, gallery, base, Config(), ["default"], console, out)
+    assert [row.method for row in rows] == ["frozen", "default"]
+    assert rows[0].queries == rows[0].labels == 72
+    assert rows[0].map > 40, "chance is 33"
+    assert rows[1].map >= rows[0].map - 1
+    assert {"map", "map_minus_frozen", "low", "high"} <= json.loads(out.read_text())[1].keys()
+    found = load_base(base)
+    assert found.provenance["method"] == method and found.provenance["classes"] == list(KINDS)
+    assert found.bits == 32 and set(found.constants) >= {"image"}
+    again = tmp_path / "again"
+    fit(method, source, target, again, 32, 0, console)
+    assert load_base(again).version == found.version, "the same pictures and seed give the same bytes"
+    with pytest.raises(ArtifactError, match="rebuild the gallery"):
+        other = tmp_path / "other"
+        fit(method, source, target, other, 16, 0, console)
+        replay_own(asked, gallery, other, Config(), ["default"], console)
+
+
+@pytest.mark.slow
+def test_psca_tells_whether_geometry_and_semantics_agree(
+    tmp_path: Path, domains: tuple[Path, Path, Path]
+) -> None:
+    source, target, _ = domains
+    fit("psca", source, target, tmp_path / "base", 32, 0, quiet())
+    base = load_base(tmp_path / "base")
+    gauges = semantics(base)
+    assert gauges is not None and semantics(replace(base, extras={})) is None
+    clean = base.reference["image"].features
+    told = gauges(clean)
+    assert (
+        told["qshift_semantic_agreement_ratio"]
+        == Semantics.read(base.extras["semantics"]).of(clean).agreement
+    )
+    noise = np.random.default_rng(0).standard_normal(clean.shape[1]).astype(np.float32)
+    assert gauges(clean + noise)["qshift_semantic_gap"] > 3 * told["qshift_semantic_gap"]
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "count", "bits", "message"),
+    [
+        ("tree", ("a", "b"), 64, 16, "no method 'tree': expected one of psca"),
+        ("psca", ("a", "b"), 64, 12, "multiple of 8, at least 8, got 12"),
+        ("psca", ("a", "a"), 64, 16, "the source has 1 class"),
+        ("psca", ("a",), 64, 16, "a class for each of 2 source pictures, got 1"),
+        ("psca", ("a", "b"), 63, 16, "the target has 63 pictures: at least 64"),
+        ("psca", ("a", "b"), 64, 128, "66 pictures are fewer than 128 bits"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said_before_any_work(
+    tmp_path: Path, method: str, labels: tuple[str, ...], count: int, bits: int, message: str
+) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ConfigError, match=message):
+        fit_domain_base(method, [picture] * 2, labels, [picture] * count, tmp_path / "base", bits)
+    assert not (tmp_path / "base").exists()
+
+
+def test_folders_that_do_not_fit_the_method(tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("RGB", (8, 8)).save(flat / "a.png")
+    cases = (
+        ("psca", flat, None, "learns from two domains: qshift fit psca SOURCE --target TARGET"),
+        ("psca", None, flat, "learns from two domains"),
+        ("psca", flat, flat, "flat has no folders by class: sort its pictures as flat/CLASS/NAME.jpg"),
+        ("two-tower", flat, flat, "leave --target out"),
+    )
+    for method, source, target, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            fit(method, source, target, tmp_path / "base", 64, 0, quiet())
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_leaves_the_older_base(
+    tmp_path: Path, domains: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, _ = domains
+    base = tmp_path / "base"
+    fit("psca", source, target, base, 32, 0, quiet())
+    before = load_base(base).version
+
+    def broken(material: Material) -> Learnt:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.domain_base.HEADS", {"psca": broken})
+    with pytest.raises(KeyboardInterrupt):
+        fit("psca", source, target, base, 64, 0, quiet())
+    assert load_base(base).version == before
