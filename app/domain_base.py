@@ -19,23 +19,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
 from core.types import Floats, SourcePairs
-from encoders.base_model import write_base
-from encoders.clip import open_clip_towers
-from encoders.head import HashHead
+from encoders.base_model import Fusion, write_base
+from encoders.clip import Towers, open_clip_towers
+from encoders.head import HashHead, itq
 from encoders.images import Pixels
 from encoders.norms import calibrate
 from encoders.packages import emoji_towers
+from encoders.phase import PhaseFusion, Reduced, fused, own_state, phase_image
 from encoders.projection import Projection
 from encoders.vision import ImageTower
 
 SIDE = 112
 CLEAN_QUERIES = 384  # six batches
 MEMORY = 128
+HIDDEN = 512  # of COUPLE's head
+WIDTH = 256  # of TPSNet's features: principal axes of the tower's
 STEP = Step(1e-3, 0.02)
 PURPOSE = "domain base"
 
@@ -45,18 +49,20 @@ class Material:
     """What a method is fitted to.
 
     Args:
-        tower: the frozen image tower.
-        source, target: its raw features [n_s, D] and [n_t, D].
+        towers: the frozen towers.
+        source, target: raw features [n_s, D] and [n_t, D] of the image tower.
+        pixels: the pictures behind them, prepared.
         labels: [n_s].
         bits, seed: of the code.
         checkpoint: where a long fit may keep what it has done.
         progress: called with (done, total, text).
     """
 
-    tower: ImageTower
+    towers: Towers
     source: Floats
     labels: NDArray[np.int64]
     target: Floats
+    pixels: tuple[Sequence[Pixels], Sequence[Pixels]]
     bits: int
     seed: int
     checkpoint: Path
@@ -65,10 +71,15 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """A code: what follows the tower, its head, and what the method has to say about the fit."""
+    """A code: what follows the tower, its head, and what the method has to say about the fit.
 
-    projection: Projection | None
+    `features` are the unit features of source and target that the code is taken of.
+    """
+
     head: HashHead
+    features: tuple[Floats, Floats]
+    projection: Projection | None = None
+    fusion: Fusion | None = None
     gauges: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
@@ -113,15 +124,19 @@ def fit_domain_base(
         towers = Path(scratch) / "towers"
         emoji_towers(towers)
         resize_input(towers, side)
-        tower = open_clip_towers(f"local-dir:{towers}").image
-        pixels = [[tower.prepare(content) for content in contents] for contents in (source, target)]
+        pair = open_clip_towers(f"local-dir:{towers}")
+        tower = pair.image
+        pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
         raw = [_raw(tower, rows, count) for rows in pixels]
         checkpoint = folder.with_name(f".{folder.name}-unfinished")
         learnt = HEADS[method](
-            Material(tower, raw[0], y.astype(np.int64), raw[1], bits, seed, checkpoint, told)
+            Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, told)
         )
+        unit = learnt.features
         served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
-        unit = [_unit(learnt.projection, rows) for rows in raw]
+        if learnt.fusion is not None:
+            tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
+            served = fused(served, tensors, learnt.fusion.settings)
         order = generator(seed, "clean queries", PURPOSE).permutation(len(target))
         queries = order[:asked]
         clean = [_picture(pixels[1][row]) for row in queries.tolist()]
@@ -154,6 +169,7 @@ def fit_domain_base(
                 "image": SourcePairs(tuple(_picture(pixels[1][row]) for row in kept), unit[1][kept]),
             },
             extras=learnt.extras,
+            fusion=learnt.fusion,
         )
 
 
@@ -169,7 +185,8 @@ def psca_head(material: Material) -> Learnt:
 
     config = PscaConfig(bits=material.bits, seed=material.seed)
     material.progress(0, 1, "fitting PSCA")
-    found = fit(_unit(None, material.source), material.labels, _unit(None, material.target), config)
+    unit = _unit(None, material.source), _unit(None, material.target)
+    found = fit(unit[0], material.labels, unit[1], config)
     material.progress(1, 1, "fitting PSCA")
     head = HashHead(
         np.ascontiguousarray(found.hash.T, np.float32),
@@ -178,10 +195,94 @@ def psca_head(material: Material) -> Learnt:
     )
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
     settings = {**asdict(config), "reliability_cap": str(config.reliability_cap)}  # JSON has no infinity
-    return Learnt(None, head, gauges, settings, {"semantics": found.semantics.tensors()})
+    extras = {"semantics": found.semantics.tensors()}
+    return Learnt(head, unit, gauges=gauges, config=settings, extras=extras)
 
 
-HEADS: Mapping[str, Callable[[Material], Learnt]] = MappingProxyType({"psca": psca_head})
+def couple_head(material: Material) -> Learnt:
+    """COUPLE's head of two layers is the projection; its signs are the code."""
+    from dataclasses import asdict
+
+    from adapters.offline.couple import fit
+    from adapters.offline.couple_config import plus
+
+    unit = [_unit(None, rows) for rows in (material.source, material.target)]
+    mean = np.concatenate(unit).mean(0)
+    config = plus(seed=material.seed)
+    found = fit(
+        unit[0] - mean, material.labels, unit[1] - mean,
+        projection_head(unit[0].shape[1], material.bits, material.seed), config,
+        progress=material.progress, checkpoint=material.checkpoint,
+    )  # fmt: skip
+    projection = Projection.from_tensors({**found.head, "mean": torch.from_numpy(mean)})
+    head = HashHead(
+        np.eye(material.bits, dtype=np.float32),
+        np.zeros(material.bits, np.float32),
+        {"image": np.zeros(material.bits, np.float32)},
+    )
+    last = found.reports[-1]
+    gauges = {
+        "trusted": last.trusted / len(unit[1]),
+        "reached": last.reached,
+        "loss": found.losses[-1].source,
+    }
+    features = (_unit(projection, material.source), _unit(projection, material.target))
+    return Learnt(head, features, projection, gauges=gauges, config=asdict(config))
+
+
+def tpsnet_head(material: Material) -> Learnt:
+    """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
+    from dataclasses import asdict
+
+    from adapters.offline.tpsnet import cluster, fit
+    from adapters.offline.tpsnet_config import TpsConfig
+    from app.prompt_template import learnable
+
+    config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)
+    unit = np.concatenate([_unit(None, rows) for rows in (material.source, material.target)])
+    mean = unit.mean(0)
+    width = min(WIDTH, *unit.shape)
+    axes = np.linalg.svd(unit - mean, full_matrices=False)[2][:width].T
+    reduced = Reduced(material.towers.image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
+    features = [reduced.reduced(torch.from_numpy(rows)) for rows in (material.source, material.target)]
+    phases = [_phases(material.towers.image, rows) for rows in material.pixels]
+    template = learnable(material.towers, reduced.axes, material.progress)
+    clusters = cluster(features, template, config, material.progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(material.seed)
+        network = PhaseFusion(reduced, clusters.text.flatten(0, 1), width)
+    found = fit(features, phases, clusters, network, config, progress=material.progress)
+    with torch.no_grad():
+        both = [
+            torch.cat([network.fuse(v[i : i + 256], p[i : i + 256]) for i in range(0, len(v), 256)]).numpy()
+            for v, p in zip(features, phases)
+        ]
+    everything = np.concatenate(both)
+    centre = everything.mean(0)
+    weight = itq(everything, centre, material.bits, seed=material.seed)
+    head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
+    tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
+    gauges = {"prompts": clusters.losses[-1], "fusion": found.losses[-1], "gate": float(network.gate)}
+    fusion = Fusion(network.settings(), tensors)
+    return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config))
+
+
+def _phases(tower: ImageTower, pixels: Sequence[Pixels]) -> Tensor:
+    """Phase images [n, 1, H, W] of prepared pictures."""
+    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    return torch.cat([phase_image(tower.collate(part, len(part))) for part in parts])
+
+
+def projection_head(inputs: int, bits: int, seed: int) -> Projection:
+    """phi, untrained: equal seeds give equal weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Projection(inputs, HIDDEN, bits)
+
+
+HEADS: Mapping[str, Callable[[Material], Learnt]] = MappingProxyType(
+    {"psca": psca_head, "couple": couple_head, "tpsnet": tpsnet_head}
+)
 """Name of a method -> how its code is learnt."""
 
 

@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 from torch import from_numpy
 
 from core.artifacts import MANIFEST, digest, read_manifest, writing
-from core.errors import ArtifactError
+from core.errors import ArtifactError, ConfigError
 from core.protocols import Encoder
 from core.types import Calibration, DriftReference, Modality, SourceConstants, SourcePairs
 from encoders.composed import Composed, composed_calibration, composed_mean
@@ -43,6 +43,15 @@ KIND = "base"
 HALF = 65504.0  # the largest float16
 TEXTS = "memory-text.json"
 VOCABULARY = "vocabulary.json"
+FUSION = "fusion.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A trained `encoders.phase.PhaseFusion` without its image tower."""
+
+    settings: Mapping[str, Any]
+    tensors: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ def write_base(
     memory: Mapping[Modality, SourcePairs] | None = None,
     vocabulary: Mapping[str, int] | None = None,
     extras: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
+    fusion: Fusion | None = None,
 ) -> None:
     """Writes a base model, all or nothing.
 
@@ -95,6 +105,7 @@ def write_base(
             vectors [D]; each with its target.
         vocabulary: word -> count, at least 1, in the training texts.
         extras: further tensors, by the name of what reads them ("semantics").
+        fusion: what image features go through behind the tower, in place of a projection.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -124,6 +135,8 @@ def write_base(
     }
     if extras:  # bases without any keep their digest
         manifest["extras"] = sorted(extras)
+    if fusion is not None:
+        manifest["fusion"] = dict(fusion.settings)
     with writing(folder, KIND, manifest) as draft:
         if towers is not None:
             shutil.copytree(towers, draft / "towers", copy_function=shutil.copyfile)
@@ -144,6 +157,8 @@ def write_base(
             _save(draft / f"reference-{modality}.safetensors", arrays)
         for modality, pairs in (memory or {}).items():
             _write_memory(draft, modality, pairs)
+        if fusion is not None:
+            _save(draft / FUSION, fusion.tensors)
         for extra, further in (extras or {}).items():
             _save(draft / f"{extra}.safetensors", further)
         if vocabulary:
@@ -273,6 +288,8 @@ def _encoders(
             projections[modality] = Projection.from_tensors(tensors)
     if manifest["towers"]:
         found.update(_towers(folder / "towers", projections, device, precision))
+    if "fusion" in manifest:
+        found["image"] = _fused(found["image"], folder, manifest["fusion"], precision)
     found["vector"] = VectorEncoder(head.width, device)
     if "image" in found:
         found["sequence"] = FrameSequence(found["image"])
@@ -304,6 +321,18 @@ def _towers(
 
     pair = open_clip_towers(f"local-dir:{folder}", device, precision, projections=projections)
     return {"image": pair.image, "text": pair.text}
+
+
+def _fused(image: Encoder, folder: Path, settings: Mapping[str, Any], precision: str) -> Encoder:
+    from encoders.phase import fused
+    from encoders.vision import ImageTower
+
+    if precision != "fp32":
+        raise ConfigError(f'precision {precision!r} is not for bases with a fusion: take "fp32"')
+    if not isinstance(image, ImageTower):
+        raise ArtifactError(f"{folder} has a fusion without an image tower: build the base again")
+    tensors = {name: from_numpy(array).to(image.device) for name, array in _read(folder / FUSION).items()}
+    return fused(image, tensors, settings)
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -14,11 +14,18 @@ class Projection(nn.Module):
     """LayerNorm, Linear, LayerNorm, GELU, Linear, normalise: raw features [B, inputs] -> unit [B, width].
 
     Trained on features of frozen towers; always float32.
+
+    Args:
+        inputs, hidden, width: of the layers.
+        mean: [inputs]; if given, rows are scaled to length 1 and lose it before everything else.
     """
 
-    def __init__(self, inputs: int, hidden: int, width: int) -> None:
+    mean: Tensor | None
+
+    def __init__(self, inputs: int, hidden: int, width: int, mean: Tensor | None = None) -> None:
         super().__init__()
         self.inputs, self.hidden, self.width = inputs, hidden, width
+        self.register_buffer("mean", mean)
         self.layers = nn.Sequential(
             nn.LayerNorm(inputs),
             nn.Linear(inputs, hidden),
@@ -28,7 +35,8 @@ class Projection(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        unit: Tensor = normalize(self.layers(features), dim=-1)
+        rows = features if self.mean is None else normalize(features, dim=-1) - self.mean
+        unit: Tensor = normalize(self.layers(rows), dim=-1)
         return unit
 
     @classmethod
@@ -40,7 +48,8 @@ class Projection(nn.Module):
         """
         try:
             hidden, inputs = tensors["layers.1.weight"].shape
-            made = cls(inputs, hidden, tensors["layers.4.weight"].shape[0])
+            width = tensors["layers.4.weight"].shape[0]
+            made = cls(inputs, hidden, width, zeros(inputs) if "mean" in tensors else None)
             made.load_state_dict(dict(tensors))
         except (KeyError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"not the tensors of a projection: {error}; build the base again") from error

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapters.semantics import unit_rows
@@ -97,6 +98,29 @@ def fit_psca(training: Training, **settings: Any) -> Fitted:
     )
 
 
+def fit_couple(training: Training, preset: str, **changes: Any) -> Fitted:
+    """COUPLE on features; its head is the projection that the service would load."""
+    from adapters.offline import couple_config
+    from adapters.offline.couple import fit
+    from app.domain_base import projection_head
+    from encoders.projection import Projection
+
+    both = [training.source.features, training.target.features]
+    mean = np.concatenate(both).mean(0)
+    config = getattr(couple_config, preset)(seed=training.seed, **changes)
+    head = projection_head(both[0].shape[1], training.bits, training.seed)
+    found = fit(both[0] - mean, training.labels, both[1] - mean, head, config)
+    projection = Projection.from_tensors(found.head)
+
+    def relaxed(rows: Rows, domain: Domain) -> Floats:
+        with torch.no_grad():
+            unit: Floats = projection(torch.from_numpy(rows.features - mean)).numpy()
+        return unit
+
+    last = found.reports[-1]
+    return Fitted(relaxed, gauges={"trusted": float(last.trusted), "reached": last.reached})
+
+
 def fit_raw(training: Training) -> Fitted:
     return Fitted(lambda rows, domain: rows.features, exact=True)
 
@@ -178,6 +202,14 @@ def _methods() -> dict[str, Method]:
     }
     for name, settings in variants.items():  # the paper's ablations, and its Eq. 6 as printed
         found[f"psca-{name}"] = replace(found["psca"], fit=partial(fit_psca, **settings))
+    flows: dict[str, tuple[str, dict[str, Any]]] = {
+        "couple": ("paper", {}),
+        "couple-plus": ("plus", {}),
+        "couple-flow": ("paper", {"mix_weight": 0.0}),  # the paper's V2
+        "couple-all": ("paper", {"mix_weight": 0.0, "selection": "all"}),  # V1
+    }
+    for name, (preset, changes) in flows.items():
+        found[name] = Method(partial(fit_couple, preset=preset, **changes), ("adapters.offline.couple",))
     for name, fit, module in (
         ("itq", _itq, "encoders.head"),
         ("lsh", _lsh, "index.linear_hash"),

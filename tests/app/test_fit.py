@@ -141,7 +141,7 @@ def test_command_chooses_the_model(tmp_path: Path) -> None:
         Image.new("RGB", (8, 6), (80 * item, 0, 0)).save(pictures / f"red {item}.png")
     console = Console(file=io.StringIO())
     for model, message in (
-        ("tree", "no method 'tree': expected one of two-tower, open_clip, psca"),
+        ("tree", "no method 'tree': expected one of two-tower, open_clip, psca, couple, tpsnet"),
         ("two-tower", "3 emoji are too few"),
         ("open_clip", "3 pictures are too few for 64 bits"),
     ):
