@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,9 +31,13 @@ from encoders.head import HashHead, itq
 from encoders.images import Pixels
 from encoders.norms import calibrate
 from encoders.packages import emoji_towers
-from encoders.phase import PhaseFusion, Reduced, fused, own_state, phase_image
+from encoders.phase import Ask, PhaseFusion, Reduced, fused, own_state, phase_image
 from encoders.projection import Projection
 from encoders.vision import ImageTower
+
+if TYPE_CHECKING:
+    from adapters.offline.tpsnet import TpsNet
+    from adapters.offline.tpsnet_config import TpsConfig
 
 SIDE = 112
 CLEAN_QUERIES = 384  # six batches
@@ -234,40 +238,75 @@ def tpsnet_head(material: Material) -> Learnt:
     """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
     from dataclasses import asdict
 
-    from adapters.offline.tpsnet import cluster, fit
     from adapters.offline.tpsnet_config import TpsConfig
-    from app.prompt_template import learnable
 
     config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)
-    unit = np.concatenate([_unit(None, rows) for rows in (material.source, material.target)])
-    mean = unit.mean(0)
-    width = min(WIDTH, *unit.shape)
-    axes = np.linalg.svd(unit - mean, full_matrices=False)[2][:width].T
-    reduced = Reduced(material.towers.image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
-    features = [reduced.reduced(torch.from_numpy(rows)) for rows in (material.source, material.target)]
-    phases = [_phases(material.towers.image, rows) for rows in material.pixels]
-    template = learnable(material.towers, reduced.axes, material.progress)
-    clusters = cluster(features, template, config, material.progress)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(material.seed)
-        network = PhaseFusion(reduced, clusters.text.flatten(0, 1), width)
-    found = fit(features, phases, clusters, network, config, progress=material.progress)
-    with torch.no_grad():
-        both = [
-            torch.cat([network.fuse(v[i : i + 256], p[i : i + 256]) for i in range(0, len(v), 256)]).numpy()
-            for v, p in zip(features, phases)
-        ]
+    raw = (material.source, material.target)
+    phases = [phases_of(material.towers.image, rows) for rows in material.pixels]
+    network, found = fitted_tpsnet(material.towers, raw, phases, config, "class_queries", material.progress)
+    both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
     everything = np.concatenate(both)
     centre = everything.mean(0)
     weight = itq(everything, centre, material.bits, seed=material.seed)
     head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
     tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
-    gauges = {"prompts": clusters.losses[-1], "fusion": found.losses[-1], "gate": float(network.gate)}
+    gauges = {"prompts": found.clusters.losses[-1], "fusion": found.losses[-1]}
     fusion = Fusion(network.settings(), tensors)
     return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config))
 
 
-def _phases(tower: ImageTower, pixels: Sequence[Pixels]) -> Tensor:
+def fitted_tpsnet(
+    towers: Towers,
+    raw: tuple[Floats, Floats],
+    phases: Sequence[Tensor] | None,
+    config: TpsConfig,
+    ask: Ask,
+    progress: Progress,
+) -> tuple[PhaseFusion, TpsNet]:
+    """Both stages on frozen features.
+
+    Args:
+        towers: of one model.
+        raw: [n_d, raw width] of the two domains by its image tower, of any length.
+        phases: of the same pictures; None leaves the phase out.
+        config: see there; without text, prompts are neither learnt nor asked.
+        ask: how pictures ask the prompts.
+        progress: called with (done, total, text).
+    """
+    from adapters.offline.tpsnet import cluster, fit
+    from app.prompt_template import learnable
+
+    unit = np.concatenate([_unit(None, rows) for rows in raw])
+    mean = unit.mean(0)
+    width = min(WIDTH, *unit.shape)
+    axes = np.linalg.svd(unit - mean, full_matrices=False)[2][:width].T
+    reduced = Reduced(towers.image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
+    features = [reduced.reduced(torch.from_numpy(rows)) for rows in raw]
+    template = learnable(towers, reduced.axes, progress) if config.text else None
+    clusters = cluster(features, template, config, progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        text = clusters.text.flatten(0, 1)
+        network = PhaseFusion(
+            reduced, text, width, ask=ask if config.text else "none", phase=phases is not None
+        )
+    return network, fit(features, phases, clusters, network, config, progress=progress)
+
+
+def fused_features(network: PhaseFusion, raw: Floats, phases: Tensor | None) -> Floats:
+    """I' [n, D] of raw tower features and phase images."""
+    tower = network.tower
+    assert isinstance(tower, Reduced)  # as `fitted_tpsnet` builds it
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(raw), BATCH):
+            rows = slice(start, start + BATCH)
+            reduced = tower.reduced(torch.from_numpy(raw[rows]))
+            found.append(network.fuse(reduced, None if phases is None else phases[rows]).numpy())
+    return np.concatenate(found)
+
+
+def phases_of(tower: ImageTower, pixels: Sequence[Pixels]) -> Tensor:
     """Phase images [n, 1, H, W] of prepared pictures."""
     parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
     return torch.cat([phase_image(tower.collate(part, len(part))) for part in parts])

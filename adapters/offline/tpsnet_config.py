@@ -19,7 +19,7 @@ class TpsConfig:
 
     classes: int = 7
     """C, the number of clusters; UCDIR's scripts take the true number of classes."""
-    prompt_epochs: int = 20
+    prompt_epochs: int = 8
     """Stage 1. CLIP-ReID: 120."""
     prompt_rate: float = 1e-2
     """Of Adam, cosine. CLIP-ReID: 3.5e-4."""
@@ -29,7 +29,7 @@ class TpsConfig:
     or the one that k-means makes of the source's centre, in features minus their domain's mean. Ours."""
     text: bool = True
     """Prompts, the tie of the domains through them, and the loss against them."""
-    epochs: int = 20
+    epochs: int = 10
     """Stage 2. CLIP-ReID: 60."""
     rate: float = 3e-4
     """Of AdamW, cosine, for the new layers."""

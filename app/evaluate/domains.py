@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from benchmarks.tasks.types import Sample
 from core.errors import ConfigError
 from core.types import Floats
 from encoders.features import features
+
+if TYPE_CHECKING:
+    from encoders.clip import Towers
 
 SIDE = 112  # pixels: the packaged tower's own
 DIGITS = "jda/mnist_usps_256.npz"
@@ -116,22 +119,25 @@ def _of_pictures(
     return Domains(name, encoded[0], labels[0], encoded[1], labels[1], pictures[0], pictures[1])
 
 
-def encode(contents: Sequence[Any], cache: Path, progress: Progress | None, side: int = SIDE) -> Floats:
-    """Unit features [n, 1280] of pictures by EfficientNet-Lite0 from its package, from the cache if there."""
+def packaged_towers(side: int = SIDE) -> Towers:
+    """EfficientNet-Lite0 and MiniLM from their packages, for pictures of a side in pixels."""
     from encoders.clip import open_clip_towers
     from encoders.packages import emoji_towers
 
     with tempfile.TemporaryDirectory() as scratch:
-        towers = Path(scratch) / "towers"
-        emoji_towers(towers)
-        resize_input(towers, side)
-        tower = open_clip_towers(f"local-dir:{towers}").image
+        emoji_towers(Path(scratch))
+        resize_input(Path(scratch), side)
+        return open_clip_towers(f"local-dir:{scratch}")
 
-        def told(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total, "encoding pictures")
 
-        return np.array(features(list(contents), tower, cache / "features", progress=told))
+def encode(contents: Sequence[Any], cache: Path, progress: Progress | None) -> Floats:
+    """Unit features [n, 1280] of pictures by the packaged image tower, from the cache if they are there."""
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "encoding pictures")
+
+    return np.array(features(list(contents), packaged_towers().image, cache / "features", progress=told))
 
 
 def _tasks() -> dict[str, Loader]:

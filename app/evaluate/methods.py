@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adapters.semantics import unit_rows
 from core.errors import ConfigError
@@ -121,6 +122,40 @@ def fit_couple(training: Training, preset: str, **changes: Any) -> Fitted:
     return Fitted(relaxed, gauges={"trusted": float(last.trusted), "reached": last.reached})
 
 
+def fit_tpsnet(training: Training, codes: bool, text: bool = True, phase: bool = True) -> Fitted:
+    """TPSNet behind the packaged tower: features minus the mean of their domain, or ITQ codes of both."""
+    from adapters.offline.tpsnet_config import TpsConfig
+    from app.domain_base import fitted_tpsnet, fused_features, phases_of
+    from app.evaluate.domains import packaged_towers
+    from encoders.head import itq
+
+    towers = packaged_towers()
+
+    def phases(rows: Rows) -> Tensor | None:
+        prepared = [towers.image.prepare(picture) for picture in rows.pictures]
+        return phases_of(towers.image, prepared) if phase else None
+
+    sides = (training.source, training.target)
+    inner = [phases(rows) for rows in sides]
+    kept = [p for p in inner if p is not None]
+    config = TpsConfig(classes=int(training.labels.max()) + 1, text=text, seed=training.seed)
+    raw = (training.source.features, training.target.features)
+    network, found = fitted_tpsnet(towers, raw, kept or None, config, "class_queries", lambda *_: None)
+    means = {"source": found.means[0].numpy(), "target": found.means[1].numpy()}
+
+    def features(rows: Rows, domain: Domain) -> Floats:
+        fused: Floats = fused_features(network, rows.features, phases(rows))
+        return np.asarray(fused - means[domain], np.float32)
+
+    if not codes:
+        return Fitted(lambda rows, domain: unit_rows(features(rows, domain)), exact=True)
+    both = [fused_features(network, v, p) - m.numpy() for v, p, m in zip(raw, inner, found.means)]
+    weight = itq(
+        np.concatenate(both), np.zeros(both[0].shape[1], np.float32), training.bits, seed=training.seed
+    )
+    return Fitted(lambda rows, domain: features(rows, domain) @ weight.T)
+
+
 def fit_raw(training: Training) -> Fitted:
     return Fitted(lambda rows, domain: rows.features, exact=True)
 
@@ -210,6 +245,16 @@ def _methods() -> dict[str, Method]:
     }
     for name, (preset, changes) in flows.items():
         found[name] = Method(partial(fit_couple, preset=preset, **changes), ("adapters.offline.couple",))
+    parts: dict[str, dict[str, Any]] = {
+        "tpsnet": {"codes": True},
+        "tpsnet-features": {"codes": False},
+        "tpsnet-text": {"codes": False, "phase": False},  # ablations, on features
+        "tpsnet-phase": {"codes": False, "text": False},
+        "tpsnet-none": {"codes": False, "text": False, "phase": False},
+    }
+    modules = ("adapters.offline.tpsnet", "app.domain_base", "encoders.phase")
+    for name, chosen in parts.items():
+        found[name] = Method(partial(fit_tpsnet, **chosen), modules, exact=not chosen["codes"], pictures=True)
     for name, fit, module in (
         ("itq", _itq, "encoders.head"),
         ("lsh", _lsh, "index.linear_hash"),

@@ -61,6 +61,7 @@ def rows(results: Results) -> list[dict[str, object]]:
                     "seconds": round(done.seconds, 3),
                     "codes": cell.codes if score.direction == "cross" else "hash_fn",
                     "scheme": cell.scheme,
+                    "precision": _at_places([score]),
                     "gauges": {name: _plain(value) for name, value in done.gauges.items()},
                 }
             )
@@ -73,7 +74,9 @@ def rows(results: Results) -> list[dict[str, object]]:
                     "split": "mean", "map_all": _plain(line.map_all), "map_at_k": _plain(line.map_at_k),
                     "pooled_pr_area": _plain(line.pooled), "seconds": round(line.seconds, 3),
                     "codes": _codes(results, method) if direction == "cross" else "hash_fn",
-                    "scheme": some.scheme, "spread": _plain(line.spread), "splits": len(line.scores),
+                    "scheme": some.scheme,
+                    "precision": _at_places(line.scores), "spread": _plain(line.spread),
+                    "splits": len(line.scores),
                 }
             )  # fmt: skip
     return found
@@ -90,6 +93,12 @@ def grouped(results: Results) -> dict[Key, list[Line]]:
         key: [_line(bits, pairs) for bits, pairs in by_bits.items()]
         for key, by_bits in sorted(found.items(), key=lambda item: DIRECTIONS.index(item[0][2]))
     }
+
+
+def _at_places(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Precision at N, points, by N."""
+    means = np.mean([score.precision for score in scores], axis=0)
+    return {str(n): _points(float(value)) for n, value in zip(PLACES, means)}
 
 
 def _line(bits: int, pairs: Sequence[tuple[Score, float]]) -> Line:
