@@ -8,6 +8,7 @@ one; texts are not served.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.offline.parallel import Team
 from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
@@ -59,6 +61,7 @@ class Material:
         labels: [n_s].
         bits, seed: of the code.
         checkpoint: where a long fit may keep what it has done.
+        team: this process among those that torchrun started.
         progress: called with (done, total, text).
     """
 
@@ -70,6 +73,7 @@ class Material:
     bits: int
     seed: int
     checkpoint: Path
+    team: Team
     progress: Progress
 
 
@@ -120,6 +124,7 @@ def fit_domain_base(
         ArtifactError: the packages of the demo extra are missing.
     """
     _check(method, source, labels, target, bits)
+    team = Team.of_environment()
     told = progress or (lambda done, total, text: None)
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
     asked = min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
@@ -134,8 +139,10 @@ def fit_domain_base(
         raw = [_raw(tower, rows, count) for rows in pixels]
         checkpoint = folder.with_name(f".{folder.name}-unfinished")
         learnt = HEADS[method](
-            Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, told)
+            Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, team, told)
         )
+        if team.rank:
+            return  # the first process writes
         unit = learnt.features
         served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
         if learnt.fusion is not None:
@@ -175,6 +182,7 @@ def fit_domain_base(
             extras=learnt.extras,
             fusion=learnt.fusion,
         )
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 # -- the three heads ------------------------------------------------------------------------------------
@@ -216,7 +224,7 @@ def couple_head(material: Material) -> Learnt:
     found = fit(
         unit[0] - mean, material.labels, unit[1] - mean,
         projection_head(unit[0].shape[1], material.bits, material.seed), config,
-        progress=material.progress, checkpoint=material.checkpoint,
+        progress=material.progress, checkpoint=material.checkpoint, team=material.team,
     )  # fmt: skip
     projection = Projection.from_tensors({**found.head, "mean": torch.from_numpy(mean)})
     head = HashHead(
@@ -243,7 +251,9 @@ def tpsnet_head(material: Material) -> Learnt:
     config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)
     raw = (material.source, material.target)
     phases = [phases_of(material.towers.image, rows) for rows in material.pixels]
-    network, found = fitted_tpsnet(material.towers, raw, phases, config, "class_queries", material.progress)
+    network, found = fitted_tpsnet(
+        material.towers, raw, phases, config, "class_queries", material.progress, material.team
+    )
     both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
     everything = np.concatenate(both)
     centre = everything.mean(0)
@@ -262,6 +272,7 @@ def fitted_tpsnet(
     config: TpsConfig,
     ask: Ask,
     progress: Progress,
+    team: Team | None = None,
 ) -> tuple[PhaseFusion, TpsNet]:
     """Both stages on frozen features.
 
@@ -272,6 +283,7 @@ def fitted_tpsnet(
         config: see there; without text, prompts are neither learnt nor asked.
         ask: how pictures ask the prompts.
         progress: called with (done, total, text).
+        team: this process among several.
     """
     from adapters.offline.tpsnet import cluster, fit
     from app.prompt_template import learnable
@@ -290,7 +302,7 @@ def fitted_tpsnet(
         network = PhaseFusion(
             reduced, text, width, ask=ask if config.text else "none", phase=phases is not None
         )
-    return network, fit(features, phases, clusters, network, config, progress=progress)
+    return network, fit(features, phases, clusters, network, config, progress=progress, team=team)
 
 
 def fused_features(network: PhaseFusion, raw: Floats, phases: Tensor | None) -> Floats:

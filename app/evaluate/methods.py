@@ -87,16 +87,16 @@ class Method:
     pictures: bool = False
 
 
-def fit_psca(training: Training, **settings: Any) -> Fitted:
+def fit_psca(training: Training, by_membership: bool = False, **settings: Any) -> Fitted:
+    """PSCA; queries are coded by its ridge map, or as training samples are, by their membership (ours)."""
     from adapters.offline.psca import fit
     from adapters.offline.psca_config import PscaConfig
 
     config = PscaConfig(bits=training.bits, seed=training.seed, **settings)
     found = fit(training.source.features, training.labels, training.target.features, config)
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
-    return Fitted(
-        lambda rows, domain: found.relaxed(rows.features), found.quantisation.source_codes, gauges=gauges
-    )
+    coded = found.relaxed_by_membership if by_membership else found.relaxed
+    return Fitted(lambda rows, domain: coded(rows.features), found.quantisation.source_codes, gauges=gauges)
 
 
 def fit_couple(training: Training, preset: str, **changes: Any) -> Fitted:
@@ -234,8 +234,9 @@ def _methods() -> dict[str, Method]:
         "hard": {"membership": "hard"},
         "fcm": {"membership": "fcm"},
         "literal": {"weights": "literal"},
+        "membership": {"by_membership": True},
     }
-    for name, settings in variants.items():  # the paper's ablations, and its Eq. 6 as printed
+    for name, settings in variants.items():  # its ablations, Eq. 6 as printed, other query codes
         found[f"psca-{name}"] = replace(found["psca"], fit=partial(fit_psca, **settings))
     flows: dict[str, tuple[str, dict[str, Any]]] = {
         "couple": ("paper", {}),
