@@ -159,7 +159,9 @@ def _plain(value: object) -> object:
 
 def own_table(rows: Sequence[OwnRow], title: str) -> Table:
     """mAP and R@1 where there are labels, else agreement with the frozen twin."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     judged_rows = any(row.labels for row in rows)
     heads = ["labels", "mAP", "R@1", "served - frozen\n[95 % interval]"] if judged_rows else []
     for number, head in enumerate(["method", "queries", *heads, "as frozen, %\nfirst, items"]):

@@ -41,19 +41,21 @@ def _rounded(value: object) -> object:
 
 def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Table:
     """A rich table; the difference is green where its interval lies above zero, red below."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    heads = ["phase", "queries", "labels", "mAP\nfrozen", "\nadapted", "\nserved"]
-    heads += ["served - frozen\n[95 % interval]", "R@1\nfrozen, served"]
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    heads = ["phase", "queries\nlabels", "mAP:\nfrozen", "\nadapted", "\nserved"]
+    heads += ["served - frozen\n[95 % interval]", "R@1:\nfrozen\nserved"]  # 80 columns are enough
     heads += ["latency ms\np50, p95", "queries\nper s"] if timing else []
     for number, name in enumerate(heads):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         colour = "green" if row.diff_low > 0 else "red" if row.diff_high < 0 else "default"
         cells: list[str | Text] = [
-            row.phase, str(row.queries), str(row.labels),
+            row.phase, f"{row.queries} {row.labels}",
             *(f"{value:.1f}" for value in (row.map_frozen, row.map_adapted, row.map_served)),
             Text(f"{row.diff:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]", style=colour),
-            f"{row.r1_frozen:.1f}, {row.r1_served:.1f}",
+            f"{row.r1_frozen:.1f} {row.r1_served:.1f}",
         ]  # fmt: skip
         if timing:
             cells += [f"{row.p50_ms:.0f}, {row.p95_ms:.0f}", f"{row.qps:.1f}"]

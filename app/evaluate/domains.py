@@ -76,7 +76,8 @@ def digits(source: str, target: str, data: Path, cache: Path, progress: Progress
         with np.load(path, allow_pickle=False) as arrays:
             found = {domain: (arrays[f"{domain}_x"], arrays[f"{domain}_y"]) for domain in (source, target)}
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): pass --data, see docs/data.md") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read ({reason}): pass --data, see docs/data.md") from error
     (x_s, y_s), (x_t, y_t) = found[source], found[target]
     return Domains(
         f"{source}-{target}",

@@ -115,15 +115,17 @@ def _line(bits: int, pairs: Sequence[tuple[Score, float]]) -> Line:
 def tables(results: Results) -> list[Table]:
     """One per task and direction: a line per method, mAP and pooled area by code length."""
     lines, found = grouped(results), []
-    lengths = sorted({cell.bits for cell in results if cell.bits})
+    lengths = sorted({cell.bits for cell in results if cell.bits}) or [0]
     for task in dict.fromkeys(cell.task for cell in results):
         for direction in DIRECTIONS:
             title = f"{task}, {direction}: mAP ± sd over splits (pooled PR area)"
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table = Table(
+                title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+            )
             table.add_column("method")
             table.add_column("codes")
             for bits in lengths:
-                table.add_column(f"{bits} bits", justify="right", no_wrap=True)
+                table.add_column(f"{bits} bits" if bits else "mAP", justify="right", no_wrap=True)
             table.add_column("fit, s", justify="right")
             for (method, own, way), means in lines.items():
                 if (own, way) == (task, direction):
