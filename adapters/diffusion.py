@@ -130,7 +130,7 @@ def cap(delta: Reals, labels: Indices, capacity: float, slack: float = SLACK) ->
     """
     room = (1 - slack) * capacity * np.bincount(labels, minlength=len(labels))
     held = np.bincount(labels, weights=delta, minlength=len(labels))
-    share = np.minimum(1, room / np.maximum(held, np.finfo(np.float64).tiny))
+    share = np.divide(room, held, out=np.ones_like(room), where=held > room)
     capped: Reals = delta * share[labels].astype(delta.dtype)
     return capped
 
@@ -191,6 +191,6 @@ def scores(flow: Flow, capacity: float, scale: float) -> Reals:
         scale: potential that counts as the highest; 0 where no node is full.
     """
     part = np.clip(flow.mass / capacity, 0, 1)
-    full = 1 + np.minimum(1, flow.potentials / max(scale, np.finfo(np.float64).tiny))
+    full = 1 + np.minimum(flow.potentials, scale) / max(scale, np.finfo(np.float64).tiny)
     ranked: Reals = np.where(flow.potentials > 0, full, part)
     return ranked

@@ -254,8 +254,7 @@ def diffuse(
     labels = components(graph)
     held = np.bincount(labels, weights=delta, minlength=len(labels))
     size = np.bincount(labels, minlength=len(labels))
-    with np.errstate(over="ignore"):  # `cap` divides the room of components without mass by next to nothing
-        delta = cap(delta, labels, capacity, slack)
+    delta = cap(delta, labels, capacity, slack)
     flow = flow_diffuse(ListedGraph.of(graph), delta, capacity, sweeps=sweeps, eps=eps)
     highest = float(flow.potentials[sources:].max(initial=0))
     return Diffusion(
