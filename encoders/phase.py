@@ -108,8 +108,8 @@ class PhaseEncoder(nn.Module):
 class PhaseFusion(nn.Module):
     """Pictures [B, 3, H, W] as a tower takes them -> unit features [B, D].
 
-    At the start it is close to the tower: attention adds nothing, and the phase has no say (`gate` is 0). With
-    the first steps the layer norm brings its token to full size.
+    At the start it is close to the tower: attention adds nothing, and the phase has no say (`gate` is 0).
+    With the first steps the layer norm brings its token to full size.
 
     Args:
         tower: pictures -> [B, D].
