@@ -7,6 +7,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from core.errors import ConfigError
+
 ROUNDS = 100  # of k-means, most
 
 
@@ -27,13 +29,22 @@ def sinkhorn(similarity: Tensor, share: Tensor, eps: float = 0.05, rounds: int =
 
 
 def kmeans(points: Tensor, classes: int, seed: int, starts: int = 10) -> Tensor:
-    """Labels [n] of the best of some runs of Lloyd's algorithm from k-means++ seeds; no cluster is empty."""
+    """Labels [n] of the best of some runs of Lloyd's algorithm from k-means++ seeds; no cluster is empty.
+
+    Raises:
+        ConfigError: every run leaves a cluster empty, as with fewer different points than classes.
+    """
     draw = torch.Generator().manual_seed(seed)
-    best, least = torch.zeros(len(points), dtype=torch.int64), float("inf")
+    best, least = None, float("inf")
     for _ in range(starts):
         labels, inertia = lloyd(points, _seeds(points, classes, draw))
         if inertia < least and int((torch.bincount(labels, minlength=classes) > 0).sum()) == classes:
             best, least = labels, inertia
+    if best is None:
+        raise ConfigError(
+            f"{classes} clusters with points in each expected, got fewer in all of {starts} runs: "
+            "take fewer classes, or leave out pictures that are there twice"
+        )
     return best
 
 

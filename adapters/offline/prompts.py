@@ -96,9 +96,11 @@ def repaired(similarity: Tensor, y: Tensor, mode: Repair, temperature: float) ->
         sure, found = (similarity / temperature).softmax(1).max(1)
         if mode == "gate":
             found = torch.where(sure > SURE, found, y)
-    left = torch.bincount(found, minlength=classes)
-    lost = (left[y] == 0) & (torch.bincount(y, minlength=classes)[y] > 0)
-    return torch.where(lost, y, found)
+    while True:  # giving a class its pictures back can take the last one of another
+        lost = torch.bincount(found, minlength=classes)[y] == 0
+        if not lost.any():
+            return found
+        found = torch.where(lost, y, found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from adapters.offline.assignment import class_means, kmeans, lloyd, matched
 from adapters.offline.parallel import Team
 from adapters.offline.prompts import Template, fit_prompts
 from adapters.offline.tpsnet_config import TpsConfig, checked
+from core.errors import ConfigError
 
 Progress = Callable[[int, int, str], None]
 
@@ -125,6 +126,10 @@ def fit(
         ConfigError: inputs that do not fit together.
     """
     checked(features, phases, config)
+    if config.tower_rate > 0 and pictures is None:
+        raise ConfigError("pictures expected, since tower_rate is above 0: hand them in, or take 0")
+    if phases is None and getattr(network, "phase", None) is not None:
+        raise ConfigError("phase images expected by the network: hand them in, or build it without")
     team = team or Team()
     untied = config.classes if not config.text else 0
     labels = [clusters.labels[0], clusters.labels[1] + untied]

@@ -243,3 +243,30 @@ def test_input_that_does_not_fit_is_refused() -> None:
     for features, phases, message in cases:
         with pytest.raises(ConfigError, match=message):
             fit(features, phases, clusters, Net(), SMALL)
+
+
+def test_repair_empties_no_class_while_it_refills_another() -> None:
+    """Picture 0 goes back to its class, and was the last that class 1 had left."""
+    similarity = torch.tensor([[0.0, 0.9, 0.1], [0.0, 0.1, 0.9], [0.0, 0.1, 0.9]])
+    assert repaired(similarity, torch.tensor([0, 1, 2]), "argmax", 0.07).tolist() == [0, 1, 2]
+
+
+def test_kmeans_refuses_more_clusters_than_different_points() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    with pytest.raises(ConfigError, match="3 clusters with points in each expected"):
+        kmeans(points, 3, seed=0)
+
+
+class Blind(Net):
+    """Says that it has a phase encoder."""
+
+    phase = nn.Identity()
+
+
+def test_a_tower_without_pictures_and_a_phase_without_images_are_refused() -> None:
+    x, _ = domains()
+    clusters = cluster(x, template(), SMALL, lambda *_: None)
+    with pytest.raises(ConfigError, match="pictures expected, since tower_rate is above 0"):
+        fit(x, None, clusters, Net(), replace(SMALL, tower_rate=1e-3))
+    with pytest.raises(ConfigError, match="phase images expected by the network"):
+        fit(x, None, clusters, Blind(), SMALL)
