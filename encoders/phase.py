@@ -23,7 +23,7 @@ from encoders.vision import ImageTower
 
 Ask = Literal["none", "class_queries", "image_query", "best_class"]
 GREY = (0.299, 0.587, 0.114)
-FLOOR = 1e-6  # of a picture's deviation: a blank one stays blank
+FLOOR = 1e-6  # of a picture's deviation: a blank one becomes rounding noise, but finite
 CHANNELS, POOLED = 16, 8
 
 
