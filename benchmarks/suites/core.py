@@ -32,7 +32,7 @@ def emoji_pictures(plan: Plan, quick: bool) -> Sequence[Stream]:
     batches = 2 if quick else 3
     found = [severe(plan, name, batches) for name in names]
     found += plan.shifts(batches)
-    found += [plan.clean(batches), plan.sorted(batches), mixed_users(plan, 3 if quick else 6)]
+    found += [plan.clean(batches), plan.sorted(batches), mixed_users(plan, 2 if quick else 6)]
     found += [recurrent(plan, 1 if quick else 2), tiny(plan, 48 if quick else 96)]
     found += [identical(plan, 1), hostile(plan, 1)]
     return found if quick else [*found, gradual(plan), sequential(plan)]
