@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -190,8 +190,6 @@ def fit_domain_base(
 
 def psca_head(material: Material) -> Learnt:
     """PSCA's out-of-sample map is linear: it is the hash head, in front of which the online stage adapts."""
-    from dataclasses import asdict
-
     from adapters.offline.psca import fit
     from adapters.offline.psca_config import PscaConfig
 
@@ -213,8 +211,6 @@ def psca_head(material: Material) -> Learnt:
 
 def couple_head(material: Material) -> Learnt:
     """COUPLE's head of two layers is the projection; its signs are the code."""
-    from dataclasses import asdict
-
     from adapters.offline.couple import fit
     from adapters.offline.couple_config import plus
 
@@ -244,8 +240,6 @@ def couple_head(material: Material) -> Learnt:
 
 def tpsnet_head(material: Material) -> Learnt:
     """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
-    from dataclasses import asdict
-
     from adapters.offline.tpsnet_config import TpsConfig
 
     config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)

@@ -232,8 +232,8 @@ class _Run:
         half = max(1, self.config.batch // 2)
         orders = [_cycled(len(v), self.steps * half, draw) for v in self.features]
         total = 0.0
+        self.training()
         for step in range(self.steps):
-            self.training()
             parts = []
             for d in range(2):
                 rows = orders[d][step * half : (step + 1) * half]

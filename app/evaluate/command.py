@@ -56,7 +56,7 @@ def evaluate(options: Options, console: Console) -> dict[Cell, Done]:
         loaded = {task: TASKS[task](options.data, options.cache, told) for task in tasks}
         for cell in cells:
             check(METHODS[cell.method], cell, loaded[cell.task])
-        keys = {cell: files.key(cell, METHODS[cell.method], loaded[cell.task].data_hash) for cell in cells}
+        keys = {cell: files.key(cell, loaded[cell.task].data_hash) for cell in cells}
         results = {cell: done for cell in cells if (done := files.load(keys[cell])) is not None}
         missing = [cell for cell in cells if cell not in results]
         told(len(results), len(cells), "fits")

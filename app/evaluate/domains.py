@@ -51,10 +51,6 @@ class Domains:
     source_pictures: tuple[Any, ...] = ()
     target_pictures: tuple[Any, ...] = ()
 
-    @property
-    def classes(self) -> int:
-        return int(max(self.source_labels.max(), self.target_labels.max())) + 1
-
     @cached_property
     def data_hash(self) -> str:
         """Of features and labels: other data, other results."""

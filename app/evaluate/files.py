@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.evaluate.methods import Method
 from app.evaluate.run import Cell, Done, Score
 from app.suite.fingerprint import Fingerprints
+from app.suite.results import write_whole
 
-PATH = ("app.evaluate.run", "app.evaluate.methods", "monitoring.hashing", "benchmarks.hashing.splits")
-"""Modules through which every result passes."""
+CODE = ("app.evaluate.run",)
+"""What results depend on, with all that it imports: every method, too."""
 
 
 class Cells:
@@ -26,11 +25,10 @@ class Cells:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._prints = folder, Fingerprints()
+        self._folder, self._code = folder, Fingerprints().of(CODE, ())
 
-    def key(self, cell: Cell, method: Method, data_hash: str) -> str:
-        code = self._prints.of(method.modules, PATH)
-        document = json.dumps({**asdict(cell), "data": data_hash, "code": code}, sort_keys=True)
+    def key(self, cell: Cell, data_hash: str) -> str:
+        document = json.dumps({**asdict(cell), "data": data_hash, "code": self._code}, sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:32]
 
     def load(self, key: str) -> Done | None:
@@ -44,10 +42,7 @@ class Cells:
     def save(self, key: str, done: Done) -> None:
         """Written beside its place and renamed."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{key}.json"
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(done)))
-        draft.replace(path)
+        write_whole(self._folder / f"{key}.json", json.dumps(asdict(done)))
 
 
 def _score(one: Mapping[str, Any]) -> Score:

@@ -13,9 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.offline import couple, density, graph_hash, psca, spectral
+from adapters.offline.couple_config import CoupleConfig, paper, plus
+from adapters.offline.psca_config import PscaConfig
+from adapters.offline.tpsnet_config import TpsConfig
 from adapters.semantics import unit_rows
+from app.domain_base import fitted_tpsnet, fused_features, phases_of, projection_head
+from app.evaluate.domains import packaged_towers
 from core.errors import ConfigError
 from core.types import Floats
+from encoders.head import itq
+from encoders.projection import Projection
+from index.linear_hash import lsh, pcah
 
 Domain = Literal["source", "target"]
 
@@ -74,14 +83,12 @@ class Method:
 
     Args:
         fit: see there.
-        modules: the code its results depend on.
         learns: whether it gives codes to the source rows.
         exact: whether it makes no codes.
         pictures: whether it needs pictures.
     """
 
     fit: Callable[[Training], Fitted]
-    modules: tuple[str, ...]
     learns: bool = False
     exact: bool = False
     pictures: bool = False
@@ -89,28 +96,20 @@ class Method:
 
 def fit_psca(training: Training, by_membership: bool = False, **settings: Any) -> Fitted:
     """PSCA; queries are coded by its ridge map, or as training samples are, by their membership (ours)."""
-    from adapters.offline.psca import fit
-    from adapters.offline.psca_config import PscaConfig
-
     config = PscaConfig(bits=training.bits, seed=training.seed, **settings)
-    found = fit(training.source.features, training.labels, training.target.features, config)
+    found = psca.fit(training.source.features, training.labels, training.target.features, config)
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
     coded = found.relaxed_by_membership if by_membership else found.relaxed
     return Fitted(lambda rows, domain: coded(rows.features), found.quantisation.source_codes, gauges=gauges)
 
 
-def fit_couple(training: Training, preset: str, **changes: Any) -> Fitted:
+def fit_couple(training: Training, preset: Callable[..., CoupleConfig], **changes: Any) -> Fitted:
     """COUPLE on features; its head is the projection that the service would load."""
-    from adapters.offline import couple_config
-    from adapters.offline.couple import fit
-    from app.domain_base import projection_head
-    from encoders.projection import Projection
-
     both = [training.source.features, training.target.features]
     mean = np.concatenate(both).mean(0)
-    config = getattr(couple_config, preset)(seed=training.seed, **changes)
+    config = preset(seed=training.seed, **changes)
     head = projection_head(both[0].shape[1], training.bits, training.seed)
-    found = fit(both[0] - mean, training.labels, both[1] - mean, head, config)
+    found = couple.fit(both[0] - mean, training.labels, both[1] - mean, head, config)
     projection = Projection.from_tensors(found.head)
 
     def relaxed(rows: Rows, domain: Domain) -> Floats:
@@ -124,11 +123,6 @@ def fit_couple(training: Training, preset: str, **changes: Any) -> Fitted:
 
 def fit_tpsnet(training: Training, codes: bool, text: bool = True, phase: bool = True) -> Fitted:
     """TPSNet behind the packaged tower: features minus the mean of their domain, or ITQ codes of both."""
-    from adapters.offline.tpsnet_config import TpsConfig
-    from app.domain_base import fitted_tpsnet, fused_features, phases_of
-    from app.evaluate.domains import packaged_towers
-    from encoders.head import itq
-
     towers = packaged_towers()
 
     def phases(rows: Rows) -> Tensor | None:
@@ -182,10 +176,7 @@ def _baseline(fit: Callable[[Floats, int, int], Any]) -> Callable[[Training], Fi
 
 
 def _itq(rows: Floats, bits: int, seed: int) -> Any:
-    from encoders.head import itq
-
-    weight = itq(rows, rows.mean(0), bits, seed=seed)
-    return _Linear(weight)
+    return _Linear(itq(rows, rows.mean(0), bits, seed=seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,38 +189,8 @@ class _Linear:
         return rows @ self.weight.T
 
 
-def _lsh(rows: Floats, bits: int, seed: int) -> Any:
-    from index.linear_hash import lsh
-
-    return lsh(rows, bits, seed)
-
-
-def _pcah(rows: Floats, bits: int, seed: int) -> Any:
-    from index.linear_hash import pcah
-
-    return pcah(rows, bits, seed)
-
-
-def _sh(rows: Floats, bits: int, seed: int) -> Any:
-    from adapters.offline.spectral import fit
-
-    return fit(rows, bits, seed)
-
-
-def _dsh(rows: Floats, bits: int, seed: int) -> Any:
-    from adapters.offline.density import fit
-
-    return fit(rows, bits, seed)
-
-
-def _sgh(rows: Floats, bits: int, seed: int) -> Any:
-    from adapters.offline.graph_hash import fit
-
-    return fit(rows, bits, seed)
-
-
 def _methods() -> dict[str, Method]:
-    found = {"psca": Method(fit_psca, ("adapters.offline.psca",), learns=True)}
+    found = {"psca": Method(fit_psca, learns=True)}
     variants: dict[str, dict[str, Any]] = {
         "hard": {"membership": "hard"},
         "fcm": {"membership": "fcm"},
@@ -238,14 +199,14 @@ def _methods() -> dict[str, Method]:
     }
     for name, settings in variants.items():  # its ablations, Eq. 6 as printed, other query codes
         found[f"psca-{name}"] = replace(found["psca"], fit=partial(fit_psca, **settings))
-    flows: dict[str, tuple[str, dict[str, Any]]] = {
-        "couple": ("paper", {}),
-        "couple-plus": ("plus", {}),
-        "couple-flow": ("paper", {"mix_weight": 0.0}),  # the paper's V2
-        "couple-all": ("paper", {"mix_weight": 0.0, "selection": "all"}),  # V1
+    flows: dict[str, tuple[Callable[..., CoupleConfig], dict[str, Any]]] = {
+        "couple": (paper, {}),
+        "couple-plus": (plus, {}),
+        "couple-flow": (paper, {"mix_weight": 0.0}),  # the paper's V2
+        "couple-all": (paper, {"mix_weight": 0.0, "selection": "all"}),  # V1
     }
     for name, (preset, changes) in flows.items():
-        found[name] = Method(partial(fit_couple, preset=preset, **changes), ("adapters.offline.couple",))
+        found[name] = Method(partial(fit_couple, preset=preset, **changes))
     parts: dict[str, dict[str, Any]] = {
         "tpsnet": {"codes": True},
         "tpsnet-features": {"codes": False},
@@ -253,20 +214,19 @@ def _methods() -> dict[str, Method]:
         "tpsnet-phase": {"codes": False, "text": False},
         "tpsnet-none": {"codes": False, "text": False, "phase": False},
     }
-    modules = ("adapters.offline.tpsnet", "app.domain_base", "encoders.phase")
     for name, chosen in parts.items():
-        found[name] = Method(partial(fit_tpsnet, **chosen), modules, exact=not chosen["codes"], pictures=True)
-    for name, fit, module in (
-        ("itq", _itq, "encoders.head"),
-        ("lsh", _lsh, "index.linear_hash"),
-        ("pcah", _pcah, "index.linear_hash"),
-        ("sh", _sh, "adapters.offline.spectral"),
-        ("dsh", _dsh, "adapters.offline.density"),
-        ("sgh", _sgh, "adapters.offline.graph_hash"),
+        found[name] = Method(partial(fit_tpsnet, **chosen), exact=not chosen["codes"], pictures=True)
+    for name, fit in (
+        ("itq", _itq),
+        ("lsh", lsh),
+        ("pcah", pcah),
+        ("sh", spectral.fit),
+        ("dsh", density.fit),
+        ("sgh", graph_hash.fit),
     ):
-        found[name] = Method(_baseline(fit), (module,))
-    found["raw"] = Method(fit_raw, (), exact=True)
-    found["centred"] = Method(fit_centred, (), exact=True)
+        found[name] = Method(_baseline(fit))
+    found["raw"] = Method(fit_raw, exact=True)
+    found["centred"] = Method(fit_centred, exact=True)
     return found
 
 

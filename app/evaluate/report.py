@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from app.evaluate.run import DIRECTIONS, PLACES, Cell, Direction, Done, Score
-from app.suite.report_html import COLOURS, STYLE
+from app.suite.report_html import COLOURS, STYLE, script_json
 
 Results = Mapping[Cell, Done]
 Key = tuple[str, str, Direction]
@@ -170,7 +169,7 @@ def page(results: Results, title: str) -> str:
     drawn = figures(results)
     plots = "".join(f'<h3>{escape(name)}</h3><div id="plot-{n}"></div>' for n, (name, _) in enumerate(drawn))
     script = "\n".join(
-        f"Plotly.newPlot('plot-{n}', {_script(figure['data'])}, {_script(figure['layout'])}, "
+        f"Plotly.newPlot('plot-{n}', {script_json(figure['data'])}, {script_json(figure['layout'])}, "
         "{responsive: true, displaylogo: false});"
         for n, (_, figure) in enumerate(drawn)
     )
@@ -250,11 +249,6 @@ def _html(table: Table) -> str:
     lines = zip(*([str(cell) for cell in column.cells] for column in table.columns))
     body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{heads}</tr>\n{body}</table></div>'
-
-
-def _script(value: object) -> str:
-    # A closing tag inside a string would end the script.
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
 
 
 def _points(share: float) -> float | None:

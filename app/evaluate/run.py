@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from adapters.semantics import unit_rows
 from app.evaluate.domains import Domains
-from app.evaluate.methods import Domain, Fitted, Method, Rows, Training
+from app.evaluate.methods import Fitted, Method, Rows, Training
 from benchmarks.hashing.splits import Scheme, Splits, make_splits
 from core.errors import ConfigError
 from core.types import Codes
@@ -91,20 +91,17 @@ def evaluated(method: Method, cell: Cell, domains: Domains) -> Done:
     began = perf_counter()
     fitted = method.fit(training)
     seconds = perf_counter() - began
-    asked = _side(fitted, target.take(splits.query), "target")
+    asked = fitted.relaxed(target.take(splits.query), "target")
+    truth = {
+        "cross": domains.source_labels[splits.source_db],
+        "single": domains.target_labels[splits.target_db],
+    }
     scores = []
     for direction in DIRECTIONS:
         items = _gallery(fitted, cell, splits, direction, source, target)
-        labels = (domains.source_labels[splits.source_db], domains.target_labels[splits.target_db])
-        truth = labels[direction == "single"]
-        scores.append(
-            _score(fitted.exact, direction, asked, items, domains.target_labels[splits.query], truth, cell)
-        )
+        labels = domains.target_labels[splits.query], truth[direction]
+        scores.append(_score(fitted.exact, direction, asked, items, *labels, cell))
     return Done(tuple(scores), seconds, fitted.gauges)
-
-
-def _side(fitted: Fitted, rows: Rows, domain: Domain) -> NDArray[Any]:
-    return fitted.relaxed(rows, domain)
 
 
 def _gallery(
@@ -112,10 +109,10 @@ def _gallery(
 ) -> NDArray[Any]:
     """Relaxed codes of the gallery: [N, L]. Learned ones exist for the source's training rows only."""
     if direction == "single":
-        return _side(fitted, target.take(splits.target_db), "target")
+        return fitted.relaxed(target.take(splits.target_db), "target")
     if cell.codes == "learned" and fitted.learned is not None:
         return fitted.learned
-    return _side(fitted, source.take(splits.source_db), "source")
+    return fitted.relaxed(source.take(splits.source_db), "source")
 
 
 def _score(

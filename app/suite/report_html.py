@@ -55,7 +55,7 @@ def page(report: Report) -> str:
         for number, (title, _) in enumerate(figures)
     )
     drawn = "\n".join(
-        f"Plotly.newPlot('plot-{number}', {_json(figure['data'])}, {_json(figure['layout'])}, "
+        f"Plotly.newPlot('plot-{number}', {script_json(figure['data'])}, {script_json(figure['layout'])}, "
         "{responsive: true, displaylogo: false});"
         for number, (_, figure) in enumerate(figures)
     )
@@ -274,6 +274,7 @@ def _round(values: Iterable[float]) -> list[float]:
     return [round(value, 3) for value in values]
 
 
-def _json(value: object) -> str:
+def script_json(value: object) -> str:
+    """For a script inside a page."""
     # A closing tag inside a string would end the script.
     return json.dumps(value, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")

@@ -108,8 +108,8 @@ class ResultFiles:
     def save(self, key: str, result: Result, milliseconds: float) -> None:
         """Written beside its place and renamed: an interruption leaves no half of it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._write(self._path(key, ".ms"), json.dumps(round(milliseconds, 4)))
-        self._write(self._path(key), json.dumps(asdict(result)))
+        write_whole(self._path(key, ".ms"), json.dumps(round(milliseconds, 4)))
+        write_whole(self._path(key), json.dumps(asdict(result)))
 
     def holds(self, key: str) -> bool:
         return self._path(key).exists()
@@ -121,15 +121,15 @@ class ResultFiles:
     def _path(self, key: str, kind: str = "") -> Path:
         return self._folder / f"{key}{kind}.json"
 
-    def _write(self, path: Path, text: str) -> None:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            draft.write_text(text)
-            draft.replace(path)
-        except OSError as error:
-            raise ArtifactError(
-                f"cannot write {path}: {error.strerror}; make room or name --cache"
-            ) from error
+
+def write_whole(path: Path, text: str) -> None:
+    """Written beside its place and renamed. Raises ArtifactError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}; make room or name --cache") from error
 
 
 def _tuples(value: Any) -> Any:

@@ -134,7 +134,7 @@ def test_a_fit_sees_no_query_and_no_target_label(data: Path) -> None:
         seen.append(training)
         return METHODS["itq"].fit(training)
 
-    evaluated(Method(watched, ()), cell("itq"), domains)
+    evaluated(Method(watched), cell("itq"), domains)
     assert len(seen[0].target) == 108 and len(seen[0].labels) == 90
     queries = unit_rows(domains.target)[make_splits(90, 120, 0, "target10").query]
     assert not (seen[0].target.features[:, None] == queries).all(2).any()
