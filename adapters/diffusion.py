@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from core.errors import ConfigError
 
@@ -44,7 +46,7 @@ class Graph:
     def of_edges(cls, first: Indices, second: Indices, weights: Reals, nodes: int) -> Graph:
         """From undirected edges [M], each given once and none from a node to itself."""
         rows, columns = np.concatenate((first, second)), np.concatenate((second, first))
-        order = np.lexsort((columns, rows))
+        order = np.argsort(rows * nodes + columns)
         rows, columns = rows[order], columns[order]
         degree = np.bincount(rows, minlength=nodes)
         place = np.arange(len(rows)) - np.repeat(np.cumsum(degree) - degree, degree)
@@ -113,13 +115,13 @@ def mutual(lists: Indices, back: Indices, similarity: Reals) -> Reals:
 
 def components(graph: Graph) -> Indices:
     """[n] the smallest node of each node's connected component."""
-    labels = np.arange(len(graph))
-    while True:
-        lower = np.minimum(labels, labels[graph.neighbours].min(1, initial=len(graph)))
-        lower = lower[lower]  # a shortcut: chains take logarithmically many rounds
-        if (lower == labels).all():
-            return labels
-        labels = lower
+    n, width = graph.neighbours.shape
+    starts = np.arange(0, n * width + 1, width) if width else np.zeros(n + 1, np.int64)
+    edges = np.ones(n * width, np.int8), graph.neighbours.reshape(-1), starts
+    _, labels = connected_components(csr_array(edges, shape=(n, n)), directed=False)
+    _, smallest, place = np.unique(labels, return_index=True, return_inverse=True)
+    found: Indices = smallest[place]
+    return found
 
 
 def cap(delta: Reals, labels: Indices, capacity: float, slack: float = SLACK) -> Reals:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from adapters.diffusion import (
@@ -63,31 +64,22 @@ class Edges:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedGraph(Graph):
-    """A graph that also has its edges in one list: most places of a table for two domains are unused."""
+class SparseGraph(Graph):
+    """A graph and its edges as a sparse matrix: most places of a table for two domains are unused."""
 
-    rows: Indices
-    """Nodes with edges."""
-    starts: Indices
-    """Where each of them begins in the list."""
-    columns: Indices
-    """[2M] the other ends."""
-    values: Reals
-    """[2M] weights."""
+    matrix: csr_array
+    """W [n, n]."""
 
     @classmethod
-    def of(cls, graph: Graph) -> ListedGraph:
+    def of(cls, graph: Graph) -> SparseGraph:
         used = graph.weights > 0
-        counts = used.sum(1)
-        starts = (np.cumsum(counts) - counts)[counts > 0]
-        table = graph.neighbours, graph.weights
-        return cls(*table, np.flatnonzero(counts), starts, graph.neighbours[used], graph.weights[used])
+        starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(used.sum(1))))
+        edges = graph.weights[used], graph.neighbours[used], starts
+        return cls(graph.neighbours, graph.weights, csr_array(edges, shape=(len(graph), len(graph))))
 
     def pulled(self, x: Reals) -> Reals:
         """W x: [n] -> [n]."""
-        out = np.zeros(len(self), self.values.dtype)
-        if len(self.rows):
-            out[self.rows] = np.add.reduceat(self.values * x[self.columns], self.starts)
+        out: Reals = self.matrix @ x
         return out
 
 
@@ -255,7 +247,7 @@ def diffuse(
     held = np.bincount(labels, weights=delta, minlength=len(labels))
     size = np.bincount(labels, minlength=len(labels))
     delta = cap(delta, labels, capacity, slack)
-    flow = flow_diffuse(ListedGraph.of(graph), delta, capacity, sweeps=sweeps, eps=eps)
+    flow = flow_diffuse(SparseGraph.of(graph), delta, capacity, sweeps=sweeps, eps=eps)
     highest = float(flow.potentials[sources:].max(initial=0))
     return Diffusion(
         scores(flow, capacity, highest)[sources:],

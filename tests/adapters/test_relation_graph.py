@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 
 from adapters.diffusion import FLOOR, Graph, cap, components, flow_diffuse
 from adapters.offline.relation_graph import (
-    ListedGraph,
     Pairs,
     SourceEdges,
+    SparseGraph,
     cross_pairs,
     diffuse,
     masses,
@@ -160,9 +160,9 @@ def test_label_aware_weights() -> None:
 def test_a_listed_graph_pulls_as_its_matrix_does() -> None:
     graph = random_graph(8, 40, 0.05)
     x = np.random.default_rng(8).random(40)
-    assert (graph.degree == 0).any() and ListedGraph.of(graph).pulled(x) == pytest.approx(dense(graph) @ x)
+    assert (graph.degree == 0).any() and SparseGraph.of(graph).pulled(x) == pytest.approx(dense(graph) @ x)
     lonely = Graph.of_edges(*np.zeros((2, 0), np.int64), np.zeros(0), 3)
-    assert not ListedGraph.of(lonely).pulled(x[:3]).any()
+    assert not SparseGraph.of(lonely).pulled(x[:3]).any()
 
 
 def test_mass_by_hand() -> None:
