@@ -10,7 +10,7 @@ from rich.console import Console
 
 from app.bars import bars, reporter
 from app.catalogue import SIDE, load_folder
-from app.domain_base import HEADS, fit_domain_base
+from app.domains.base import HEADS, fit_domain_base
 from app.emoji import EmojiSet, load_emoji, png
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery

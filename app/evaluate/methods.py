@@ -18,7 +18,8 @@ from adapters.offline.couple_config import CoupleConfig, paper, plus
 from adapters.offline.psca_config import PscaConfig
 from adapters.offline.tpsnet_config import TpsConfig
 from adapters.semantics import unit_rows
-from app.domain_base import fitted_tpsnet, fused_features, phases_of, projection_head
+from app.domains.couple import projection_head
+from app.domains.tpsnet import fitted_tpsnet, fused_features, phases_of
 from app.evaluate.domains import packaged_towers
 from core.errors import ConfigError
 from core.types import Floats

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from app.domain_base import HEADS, fit_domain_base
+from app.domains.base import HEADS, fit_domain_base
 from app.emoji import EmojiSet
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from app.domain_base import HEADS
+from app.domains.base import HEADS
 from app.emoji import EmojiSet, load_emoji
 from app.suite import word_tasks
 from benchmarks.shifts.seeds import generator

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from adapters.semantics import Semantics
-from app.domain_base import HEADS, Learnt, Material, fit_domain_base
+from app.domains.base import HEADS, fit_domain_base
+from app.domains.material import Learnt, Material
 from app.fit import build, fit
 from app.observers import semantics
 from app.own_command import replay_own
@@ -154,7 +155,7 @@ def test_an_interrupted_fit_leaves_the_older_base(
     def broken(material: Material) -> Learnt:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("app.domain_base.HEADS", {"psca": broken})
+    monkeypatch.setattr("app.domains.base.HEADS", {"psca": broken})
     with pytest.raises(KeyboardInterrupt):
         fit("psca", source, target, base, 64, 0, quiet())
     assert load_base(base).version == before

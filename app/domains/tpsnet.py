@@ -1,0 +1,101 @@
+"""TPSNet for the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapters.offline.parallel import Team
+from adapters.offline.tpsnet import TpsNet, cluster, fit
+from adapters.offline.tpsnet_config import TpsConfig
+from app.domains.material import Learnt, Material, unit_features
+from app.measure import BATCH, Progress
+from app.prompt_template import learnable
+from core.types import Floats
+from encoders.base_model import Fusion
+from encoders.clip import Towers
+from encoders.head import HashHead, itq
+from encoders.images import Pixels
+from encoders.phase import Ask, PhaseFusion, Reduced, own_state, phase_image
+from encoders.vision import ImageTower
+
+WIDTH = 256  # of its features: principal axes of the tower's
+
+
+def tpsnet_head(material: Material) -> Learnt:
+    """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
+    config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)
+    raw = (material.source, material.target)
+    phases = [phases_of(material.towers.image, rows) for rows in material.pixels]
+    network, found = fitted_tpsnet(
+        material.towers, raw, phases, config, "class_queries", material.progress, material.team
+    )
+    both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
+    everything = np.concatenate(both)
+    centre = everything.mean(0)
+    weight = itq(everything, centre, material.bits, seed=material.seed)
+    head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
+    tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
+    gauges = {"prompts": found.clusters.losses[-1], "fusion": found.losses[-1]}
+    fusion = Fusion(network.settings(), tensors)
+    return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config))
+
+
+def fitted_tpsnet(
+    towers: Towers,
+    raw: tuple[Floats, Floats],
+    phases: Sequence[Tensor] | None,
+    config: TpsConfig,
+    ask: Ask,
+    progress: Progress,
+    team: Team | None = None,
+) -> tuple[PhaseFusion, TpsNet]:
+    """Both stages on frozen features.
+
+    Args:
+        towers: of one model.
+        raw: [n_d, raw width] of the two domains by its image tower, of any length.
+        phases: of the same pictures; None leaves the phase out.
+        config: see there; without text, prompts are neither learnt nor asked.
+        ask: how pictures ask the prompts.
+        progress: called with (done, total, text).
+        team: this process among several.
+    """
+    unit = np.concatenate([unit_features(None, rows) for rows in raw])
+    mean = unit.mean(0)
+    width = min(WIDTH, *unit.shape)
+    axes = np.linalg.svd(unit - mean, full_matrices=False)[2][:width].T
+    reduced = Reduced(towers.image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
+    features = [reduced.reduced(torch.from_numpy(rows)) for rows in raw]
+    template = learnable(towers, reduced.axes, progress) if config.text else None
+    clusters = cluster(features, template, config, progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        text = clusters.text.flatten(0, 1)
+        network = PhaseFusion(
+            reduced, text, width, ask=ask if config.text else "none", phase=phases is not None
+        )
+    return network, fit(features, phases, clusters, network, config, progress=progress, team=team)
+
+
+def fused_features(network: PhaseFusion, raw: Floats, phases: Tensor | None) -> Floats:
+    """I' [n, D] of raw tower features and phase images."""
+    tower = network.tower
+    assert isinstance(tower, Reduced)  # as `fitted_tpsnet` builds it
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(raw), BATCH):
+            rows = slice(start, start + BATCH)
+            reduced = tower.reduced(torch.from_numpy(raw[rows]))
+            found.append(network.fuse(reduced, None if phases is None else phases[rows]).numpy())
+    return np.concatenate(found)
+
+
+def phases_of(tower: ImageTower, pixels: Sequence[Pixels]) -> Tensor:
+    """Phase images [n, 1, H, W] of prepared pictures."""
+    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    return torch.cat([phase_image(tower.collate(part, len(part))) for part in parts])
