@@ -39,7 +39,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Of both domains under one index: labels [n] of each, and prompts [2, C, D], or class means."""
+    """Of both domains, under one index if tied: labels [n] of each, and prompts [2, C, D], or class means."""
 
     labels: tuple[Tensor, Tensor]
     text: Tensor
@@ -55,7 +55,7 @@ class TpsNet:
     state: Mapping[str, Tensor]
     clusters: Clusters
     prototypes: Tensor
-    """P [C, D], unit rows; [2 C, D] without text: the domains are not tied then."""
+    """P [C, D], unit rows; [2 C, D] where the domains are not tied."""
     means: tuple[Tensor, Tensor]
     """[D] of I' of each domain: taken off at read-out."""
     losses: tuple[float, ...]
@@ -69,14 +69,14 @@ def cluster(
 
     Args:
         features: of the two domains, [n_d, D], of any length.
-        template: of the prompts; None: no text, the domains stay untied.
+        template: of the prompts; None: no text.
         config: see there.
         progress: called with (done, total, text).
     """
     unit = [normalize(v, dim=1) for v in features]
     centred = [normalize(v - v.mean(0), dim=1) for v in unit]
     own = kmeans(centred[0], config.classes, config.seed)
-    if config.tie == "centres" and template is not None:
+    if config.tie == "centres":
         start = class_means(centred[0], own, torch.zeros(config.classes, centred[0].shape[1]))
         labels = [own, lloyd(centred[1], start)[0]]
     else:
@@ -90,7 +90,7 @@ def cluster(
         rate=config.prompt_rate, temperature=config.temperature, repair=config.repair, seed=config.seed,
         progress=lambda done: progress(done, config.prompt_epochs, "learning prompts"),
     )  # fmt: skip
-    if config.tie == "centres":
+    if config.tie != "prompts":
         return Clusters(prompted.labels, prompted.text, prompted.losses)
     pi = matched(prompted.text[0], prompted.text[1])
     inverse = torch.empty_like(pi)
@@ -131,8 +131,8 @@ def fit(
     if phases is None and getattr(network, "phase", None) is not None:
         raise ConfigError("phase images expected by the network: hand them in, or build it without")
     team = team or Team()
-    untied = config.classes if not config.text else 0
-    labels = [clusters.labels[0], clusters.labels[1] + untied]
+    own = config.classes if config.tie == "none" else 0
+    labels = [clusters.labels[0], clusters.labels[1] + own]
     run = _Run(features, phases, labels, clusters.text, network, config, pictures, team)
     prototypes = run.start()
     losses = []
@@ -214,7 +214,7 @@ class _Run:
     def start(self) -> Tensor:
         """Prototypes of the untrained network."""
         self.settled()
-        count = self.config.classes * (1 if self.config.text else 2)
+        count = self.config.classes * (2 if self.config.tie == "none" else 1)
         return normalize(self._means(torch.zeros(count, self.features[0].shape[1])), dim=1)
 
     def moved(self, prototypes: Tensor) -> Tensor:
@@ -253,8 +253,9 @@ class _Run:
         config = self.config
         found = config.prototype_weight * cross_entropy(embedded @ prototypes.T / config.temperature, y)
         if config.text and config.text_weight:
+            named = y % config.classes  # an untied target has prototypes of its own, behind the source's
             smoothed = cross_entropy(
-                embedded @ text.T / config.temperature, y, label_smoothing=config.smoothing
+                embedded @ text.T / config.temperature, named, label_smoothing=config.smoothing
             )
             found = found + config.text_weight * smoothed
         return found

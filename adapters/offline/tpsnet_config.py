@@ -24,11 +24,12 @@ class TpsConfig:
     prompt_rate: float = 1e-2
     """Of Adam, cosine. CLIP-ReID: 3.5e-4."""
     repair: Repair = "sinkhorn"
-    tie: Literal["prompts", "centres"] = "centres"
+    tie: Literal["prompts", "centres", "none"] = "centres"
     """Which target cluster belongs to a source cluster: the one whose prompt is nearest (Hungarian),
-    or the one that k-means makes of the source's centre, in features minus their domain's mean. Ours."""
+    or the one that k-means makes of the source's centre, in features minus their domain's mean. Ours.
+    None at all leaves 2 C prototypes: pseudo-labels alone."""
     text: bool = True
-    """Prompts, the tie of the domains through them, and the loss against them."""
+    """Prompts, and the loss against them."""
     epochs: int = 10
     """Stage 2. CLIP-ReID: 60."""
     rate: float = 3e-4
@@ -60,6 +61,8 @@ class TpsConfig:
         for name in ("smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} in [0, 1) expected, got {getattr(self, name)}")
+        if self.tie == "prompts" and not self.text:
+            raise ConfigError("prompts expected for a tie by prompts: take text along, or tie by centres")
         if self.classes < 2:
             raise ConfigError(f"at least two classes expected, got {self.classes}")
 

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
@@ -116,8 +116,9 @@ def _of_pictures(
     return Domains(name, encoded[0], labels[0], encoded[1], labels[1], pictures[0], pictures[1])
 
 
+@cache
 def packaged_towers(side: int = SIDE) -> Towers:
-    """EfficientNet-Lite0 and MiniLM from their packages, for pictures of a side in pixels."""
+    """EfficientNet-Lite0 and MiniLM from their packages, for pictures of a side in pixels; frozen."""
     from encoders.clip import open_clip_towers
     from encoders.packages import emoji_towers
 

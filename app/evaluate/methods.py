@@ -122,7 +122,7 @@ def fit_couple(training: Training, preset: Callable[..., CoupleConfig], **change
     return Fitted(relaxed, gauges={"trusted": float(last.trusted), "reached": last.reached})
 
 
-def fit_tpsnet(training: Training, codes: bool, text: bool = True, phase: bool = True) -> Fitted:
+def fit_tpsnet(training: Training, codes: bool = False, phase: bool = True, **settings: Any) -> Fitted:
     """TPSNet behind the packaged tower: features minus the mean of their domain, or ITQ codes of both."""
     towers = packaged_towers()
 
@@ -133,7 +133,7 @@ def fit_tpsnet(training: Training, codes: bool, text: bool = True, phase: bool =
     sides = (training.source, training.target)
     inner = [phases(rows) for rows in sides]
     kept = [p for p in inner if p is not None]
-    config = TpsConfig(classes=int(training.labels.max()) + 1, text=text, seed=training.seed)
+    config = TpsConfig(classes=int(training.labels.max()) + 1, seed=training.seed, **settings)
     raw = (training.source.features, training.target.features)
     network, found = fitted_tpsnet(towers, raw, kept or None, config, "class_queries", lambda *_: None)
     means = {"source": found.means[0].numpy(), "target": found.means[1].numpy()}
@@ -210,13 +210,14 @@ def _methods() -> dict[str, Method]:
         found[name] = Method(partial(fit_couple, preset=preset, **changes))
     parts: dict[str, dict[str, Any]] = {
         "tpsnet": {"codes": True},
-        "tpsnet-features": {"codes": False},
-        "tpsnet-text": {"codes": False, "phase": False},  # ablations, on features
-        "tpsnet-phase": {"codes": False, "text": False},
-        "tpsnet-none": {"codes": False, "text": False, "phase": False},
+        "tpsnet-features": {},
+        "tpsnet-text": {"phase": False},  # ablations, on features
+        "tpsnet-phase": {"text": False},
+        "tpsnet-tie": {"text": False, "phase": False},
+        "tpsnet-none": {"text": False, "phase": False, "tie": "none"},  # pseudo-labels alone
     }
     for name, chosen in parts.items():
-        found[name] = Method(partial(fit_tpsnet, **chosen), exact=not chosen["codes"], pictures=True)
+        found[name] = Method(partial(fit_tpsnet, **chosen), exact="codes" not in chosen, pictures=True)
     for name, fit in (
         ("itq", _itq),
         ("lsh", lsh),

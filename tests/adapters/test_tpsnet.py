@@ -203,10 +203,11 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 def test_prototypes_and_means() -> None:
     x, _ = domains()
-    clusters = cluster(x, None, replace(SMALL, text=False), lambda *_: None)
+    config = replace(SMALL, text=False, tie="none")
+    clusters = cluster(x, None, config, lambda *_: None)
     net = Net()
-    found = fit(x, None, clusters, net, replace(SMALL, text=False))
-    assert found.prototypes.shape == (6, 8), "without text the domains are not tied"
+    found = fit(x, None, clusters, net, config)
+    assert found.prototypes.shape == (6, 8), "the domains are not tied"
     assert found.prototypes.norm(dim=1).tolist() == pytest.approx([1] * 6, abs=1e-5)
     with torch.no_grad():
         assert torch.allclose(found.means[1], net.fuse(x[1], None).mean(0))
@@ -219,9 +220,10 @@ def test_prototypes_and_means() -> None:
         ({"classes": 1}, "two classes"),
         ({"momentum": 1.0}, r"momentum in \[0, 1\)"),
         ({"rate": 0.0}, "rate above 0"),
+        ({"tie": "prompts", "text": False}, "prompts expected for a tie by prompts"),
     ],
 )
-def test_settings_out_of_range(changes: dict[str, float], message: str) -> None:
+def test_settings_out_of_range(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(SMALL, **changes)  # type: ignore[arg-type]
 
@@ -270,3 +272,14 @@ def test_a_tower_without_pictures_and_a_phase_without_images_are_refused() -> No
         fit(x, None, clusters, Net(), replace(SMALL, tower_rate=1e-3))
     with pytest.raises(ConfigError, match="phase images expected by the network"):
         fit(x, None, clusters, Blind(), SMALL)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_tied_by_centres_domains_share_the_index_with_and_without_text(text: bool) -> None:
+    x, y = domains()
+    config = replace(SMALL, text=text, repair="none")
+    found = cluster(x, template() if text else None, config, lambda *_: None)
+    name = {int(label): int(true) for label, true in zip(found.labels[0], y[0])}
+    assert [name[int(label)] for label in found.labels[1]] == y[1].tolist()
+    alone = cluster(x, template() if text else None, replace(config, tie="none"), lambda *_: None)
+    assert torch.equal(alone.labels[0], found.labels[0])

@@ -97,9 +97,10 @@ def test_prototypes_follow_the_class_means_by_momentum() -> None:
         assert not torch.allclose(found.prototypes[c], before[c], atol=1e-3)
 
 
-def test_without_text_every_domain_has_prototypes_of_its_own() -> None:
+@pytest.mark.parametrize("text", [False, True])
+def test_untied_every_domain_has_prototypes_of_its_own(text: bool) -> None:
     given, rows = clusters(), embedded(Net())
-    found = fit(features(), None, given, Net(), replace(CONFIG, text=False))
+    found = fit(features(), None, given, Net(), replace(CONFIG, text=text, tie="none"))
     for d in range(2):
         for c in range(CLASSES):
             own = torch.stack([v for v, y in zip(rows[d], given.labels[d]) if y == c]).mean(0)
