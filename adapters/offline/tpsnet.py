@@ -131,6 +131,7 @@ def fit(
     if phases is None and getattr(network, "phase", None) is not None:
         raise ConfigError("phase images expected by the network: hand them in, or build it without")
     team = team or Team()
+    team.agreed(network.state_dict().values())
     own = config.classes if config.tie == "none" else 0
     labels = [clusters.labels[0], clusters.labels[1] + own]
     run = _Run(features, phases, labels, clusters.text, network, config, pictures, team)

@@ -17,6 +17,9 @@ from torch import Tensor, multiprocessing, nn
 from adapters.offline.couple import fit
 from adapters.offline.couple_config import CoupleConfig
 from adapters.offline.parallel import Team
+from adapters.offline.tpsnet import cluster
+from adapters.offline.tpsnet import fit as fit_tpsnet
+from adapters.offline.tpsnet_config import TpsConfig
 from core.errors import ConfigError
 
 CONFIG = CoupleConfig(neighbours=4, epochs=4, pretrain=1, batch=15, label_hidden=8, walks=30, pairs=5)
@@ -98,6 +101,33 @@ def fitted(team: Team, pictured: bool, checkpoint: Path | None = None) -> dict[s
     }
 
 
+class Fused(nn.Module):
+    """A tower and one more layer, as TPSNet trains them."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.tower, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def fuse(self, raw: Tensor, phases: Tensor | None) -> Tensor:
+        return nn.functional.normalize(raw + self.last(raw), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse(self.tower(x), None)
+
+
+def fused(team: Team) -> dict[str, object]:
+    """Stage 2 with a tower that trains along; processes start from different layers."""
+    draw = torch.Generator().manual_seed(5)
+    kinds = 3 * torch.randn(3, 8, generator=draw)
+    x = [kinds[torch.arange(n) % 3] + 0.5 * torch.randn(n, 8, generator=draw) for n in (31, 26)]
+    config = TpsConfig(classes=3, text=False, epochs=4, batch=14, rate=3e-3, tower_rate=1e-3)
+    network = Fused(team.rank)
+    told = cluster(x, None, config, lambda *_: None)
+    found = fit_tpsnet(x, None, told, network, config, pictures=x, team=team)
+    return {"losses": found.losses, "weights": network.tower.weight.tolist()}
+
+
 def worker(rank: int, folder: str, port: int) -> None:
     torch.set_num_threads(1)
     os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -107,6 +137,7 @@ def worker(rank: int, folder: str, port: int) -> None:
         "features": fitted(team, False, Path(folder) / "checkpoint"),
         "again": fitted(team, False, Path(folder) / "checkpoint"),
         "pictures": fitted(team, True),
+        "fused": fused(team),
     }
     (Path(folder) / f"{rank}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
@@ -130,4 +161,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             assert b == pytest.approx(a, abs=1e-5)
         assert np.allclose(np.array(two["weights"]), np.array(one["weights"]), atol=1e-4)
         assert two["chosen"] == one["chosen"]
+    alone, two = fused(Team()), both[0]["fused"]
+    assert two["losses"] == pytest.approx(alone["losses"], abs=1e-5) and len(two["losses"]) == 4
+    assert np.allclose(np.array(two["weights"]), np.array(alone["weights"]), atol=1e-4)
     assert both[0]["again"] == both[0]["features"], "a finished fit is read from its checkpoint"
