@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -58,6 +60,34 @@ def lloyd(points: Tensor, centres: Tensor) -> tuple[Tensor, float]:
             break
         labels = new
     return labels, float(_nearest(points, centres)[0].sum())
+
+
+def tied_by_centres(
+    points: Sequence[Tensor], alone: Sequence[Tensor], classes: int
+) -> tuple[list[Tensor], float]:
+    """Labels of two domains under one index: one leads, the other's k-means starts at its centres.
+
+    And back: the leader clustered from the centres that the other found should name its rows as before. The
+    domain of which more rows return leads; few returning says that clusters do not correspond. Ours.
+
+    Args:
+        points: [n_d, D] of both, minus the mean of their domain.
+        alone: [n_d] clusters of each by itself, none empty.
+        classes: C.
+
+    Returns:
+        Labels [n_d] of both, and the share of the leader's rows that return.
+    """
+    found = []
+    for lead in (0, 1):
+        own, other = points[lead], points[1 - lead]
+        start = class_means(own, alone[lead], own.new_zeros(classes, own.shape[1]))
+        told = lloyd(other, start)[0]
+        back = lloyd(own, class_means(other, told, start))[0]
+        labels = [alone[lead], told] if lead == 0 else [told, alone[lead]]
+        found.append((float((back == alone[lead]).float().mean()), labels))
+    returned, labels = max(found, key=lambda one: one[0])  # the first where they are level
+    return labels, returned
 
 
 def class_means(points: Tensor, labels: Tensor, otherwise: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ and every constant reconstructed or ours (docs/methods/tpsnet.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from adapters.offline.assignment import class_means, kmeans, lloyd, matched
+from adapters.offline.assignment import class_means, kmeans, matched, tied_by_centres
 from adapters.offline.parallel import Team
 from adapters.offline.prompts import Template, fit_prompts
 from adapters.offline.tpsnet_config import TpsConfig, checked
@@ -45,6 +46,10 @@ class Clusters:
     text: Tensor
     losses: tuple[float, ...]
     """Of stage 1, per epoch; empty without text."""
+    returned: float = math.nan
+    """Share of the leading domain's rows that come back to their cluster, if tied by centres."""
+    tied: bool = True
+    """Whether a class of one domain is that of the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +80,23 @@ def cluster(
     """
     unit = [normalize(v, dim=1) for v in features]
     centred = [normalize(v - v.mean(0), dim=1) for v in unit]
-    own = kmeans(centred[0], config.classes, config.seed)
+    labels = [kmeans(v, config.classes, config.seed) for v in centred]
+    tied, returned = config.tie == "prompts", math.nan
     if config.tie == "centres":
-        start = class_means(centred[0], own, torch.zeros(config.classes, centred[0].shape[1]))
-        labels = [own, lloyd(centred[1], start)[0]]
-    else:
-        labels = [own, kmeans(centred[1], config.classes, config.seed)]
+        together, returned = tied_by_centres(centred, labels, config.classes)
+        tied = returned >= config.returned
+        labels = together if tied else labels
     if template is None:
         empty = torch.zeros(config.classes, unit[0].shape[1])
         means = [normalize(class_means(v, y, empty), dim=1) for v, y in zip(unit, labels)]
-        return Clusters((labels[0], labels[1]), torch.stack(means), ())
+        return Clusters((labels[0], labels[1]), torch.stack(means), (), returned, tied)
     prompted = fit_prompts(
         centred, labels, template, config.classes, epochs=config.prompt_epochs, batch=config.batch,
         rate=config.prompt_rate, temperature=config.temperature, repair=config.repair, seed=config.seed,
         progress=lambda done: progress(done, config.prompt_epochs, "learning prompts"),
     )  # fmt: skip
     if config.tie != "prompts":
-        return Clusters(prompted.labels, prompted.text, prompted.losses)
+        return Clusters(prompted.labels, prompted.text, prompted.losses, returned, tied)
     pi = matched(prompted.text[0], prompted.text[1])
     inverse = torch.empty_like(pi)
     inverse[pi] = torch.arange(len(pi))
@@ -132,9 +137,9 @@ def fit(
         raise ConfigError("phase images expected by the network: hand them in, or build it without")
     team = team or Team()
     team.agreed(network.state_dict().values())
-    own = config.classes if config.tie == "none" else 0
+    own = 0 if clusters.tied else config.classes
     labels = [clusters.labels[0], clusters.labels[1] + own]
-    run = _Run(features, phases, labels, clusters.text, network, config, pictures, team)
+    run = _Run(features, phases, labels, clusters.text, own + config.classes, network, config, pictures, team)
     prototypes = run.start()
     losses = []
     for epoch in range(config.epochs):
@@ -156,12 +161,14 @@ class _Run:
         phases: Sequence[Tensor] | None,
         labels: Sequence[Tensor],
         text: Tensor,
+        count: int,
         network: nn.Module,
         config: TpsConfig,
         pictures: Sequence[Tensor] | None,
         team: Team,
     ) -> None:
         self.features, self.phases, self.labels, self.text = features, phases, labels, text
+        self.count = count  # of prototypes
         self.network, self.config, self.team = network, config, team
         self.pictures = pictures if config.tower_rate > 0 else None
         tower = {id(p) for p in getattr(network, "tower", nn.Identity()).parameters()}
@@ -215,8 +222,8 @@ class _Run:
     def start(self) -> Tensor:
         """Prototypes of the untrained network."""
         self.settled()
-        count = self.config.classes * (2 if self.config.tie == "none" else 1)
-        return normalize(self._means(torch.zeros(count, self.features[0].shape[1])), dim=1)
+        empty = torch.zeros(self.count, self.features[0].shape[1])
+        return normalize(self._means(empty), dim=1)
 
     def moved(self, prototypes: Tensor) -> Tensor:
         """P <- norm(m P + (1 - m) class means); an empty class keeps its own."""

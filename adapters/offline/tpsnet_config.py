@@ -28,6 +28,8 @@ class TpsConfig:
     """Which target cluster belongs to a source cluster: the one whose prompt is nearest (Hungarian),
     or the one that k-means makes of the source's centre, in features minus their domain's mean. Ours.
     None at all leaves 2 C prototypes: pseudo-labels alone."""
+    returned: float = 0.6
+    """Share of rows that must come back to their cluster for a tie by centres, else there is none. Ours."""
     text: bool = True
     """Prompts, and the loss against them."""
     epochs: int = 10
@@ -58,7 +60,7 @@ class TpsConfig:
         for name in ("tower_rate", "weight_decay", "prototype_weight", "text_weight"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ConfigError(f"{name} of at least 0 expected, got {getattr(self, name)}")
-        for name in ("smoothing", "momentum"):
+        for name in ("smoothing", "momentum", "returned"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} in [0, 1) expected, got {getattr(self, name)}")
         if self.tie == "prompts" and not self.text:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from adapters.offline.assignment import class_means, kmeans, matched, sinkhorn
+from adapters.offline.assignment import class_means, kmeans, matched, sinkhorn, tied_by_centres
 from adapters.offline.prompts import DomainPrompts, Repair, Template, loss_i2t, loss_t2i, repaired
 from adapters.offline.tpsnet import Clusters, cluster, fit
 from adapters.offline.tpsnet_config import TpsConfig
@@ -281,5 +281,33 @@ def test_tied_by_centres_domains_share_the_index_with_and_without_text(text: boo
     found = cluster(x, template() if text else None, config, lambda *_: None)
     name = {int(label): int(true) for label, true in zip(found.labels[0], y[0])}
     assert [name[int(label)] for label in found.labels[1]] == y[1].tolist()
+    assert found.tied and found.returned == 1
     alone = cluster(x, template() if text else None, replace(config, tie="none"), lambda *_: None)
-    assert torch.equal(alone.labels[0], found.labels[0])
+    assert not alone.tied and math.isnan(alone.returned)
+
+
+def test_clusters_that_do_not_return_are_not_tied() -> None:
+    """The second domain has kinds of its own: what starts at the first's centres leads elsewhere."""
+    draw = torch.Generator().manual_seed(3)
+    x = [torch.randn(300, 8, generator=draw), 3 * torch.randn(250, 8, generator=draw) + 1]
+    config = replace(SMALL, classes=5, text=False, epochs=1)
+    found = cluster(x, None, config, lambda *_: None)
+    assert found.tied and found.returned < 0.9
+    strict = replace(config, returned=0.9)
+    loose = cluster(x, None, strict, lambda *_: None)
+    assert not loose.tied and loose.returned == found.returned
+    assert fit(x, None, loose, Net(), strict).prototypes.shape == (10, 8)
+
+
+def test_the_domain_whose_clusters_return_leads() -> None:
+    """Of the second domain, only few rows are left: its own k-means splits one kind and joins two."""
+    x, y = domains()
+    kept = torch.tensor([0, 3, 6, 9, 12, 15, 1, 4])  # six of a kind, two of another
+    points = [normalize(v - v.mean(0), dim=1) for v in (x[0], x[1][kept])]
+    alone = [kmeans(v, 3, seed=0) for v in points]
+    first, returned = tied_by_centres(points, alone, 3)
+    second, again = tied_by_centres(points[::-1], alone[::-1], 3)
+    assert torch.equal(first[0], alone[0]) and returned == again == 1
+    assert torch.equal(second[1], first[0]) and torch.equal(second[0], first[1])
+    name = {int(label): int(true) for label, true in zip(first[0], y[0])}
+    assert [name[int(label)] for label in first[1]] == y[1][kept].tolist()

@@ -29,9 +29,9 @@ def features() -> list[Tensor]:
     return [draws(ROWS, WIDTH, seed=1), draws(ROWS, WIDTH, seed=2)]
 
 
-def clusters() -> Clusters:
+def clusters(tied: bool = True) -> Clusters:
     text = normalize(draws(2, CLASSES, WIDTH, seed=3), dim=2)
-    return Clusters((torch.arange(ROWS) % CLASSES, torch.arange(ROWS) // 4), text, ())
+    return Clusters((torch.arange(ROWS) % CLASSES, torch.arange(ROWS) // 4), text, (), tied=tied)
 
 
 class Net(nn.Module):
@@ -99,8 +99,8 @@ def test_prototypes_follow_the_class_means_by_momentum() -> None:
 
 @pytest.mark.parametrize("text", [False, True])
 def test_untied_every_domain_has_prototypes_of_its_own(text: bool) -> None:
-    given, rows = clusters(), embedded(Net())
-    found = fit(features(), None, given, Net(), replace(CONFIG, text=text, tie="none"))
+    given, rows = clusters(tied=False), embedded(Net())
+    found = fit(features(), None, given, Net(), replace(CONFIG, text=text))
     for d in range(2):
         for c in range(CLASSES):
             own = torch.stack([v for v, y in zip(rows[d], given.labels[d]) if y == c]).mean(0)
