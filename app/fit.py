@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -66,10 +67,14 @@ def fit(
             )
         own, other = _sorted_by_class(folder), load_pictures(target)
         contents = [[one.content(item) for item in range(len(one))] for one in (own, other)]
+        if int(os.environ.get("RANK", "0")):
+            console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         with bars(console) as progress:
-            fit_domain_base(
+            notes = fit_domain_base(
                 method, contents[0], own.classes, contents[1], base, bits, seed, reporter(progress)
             )
+        for note in notes:
+            console.print(note, style="yellow")
     console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")
 
 

@@ -118,8 +118,7 @@ def fit(
         if checkpoint is not None and team.rank == 0:
             run.save(checkpoint, identity, trust, losses, reports)
         if progress is not None:
-            stage = "on the source" if trust is None else "on both domains"
-            progress(epoch + 1, config.epochs, f"training {stage}")
+            progress(epoch + 1, config.epochs, "training COUPLE")
     trust, report, graph = run.trusted(config.epochs)
     inner = None if model.backbone is None else _cpu(model.backbone)
     with torch.no_grad():

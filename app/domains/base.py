@@ -60,7 +60,7 @@ def fit_domain_base(
     progress: Progress | None = None,
     side: int = SIDE,
     name: str = "",
-) -> None:
+) -> tuple[str, ...]:
     """Fits, measures and writes a base model, all or nothing.
 
     Args:
@@ -74,6 +74,9 @@ def fit_domain_base(
         progress: called with (done, total, text).
         side: of the pictures the tower takes, in pixels.
         name: of the base; the method's without it.
+
+    Returns:
+        What whoever fits should know, as sentences.
 
     Raises:
         ConfigError: an unknown method, too few pictures or classes, a width of codes that cannot be made.
@@ -98,7 +101,7 @@ def fit_domain_base(
             Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, team, told)
         )
         if team.rank:
-            return  # the first process writes
+            return ()  # the first process writes
         unit = learnt.features
         served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
         if learnt.fusion is not None:
@@ -139,6 +142,7 @@ def fit_domain_base(
             fusion=learnt.fusion,
         )
     shutil.rmtree(checkpoint, ignore_errors=True)
+    return learnt.notes
 
 
 def _raw(tower: ImageTower, pixels: Sequence[Pixels], count: Count) -> Floats:

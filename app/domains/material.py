@@ -52,7 +52,8 @@ class Material:
 class Learnt:
     """A code: what follows the tower, its head, and what the method has to say about the fit.
 
-    `features` are the unit features of source and target that the code is taken of.
+    `features` are the unit features of source and target that the code is taken of, `notes` are sentences for
+    whoever fits.
     """
 
     head: HashHead
@@ -62,6 +63,7 @@ class Learnt:
     gauges: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def unit_features(projection: Projection | None, raw: Floats) -> Floats:

@@ -24,6 +24,10 @@ from encoders.phase import Ask, PhaseFusion, Reduced, own_state, phase_image
 from encoders.vision import ImageTower
 
 WIDTH = 256  # of its features: principal axes of the tower's
+UNTIED = (
+    "clusters of the two domains do not correspond ({:.0%} of the pictures come back to theirs): they were "
+    "left untied, and retrieval across the domains gains little; psca and couple use the classes of the source"
+)
 
 
 def tpsnet_head(material: Material) -> Learnt:
@@ -40,9 +44,11 @@ def tpsnet_head(material: Material) -> Learnt:
     weight = itq(everything, centre, material.bits, seed=material.seed)
     head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
     tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
-    gauges = {"prompts": found.clusters.losses[-1], "fusion": found.losses[-1]}
+    clusters = found.clusters
+    gauges = {"prompts": clusters.losses[-1], "fusion": found.losses[-1], "returned": clusters.returned}
     fusion = Fusion(network.settings(), tensors)
-    return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config))
+    notes = () if clusters.tied else (UNTIED.format(clusters.returned),)
+    return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config), notes=notes)
 
 
 def fitted_tpsnet(

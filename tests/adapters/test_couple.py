@@ -109,7 +109,7 @@ def test_a_fit_adapts_and_says_what_it_did() -> None:
     fitted = fit(source, y + 3, target, given, config, progress=lambda *v: told.append(v))
     assert all(torch.equal(before[k], v) for k, v in given.state_dict().items()), "the head given stays"
     assert [v[:2] for v in told] == [(e + 1, 24) for e in range(24)]
-    assert told[7][2] == "training on the source" and told[8][2] == "training on both domains"
+    assert {one[2] for one in told} == {"training COUPLE"}
     assert fitted.classes.tolist() == [3, 4, 5, 6]
     assert fitted.losses[0].target == 0 < fitted.losses[8].target
     assert fitted.losses[-1].source < 0.2 * fitted.losses[0].source
