@@ -25,8 +25,8 @@ from encoders.vision import ImageTower
 
 WIDTH = 256  # of its features: principal axes of the tower's
 UNTIED = (
-    "clusters of the two domains do not correspond ({:.0%} of the pictures come back to theirs): they were "
-    "left untied, and retrieval across the domains gains little; psca and couple use the classes of the source"
+    "clusters of the two domains do not correspond ({:.0%} of the pictures come back to theirs): they stay "
+    "untied, and retrieval across the domains gains little; psca and couple use the classes of the source"
 )
 
 
