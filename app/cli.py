@@ -265,13 +265,19 @@ def fit(
     base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
     bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
     seed: Annotated[int, typer.Option()] = 0,
+    tower_rate: Annotated[
+        float,
+        typer.Option(
+            help="tpsnet: learning rate of the image tower, such as 1e-5; 0 keeps it frozen.", min=0.0
+        ),
+    ] = 0.0,
 ) -> None:
     """Train a base model on captioned pictures, or on two domains."""
     from app.fit import fit
 
     if data is None and Path(method).is_dir():  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
-    fit(method, data, target, base, bits, seed, CONSOLE)
+    fit(method, data, target, base, bits, seed, CONSOLE, tower_rate)
 
 
 @app.command(

@@ -33,7 +33,14 @@ def _data(folder: Path | None) -> EmojiSet:
 
 
 def fit(
-    method: str, folder: Path | None, target: Path | None, base: Path, bits: int, seed: int, console: Console
+    method: str,
+    folder: Path | None,
+    target: Path | None,
+    base: Path,
+    bits: int,
+    seed: int,
+    console: Console,
+    tower_rate: float = 0.0,
 ) -> None:
     """Trains a base model.
 
@@ -45,6 +52,7 @@ def fit(
         bits: code width, a multiple of 8.
         seed: of everything drawn.
         console: for progress and what to do next.
+        tower_rate: learning rate of the image tower, for tpsnet only.
 
     Raises:
         ConfigError: an unknown method, folders that do not fit it, or too few pictures.
@@ -71,7 +79,15 @@ def fit(
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         with bars(console) as progress:
             notes = fit_domain_base(
-                method, contents[0], own.classes, contents[1], base, bits, seed, reporter(progress)
+                method,
+                contents[0],
+                own.classes,
+                contents[1],
+                base,
+                bits,
+                seed,
+                reporter(progress),
+                tower_rate=tower_rate,
             )
         for note in notes:
             console.print(note, style="yellow")

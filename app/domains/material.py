@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adapters.offline.parallel import Team
-from app.measure import Progress
+from app.measure import BATCH, Progress
 from core.types import Floats
 from encoders.base_model import Fusion
 from encoders.clip import Towers
 from encoders.head import HashHead
 from encoders.images import Pixels
 from encoders.projection import Projection
+from encoders.vision import ImageTower
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Material:
         pixels: the pictures behind them, prepared.
         labels: [n_s].
         bits, seed: of the code.
+        tower_rate: learning rate of the image tower in TPSNet; 0 leaves it frozen.
         checkpoint: where a long fit may keep what it has done.
         team: this process among those that torchrun started.
         progress: called with (done, total, text).
@@ -46,14 +49,15 @@ class Material:
     checkpoint: Path
     team: Team
     progress: Progress
+    tower_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
     """A code: what follows the tower, its head, and what the method has to say about the fit.
 
-    `features` are the unit features of source and target that the code is taken of, `notes` are sentences for
-    whoever fits.
+    `features` are the unit features of source and target that the code is taken of, `tower` is the state of
+    the image tower where it was trained along, `notes` are sentences for whoever fits.
     """
 
     head: HashHead
@@ -63,7 +67,19 @@ class Learnt:
     gauges: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    tower: Mapping[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
+
+
+def raw_features(tower: ImageTower, pixels: Sequence[Pixels], done: Callable[[], None]) -> Floats:
+    """Raw features [n, raw width] of prepared pictures; `done` is called after every batch."""
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(pixels), BATCH):
+            rows = pixels[start : start + BATCH]
+            found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
+            done()
+    return np.concatenate(found)
 
 
 def unit_features(projection: Projection | None, raw: Floats) -> Floats:

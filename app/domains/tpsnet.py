@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.offline.parallel import Team
 from adapters.offline.tpsnet import TpsNet, cluster, fit
 from adapters.offline.tpsnet_config import TpsConfig
-from app.domains.material import Learnt, Material, unit_features
+from app.domains.material import Learnt, Material, raw_features, unit_features
 from app.measure import BATCH, Progress
 from app.prompt_template import learnable
 from core.types import Floats
@@ -25,19 +25,25 @@ from encoders.vision import ImageTower
 
 WIDTH = 256  # of its features: principal axes of the tower's
 UNTIED = (
-    "clusters of the two domains do not correspond ({:.0%} of the pictures come back to theirs): they stay "
-    "untied, and retrieval across the domains gains little; psca and couple use the classes of the source"
+    "clusters of the two domains do not correspond ({:.0%} of the pictures come back to theirs): nothing was "
+    "learnt from them, the base is the plain tower; psca and couple use the classes of the source"
 )
 
 
 def tpsnet_head(material: Material) -> Learnt:
     """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
-    config = TpsConfig(classes=int(material.labels.max()) + 1, seed=material.seed)
-    raw = (material.source, material.target)
-    phases = [phases_of(material.towers.image, rows) for rows in material.pixels]
-    network, found = fitted_tpsnet(
-        material.towers, raw, phases, config, "class_queries", material.progress, material.team
+    config = TpsConfig(
+        classes=int(material.labels.max()) + 1, seed=material.seed, tower_rate=material.tower_rate
     )
+    image = material.towers.image
+    raw = (material.source, material.target)
+    phases = [phases_of(image, rows) for rows in material.pixels]
+    pictures = [image.collate(rows, len(rows)) for rows in material.pixels] if config.tower_rate else None
+    network, found = fitted_tpsnet(
+        material.towers, raw, phases, config, "class_queries", material.progress, material.team, pictures
+    )
+    if config.tower_rate:  # its features have moved
+        raw = tuple(raw_features(image, rows, lambda: None) for rows in material.pixels)  # type: ignore[assignment]
     both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
     everything = np.concatenate(both)
     centre = everything.mean(0)
@@ -45,10 +51,15 @@ def tpsnet_head(material: Material) -> Learnt:
     head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
     tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
     clusters = found.clusters
-    gauges = {"prompts": clusters.losses[-1], "fusion": found.losses[-1], "returned": clusters.returned}
+    gauges = {"prompts": clusters.losses[-1], "returned": clusters.returned}
+    if found.losses:
+        gauges["fusion"] = found.losses[-1]
     fusion = Fusion(network.settings(), tensors)
     notes = () if clusters.tied else (UNTIED.format(clusters.returned),)
-    return Learnt(head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config), notes=notes)
+    return Learnt(
+        head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config), notes=notes,
+        tower=image.raw.state_dict() if config.tower_rate else None,
+    )  # fmt: skip
 
 
 def fitted_tpsnet(
@@ -59,8 +70,9 @@ def fitted_tpsnet(
     ask: Ask,
     progress: Progress,
     team: Team | None = None,
+    pictures: Sequence[Tensor] | None = None,
 ) -> tuple[PhaseFusion, TpsNet]:
-    """Both stages on frozen features.
+    """Both stages, on frozen features unless the configuration trains the tower along.
 
     Args:
         towers: of one model.
@@ -70,6 +82,7 @@ def fitted_tpsnet(
         ask: how pictures ask the prompts.
         progress: called with (done, total, text).
         team: this process among several.
+        pictures: [n_d, 3, H, W] as the tower takes them; needed where it is trained, in place.
     """
     unit = np.concatenate([unit_features(None, rows) for rows in raw])
     mean = unit.mean(0)
@@ -85,7 +98,8 @@ def fitted_tpsnet(
         network = PhaseFusion(
             reduced, text, width, ask=ask if config.text else "none", phase=phases is not None
         )
-    return network, fit(features, phases, clusters, network, config, progress=progress, team=team)
+    found = fit(features, phases, clusters, network, config, pictures=pictures, progress=progress, team=team)
+    return network, found
 
 
 def fused_features(network: PhaseFusion, raw: Floats, phases: Tensor | None) -> Floats:

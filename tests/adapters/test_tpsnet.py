@@ -296,7 +296,10 @@ def test_clusters_that_do_not_return_are_not_tied() -> None:
     strict = replace(config, returned=0.9)
     loose = cluster(x, None, strict, lambda *_: None)
     assert not loose.tied and loose.returned == found.returned
-    assert fit(x, None, loose, Net(), strict).prototypes.shape == (10, 8)
+    net = Net()
+    told = fit(x, None, loose, net, strict)
+    assert told.prototypes.shape == (10, 8) and not told.losses
+    assert torch.equal(net.last.weight, Net().last.weight), "nothing is learnt from them"
 
 
 def test_the_domain_whose_clusters_return_leads() -> None:

@@ -100,7 +100,7 @@ def test_prototypes_follow_the_class_means_by_momentum() -> None:
 @pytest.mark.parametrize("text", [False, True])
 def test_untied_every_domain_has_prototypes_of_its_own(text: bool) -> None:
     given, rows = clusters(tied=False), embedded(Net())
-    found = fit(features(), None, given, Net(), replace(CONFIG, text=text))
+    found = fit(features(), None, given, Net(), replace(CONFIG, text=text, tie="none"))
     for d in range(2):
         for c in range(CLASSES):
             own = torch.stack([v for v, y in zip(rows[d], given.labels[d]) if y == c]).mean(0)

@@ -13,6 +13,7 @@ from rich.console import Console
 from adapters.semantics import Semantics
 from app.domains.base import HEADS, fit_domain_base
 from app.domains.material import Learnt, Material
+from app.domains.tpsnet import tpsnet_head
 from app.fit import build, fit
 from app.observers import semantics
 from app.own_command import replay_own
@@ -90,6 +91,38 @@ def test_fit_build_and_replay(tmp_path: Path, domains: tuple[Path, Path, Path], 
 
 
 @pytest.mark.slow
+def test_a_tower_that_is_trained_along_is_served(
+    tmp_path: Path, domains: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the base gives for a picture is what its code was learnt from."""
+    source, target, asked = domains
+    seen: list[Learnt] = []
+
+    def spied(material: Material) -> Learnt:
+        seen.append(tpsnet_head(material))
+        return seen[0]
+
+    monkeypatch.setattr("app.domains.base.HEADS", {"tpsnet": spied})
+    monkeypatch.setattr("app.fit.HEADS", {"tpsnet": spied})
+    base, gallery = tmp_path / "base", tmp_path / "gallery"
+    fit("tpsnet", source, target, base, 16, 0, quiet(), 1e-4)
+    found = load_base(base)
+    assert found.provenance["image_tower"].endswith("trained along")
+    tower = found.encoders["image"]
+    pictures = [
+        tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
+    ]
+    unit = tower.encode(tower.collate(pictures, len(pictures)))
+    assert unit.numpy() == pytest.approx(seen[0].features[0], abs=1e-4)
+    frozen = tmp_path / "frozen"
+    monkeypatch.undo()
+    fit("tpsnet", source, target, frozen, 16, 0, quiet())
+    assert load_base(frozen).encoders["image"].fingerprint != tower.fingerprint
+    build(source, base, gallery, quiet())
+    assert replay_own(asked, gallery, base, Config(), ["default"], quiet())[0].map > 40
+
+
+@pytest.mark.slow
 def test_psca_tells_whether_geometry_and_semantics_agree(
     tmp_path: Path, domains: tuple[Path, Path, Path]
 ) -> None:
@@ -117,6 +150,7 @@ def test_psca_tells_whether_geometry_and_semantics_agree(
         ("psca", ("a",), 64, 16, "a class for each of 2 source pictures, got 1"),
         ("psca", ("a", "b"), 63, 16, "the target has 63 pictures: at least 64"),
         ("psca", ("a", "b"), 64, 128, "66 pictures are fewer than 128 bits"),
+        ("couple", ("a", "b"), 64, 16, "couple does not train this tower"),
     ],
 )
 def test_what_cannot_be_fitted_is_said_before_any_work(
@@ -124,7 +158,10 @@ def test_what_cannot_be_fitted_is_said_before_any_work(
 ) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ConfigError, match=message):
-        fit_domain_base(method, [picture] * 2, labels, [picture] * count, tmp_path / "base", bits)
+        rate = 1e-5 if method == "couple" else 0.0
+        fit_domain_base(
+            method, [picture] * 2, labels, [picture] * count, tmp_path / "base", bits, tower_rate=rate
+        )
     assert not (tmp_path / "base").exists()
 
 
