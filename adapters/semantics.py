@@ -1,6 +1,7 @@
 """Geometry and semantics of features: which prototype is nearest, which class scores highest, do they agree?
 
 PSCA asks this of its training samples, the service of every batch: no labels are needed. Samples are rows.
+Functions take arrays of NumPy or torch, on any device, and answer in kind.
 
 Reference: PSCA, AAAI-26 (arXiv 2512.04524), Eq. 5; scores as in SPL (arXiv 1911.07982).
 """
@@ -12,24 +13,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from core.errors import ArtifactError
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
+"""Typed as NumPy's: torch's have the same operators, and what differs goes through `array_namespace`."""
 
 
 def squared_distances(points: Floats, centres: Floats) -> Floats:
     """d [n, C] between rows of [n, q] and [C, q]; never negative."""
     squares = (points**2).sum(1)[:, None] + (centres**2).sum(1)
-    return np.asarray(np.maximum(squares - 2 * points @ centres.T, 0))
+    found: Floats = array_namespace(points).clip(squares - 2 * points @ centres.T, min=0)
+    return found
 
 
 def unit_rows(x: Floats) -> Floats:
     """Rows scaled to length 1; a zero row stays zero."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(length > 0, length, 1))
+    xp = array_namespace(x)
+    length = xp.linalg.vector_norm(x, axis=1, keepdims=True)
+    unit: Floats = x / xp.where(length > 0, length, xp.ones_like(length))
+    return unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,16 @@ class Centres:
             target_share: weight in 0..1 of the clusters' side; None takes the larger of the two, class by
                 class, which does not sum to 1 (SPL).
         """
+        xp = array_namespace(z)
         unit = unit_rows(z - self.mean)
         by_class, by_cluster = (
-            _softmax(-(d if squared else np.sqrt(d)) / temperature)
+            _softmax(-(d if squared else xp.sqrt(d)) / temperature)
             for d in (squared_distances(unit, self.source), squared_distances(unit, self.target))
         )
         if target_share is None:
-            return np.maximum(by_class, by_cluster)
-        return np.asarray((1 - target_share) * by_class + target_share * by_cluster)
+            larger: Floats = xp.maximum(by_class, by_cluster)
+            return larger
+        return (1 - target_share) * by_class + target_share * by_cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +95,21 @@ def reliability(scores: Floats, distances: Floats, eps: float = 1e-8, cap: float
 
     Reference: PSCA, Eq. 5.
     """
+    xp = array_namespace(scores)
     nearest, named = distances.argmin(1), scores.argmax(1)
-    rows = np.arange(len(scores))
-    top, close = np.sort(scores, axis=1), np.sort(distances, axis=1)
+    rows = xp.arange(len(scores), device=device(scores))
+    top, close = xp.sort(scores, axis=1), xp.sort(distances, axis=1)
     agree = (top[:, -1] - top[:, -2]) / (close[:, 1] - close[:, 0] + eps)
-    conflict = top[:, -1] * (1 - np.abs(scores[rows, nearest] - scores[rows, named]))
-    return Reliability(np.minimum(np.where(nearest == named, agree, conflict), cap), nearest, named)
+    conflict = top[:, -1] * (1 - xp.abs(scores[rows, nearest] - scores[rows, named]))
+    weight = xp.clip(xp.where(nearest == named, agree, conflict), max=cap)
+    return Reliability(weight, nearest, named)
 
 
 def _softmax(logits: Floats) -> Floats:
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(1, keepdims=True))
+    xp = array_namespace(logits)
+    shifted = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+    shares: Floats = shifted / xp.sum(shifted, axis=1, keepdims=True)
+    return shares
 
 
 @dataclass(frozen=True, slots=True)

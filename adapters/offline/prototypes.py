@@ -1,5 +1,7 @@
 """Closed forms of prototype-based alignment and quantisation. Arrays in, arrays out; samples are rows.
 
+Arrays are of NumPy or torch, on any device: the formulas stand here once, through the array API.
+
 Two domains share C orthonormal prototypes o_j, the rows of O, and one projection P:
 
     d_ij = ||x_i P - o_j||^2      r_i = membership of target sample i      alpha_i = its reliability
@@ -12,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from adapters.semantics import Floats, Labels
 
@@ -21,9 +24,11 @@ HALVINGS = 100
 """Bisection steps: the interval (0, 1] is exhausted in float64 long before."""
 
 
-def one_hot(labels: Labels, classes: int, dtype: Any = np.float64) -> Floats:
-    """Labels [n] in 0..C-1 -> [n, C]."""
-    return np.asarray(np.eye(classes, dtype=dtype)[labels])
+def one_hot(labels: Labels, classes: int, dtype: Any = None) -> Floats:
+    """Labels [n] in 0..C-1 -> [n, C], float64 where no type is given."""
+    xp = array_namespace(labels)
+    found: Floats = xp.eye(classes, dtype=dtype or xp.float64, device=device(labels))[labels]
+    return found
 
 
 def membership(distances: Floats, named: Labels, weight: Floats, sigma: float = 2.0) -> Floats:
@@ -42,35 +47,39 @@ def membership(distances: Floats, named: Labels, weight: Floats, sigma: float = 
 
     Reference: PSCA, Eq. 4; the solution is ours.
     """
-    d = np.maximum(distances, NEAREST)
-    rows = np.arange(len(d))
+    xp = array_namespace(distances)
+    d = xp.clip(distances, min=NEAREST)
+    rows = xp.arange(len(d), device=device(d))
     own = d[rows, named]
     if sigma == 2:
         others = (1 / d).sum(1) - 1 / own
         u = 1 + others * own
-        inner = np.minimum((1 + np.sqrt(1 + 2 * weight * others * u)) / (2 * u), 1)
-        inner = np.where(weight >= 2 * own, 1, inner)
+        inner = xp.clip((1 + xp.sqrt(1 + 2 * weight * others * u)) / (2 * u), max=1)
+        inner = xp.where(weight >= 2 * own, xp.ones_like(inner), inner)
         share = 1 / d
     else:
         inner = _bisected(d, own, named, weight, sigma)
         share = d ** (-1 / (sigma - 1))
     share[rows, named] = 0
-    r = (1 - inner)[:, None] * share / share.sum(1, keepdims=True)
+    r: Floats = (1 - inner)[:, None] * share / xp.sum(share, axis=1, keepdims=True)
     r[rows, named] = inner
-    return np.asarray(r)
+    return r
 
 
 def _bisected(d: Floats, own: Floats, named: Labels, weight: Floats, sigma: float) -> Floats:
     """r of the named class: its own condition gives the multiplier, which gives all others; find sum 1."""
+    xp = array_namespace(d)
     power = 1 / (sigma - 1)
     others = ((sigma * d) ** -power).sum(1) - (sigma * own) ** -power
-    low, high = np.zeros_like(own), np.ones_like(own)
+    low, high = xp.zeros_like(own), xp.ones_like(own)
+    least = xp.finfo(own.dtype).smallest_normal
     for _ in range(HALVINGS):
         r = (low + high) / 2
-        multiplier = sigma * own * r ** (sigma - 1) - weight / np.maximum(r, np.finfo(r.dtype).tiny)
-        over = r + np.maximum(multiplier, 0) ** power * others > 1
-        low, high = np.where(over, low, r), np.where(over, r, high)
-    return np.where(weight >= sigma * own, 1, high)
+        multiplier = sigma * own * r ** (sigma - 1) - weight / xp.clip(r, min=least)
+        over = r + xp.clip(multiplier, min=0) ** power * others > 1
+        low, high = xp.where(over, low, r), xp.where(over, r, high)
+    found: Floats = xp.where(weight >= sigma * own, xp.ones_like(high), high)
+    return found
 
 
 # Projection: one step of an iteratively reweighted ridge.
@@ -78,7 +87,8 @@ def _bisected(d: Floats, own: Floats, named: Labels, weight: Floats, sigma: floa
 
 def row_weights(projection: Floats, eps: float = 1e-6) -> Floats:
     """Diagonal [D] of G: 1 / (2 sqrt(||p_i||^2 + eps)), the tangent of the row-sparse norm."""
-    return np.asarray(0.5 / np.sqrt((projection**2).sum(1) + eps))
+    found: Floats = 0.5 / array_namespace(projection).sqrt((projection**2).sum(1) + eps)
+    return found
 
 
 def project(
@@ -108,20 +118,24 @@ def project_primal(
     x: Floats, weights: Floats, prototypes: Floats, gap: Floats, rows: Floats, align: float, sparse: float
 ) -> Floats:
     """P = (X' Omega X + align v v' + sparse G)^-1 X' W O, a system of size D."""
-    system = x.T @ (x * weights.sum(1)[:, None]) + align * np.outer(gap, gap) + sparse * np.diag(rows)
-    return np.asarray(np.linalg.solve(system, x.T @ weights @ prototypes))
+    xp = array_namespace(x)
+    system = x.T @ (x * weights.sum(1)[:, None]) + align * gap[:, None] * gap + sparse * xp.diag(rows)
+    found: Floats = xp.linalg.solve(system, x.T @ weights @ prototypes)
+    return found
 
 
 def project_dual(
     x: Floats, weights: Floats, prototypes: Floats, gap: Floats, rows: Floats, align: float, sparse: float
 ) -> Floats:
     """The same P by a system of size n + 1: G^-1 Z' (Z G^-1 Z' + sparse I)^-1 Y, Z = [Omega^1/2 X; v]."""
-    root = np.sqrt(weights.sum(1))[:, None]
-    z = np.concatenate((x * root, np.sqrt(align) * gap[None]))
-    y = np.concatenate((weights @ prototypes / root, np.zeros((1, prototypes.shape[1]), x.dtype)))
+    xp = array_namespace(x)
+    root = xp.sqrt(weights.sum(1))[:, None]
+    z = xp.concat((x * root, align**0.5 * gap[None]))
+    y = xp.concat((weights @ prototypes / root, xp.zeros_like(prototypes[:1])))
     scaled = z / rows
-    system = scaled @ z.T + sparse * np.eye(len(z), dtype=x.dtype)
-    return np.asarray(scaled.T @ np.linalg.solve(system, y))
+    system = scaled @ z.T + sparse * xp.eye(len(z), dtype=x.dtype, device=device(x))
+    found: Floats = scaled.T @ xp.linalg.solve(system, y)
+    return found
 
 
 # Orthonormal frames.
@@ -129,14 +143,16 @@ def project_dual(
 
 def polar(matrix: Floats) -> Floats:
     """The orthonormal factor U V' of a thin SVD: argmax of Tr(W' matrix) over orthonormal W (Procrustes)."""
-    u, _, v = np.linalg.svd(matrix, full_matrices=False)
-    return np.asarray(u @ v)
+    u, _, v = array_namespace(matrix).linalg.svd(matrix, full_matrices=False)
+    found: Floats = u @ v
+    return found
 
 
 def prototypes(moments: Floats, old: Floats) -> Floats:
     """O [C, q] of orthonormal rows from moments W' X P; the old one where rank below C leaves it open."""
-    s = np.linalg.svd(moments, compute_uv=False)
-    if s[-1] <= s[0] * len(old) * np.finfo(moments.dtype).eps:
+    xp = array_namespace(moments)
+    s = xp.linalg.svdvals(moments)
+    if s[-1] <= s[0] * len(old) * xp.finfo(moments.dtype).eps:
         return old
     return polar(moments)
 
@@ -155,7 +171,8 @@ def power_iteration(gram: Floats, moments: Floats, frame: Floats, steps: int) ->
     """
     if frame.shape[0] == frame.shape[1]:
         return polar(moments)
-    lifted = np.linalg.eigvalsh(gram)[-1] * np.eye(len(gram), dtype=gram.dtype) - gram
+    xp = array_namespace(gram)
+    lifted = xp.linalg.eigvalsh(gram)[-1] * xp.eye(len(gram), dtype=gram.dtype, device=device(gram)) - gram
     for _ in range(steps):
         frame = polar(lifted @ frame + moments)
     return frame
@@ -166,18 +183,23 @@ def leading_frame(features: Floats, bits: int, draw: np.random.Generator) -> Flo
 
     A random frame would spend bits on directions in which the features have nothing.
     """
-    directions = np.linalg.eigh(features.T @ features)[1][:, ::-1][:, :bits]
+    xp = array_namespace(features)
+    directions = xp.flip(xp.linalg.eigh(features.T @ features)[1], axis=1)[:, :bits]
     # A direction has no sign of its own; without one, codes would depend on the linear algebra library.
-    largest = np.abs(directions).argmax(0)
-    directions = directions * np.sign(directions[largest, np.arange(bits)])
-    turn = np.linalg.qr(draw.standard_normal((bits, bits)))[0]
-    return np.asarray(directions @ turn.astype(features.dtype))
+    largest = xp.abs(directions).argmax(0)
+    directions = directions * xp.sign(directions[largest, xp.arange(bits, device=device(features))])
+    turn = np.linalg.qr(draw.standard_normal((bits, bits)))[0]  # drawn on the processor: equal everywhere
+    found: Floats = directions @ xp.asarray(turn, dtype=features.dtype, device=device(features))
+    return found
 
 
 def ridge(x: Floats, codes: Floats, strength: float) -> Floats:
     """(X' X + strength I)^-1 X' H [D, L]: the linear hash of features [n, D] learned from codes [n, L]."""
+    xp = array_namespace(x)
+    diagonal = strength * xp.eye(min(x.shape), dtype=x.dtype, device=device(x))
+    found: Floats
     if x.shape[1] > x.shape[0]:
-        outer = x @ x.T + strength * np.eye(len(x), dtype=x.dtype)
-        return np.asarray(x.T @ np.linalg.solve(outer, codes))
-    gram = x.T @ x + strength * np.eye(x.shape[1], dtype=x.dtype)
-    return np.asarray(np.linalg.solve(gram, x.T @ codes))
+        found = x.T @ xp.linalg.solve(x @ x.T + diagonal, codes)
+    else:
+        found = xp.linalg.solve(x.T @ x + diagonal, x.T @ codes)
+    return found

@@ -14,7 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from adapters.offline.prototypes import (
     leading_frame,
@@ -26,14 +28,21 @@ from adapters.offline.prototypes import (
     ridge,
     row_weights,
 )
-from adapters.offline.psca_config import PscaConfig, checked_width, indexed, matrix
+from adapters.offline.psca_config import PscaConfig, checked_width, host, indexed, matrix
 from adapters.offline.psca_map import Alignment, PscaMap, Quantisation, Values
 from adapters.offline.pseudo_labels import centres
 from adapters.semantics import Agreement, Floats, Labels, Reliability, squared_distances, unit_rows
 
 
-def fit(source: ArrayLike, labels: ArrayLike, target: ArrayLike, config: PscaConfig | None = None) -> PscaMap:
+def fit(
+    source: ArrayLike | Tensor,
+    labels: ArrayLike,
+    target: ArrayLike | Tensor,
+    config: PscaConfig | None = None,
+) -> PscaMap:
     """Fits the map; the same inputs, configuration and thread count give the same bits.
+
+    Arrays are fitted in NumPy, tensors in torch where they are (`config.device`); the map is NumPy's.
 
     Args:
         source: features [n_s, D], finite.
@@ -45,25 +54,30 @@ def fit(source: ArrayLike, labels: ArrayLike, target: ArrayLike, config: PscaCon
         ConfigError: features, labels and configuration do not fit together.
     """
     config = config or PscaConfig()
-    x_s, x_t = (matrix(x, name, config.dtype) for x, name in ((source, "source"), (target, "target")))
-    classes, y = indexed(labels, len(x_s))
+    tensors = (str(x.device) for x in (source, target) if isinstance(x, Tensor))
+    where = config.device or next(tensors, None)
+    x_s, x_t = (matrix(x, name, config.dtype, where) for x, name in ((source, "source"), (target, "target")))
+    xp = array_namespace(x_s)
+    classes, named = indexed(host(labels), len(x_s))
     width = checked_width(x_s, x_t, len(classes), config)
-    unit = unit_rows(np.concatenate((x_s, x_t)))
+    y = xp.asarray(named, device=device(x_s))
+    unit = unit_rows(xp.concat((x_s, x_t)))
     mean = unit.mean(0)
     x = unit - mean
     x_s, x_t = x[: len(x_s)], x[len(x_s) :]
-    stage = align(x_s, y, x_t, np.eye(len(classes), width, dtype=x.dtype), config)
+    frame = xp.eye(len(classes), width, dtype=x.dtype, device=device(x))
+    stage = align(x_s, y, x_t, frame, config)
     target_side = stage.membership @ stage.prototypes
-    rebuilt_s = np.concatenate((stage.prototypes[y], x_s @ stage.projection), axis=1)
-    rebuilt_t = np.concatenate((target_side, x_t @ stage.projection), axis=1)
+    rebuilt_s = xp.concat((stage.prototypes[y], x_s @ stage.projection), axis=1)
+    rebuilt_t = xp.concat((target_side, x_t @ stage.projection), axis=1)
     codes = quantise(rebuilt_s, rebuilt_t, config)
-    learned = np.concatenate((codes.source_codes, codes.target_codes)).astype(x.dtype)
-    named = np.bincount(stage.scores.argmax(1), minlength=len(classes))
+    learned = xp.astype(xp.concat((codes.source_codes, codes.target_codes)), x.dtype)
+    counts = np.bincount(host(stage.scores.argmax(1)), minlength=len(classes))
     fitted = PscaMap(
-        config, classes, mean, (x_s @ stage.projection).mean(0), stage, codes,
-        ridge(x, learned, config.ridge), tuple(classes[named == 0].tolist()), Agreement(0, 0, 0),
+        config, classes, host(mean), host((x_s @ stage.projection).mean(0)), stage.hosted(), codes.hosted(),
+        host(ridge(x, learned, config.ridge)), tuple(classes[counts == 0].tolist()), Agreement(0, 0, 0),
     )  # fmt: skip
-    return replace(fitted, trained=fitted.semantics.of_rows(x_t))
+    return replace(fitted, trained=fitted.semantics.of_rows(host(x_t)))
 
 
 def align(source: Floats, y: Labels, target: Floats, frame: Floats, config: PscaConfig) -> Alignment:
@@ -72,11 +86,13 @@ def align(source: Floats, y: Labels, target: Floats, frame: Floats, config: Psca
     Within a round the objective never rises (joint weights). Between rounds reliability changes, and with it
     the objective. P multiplies O by a symmetric matrix, so O stays the frame [C, q] it was started from.
     """
-    x, count = np.concatenate((source, target)), len(frame)
+    xp = array_namespace(source)
+    x, count = xp.concat((source, target)), len(frame)
     gap, y_s = mean_gap(source, target, config.unit_gap), one_hot(y, count, x.dtype)
 
     def weighed(r: Floats) -> Floats:
-        return np.concatenate((y_s, r**config.sigma if config.weights == "joint" else r))
+        both: Floats = xp.concat((y_s, r**config.sigma if config.weights == "joint" else r))
+        return both
 
     def projection(r: Floats, rows: Floats) -> Floats:
         return project(x, weighed(r), frame, gap, rows, config.align, config.sparse)
@@ -88,7 +104,7 @@ def align(source: Floats, y: Labels, target: Floats, frame: Floats, config: Psca
     found = centres(source, y, target, count)
     scores = config.scores(found, target, 0.0)
     r = one_hot(scores.argmax(1), count, x.dtype)
-    p = projection(r, np.ones(x.shape[1], x.dtype))
+    p = projection(r, xp.ones_like(x[0]))
     trace: list[Values] = []
     for step in range(1, config.rounds + 1):
         d = squared_distances(target @ p, frame)
@@ -115,27 +131,29 @@ def target_term(d: Floats, r: Floats, told: Reliability, config: PscaConfig) -> 
     """
     if config.weights == "literal":
         return float((r * d).sum())
-    trust, own = config.trust(told), r[np.arange(len(r)), told.named]
+    xp = array_namespace(r)
+    trust, own = config.trust(told), r[xp.arange(len(r), device=device(r)), told.named]
     counts = (trust > 0) & (own < 1)  # 0 log 0 = 0, and inf log 1 = 0
     with np.errstate(divide="ignore"):
-        return float((r**config.sigma * d).sum() - (trust[counts] * np.log(own[counts])).sum())
+        return float((r**config.sigma * d).sum() - (trust[counts] * xp.log(own[counts])).sum())
 
 
 def penalty(p: Floats, gap: Floats, config: PscaConfig) -> float:
     """lambda1 ||v P||^2 + lambda2 sum_i sqrt(||p_i||^2 + eps)."""
-    sparse = np.sqrt((p**2).sum(1) + config.sparse_eps).sum()
+    sparse = array_namespace(p).sqrt((p**2).sum(1) + config.sparse_eps).sum()
     return float(config.align * ((gap @ p) ** 2).sum() + config.sparse * sparse)
 
 
 def mean_gap(source: Floats, target: Floats, unit: bool) -> Floats:
     """v [D] = X'e, e = 1/n_s on the source and -1/n_t on the target, scaled to length 1 if asked for."""
-    gap = source.mean(0) - target.mean(0)
-    return np.asarray(gap / np.sqrt(1 / len(source) + 1 / len(target)) if unit else gap, source.dtype)
+    gap: Floats = source.mean(0) - target.mean(0)
+    return gap / (1 / len(source) + 1 / len(target)) ** 0.5 if unit else gap
 
 
 def quantise(source: Floats, target: Floats, config: PscaConfig) -> Quantisation:
     """Stage 2 on rebuilt rows F: W_s, W_t, then H, until the objective stands still."""
-    frame = leading_frame(np.concatenate((source, target)), config.bits, np.random.default_rng(config.seed))
+    xp = array_namespace(source)
+    frame = leading_frame(xp.concat((source, target)), config.bits, np.random.default_rng(config.seed))
     w_s = w_t = frame
     h_s, h_t = _signs(source @ w_s), _signs(target @ w_t)
     a_s, a_t = source.T @ source, target.T @ target
@@ -152,9 +170,11 @@ def quantise(source: Floats, target: Floats, config: PscaConfig) -> Quantisation
         trace.append(value())
         if abs(trace[-1] - trace[-2]) <= config.code_tolerance * abs(trace[-2]):
             break
-    return Quantisation(w_s, w_t, h_s.astype(np.int8), h_t.astype(np.int8), tuple(trace))
+    return Quantisation(w_s, w_t, xp.astype(h_s, xp.int8), xp.astype(h_t, xp.int8), tuple(trace))
 
 
 def _signs(relaxed: Floats) -> Floats:
     """+1 where >= 0, else -1."""
-    return np.where(relaxed >= 0, 1, -1).astype(relaxed.dtype)
+    ones = array_namespace(relaxed).ones_like(relaxed)
+    found: Floats = array_namespace(relaxed).where(relaxed >= 0, ones, -ones)
+    return found

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
 
 from adapters.semantics import Centres, Floats, Labels, Reliability, reliability
@@ -49,6 +51,8 @@ class PscaConfig:
     code_tolerance: float = 1e-6
     inner_steps: int = 20
     dtype: Literal["float64", "float32"] = "float64"
+    device: str | None = None
+    """Of torch, such as "cuda"; None computes where the features are: arrays in NumPy, tensors in torch."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +65,13 @@ class PscaConfig:
                 raise ConfigError(f"{name} of at least 0 expected, got {getattr(self, name)}")
         if not self.sigma > 1:
             raise ConfigError(f"sigma above 1 expected, got {self.sigma}: at 1 memberships are not soft")
+        if self.device is not None:
+            try:
+                torch.empty(0, device=self.device)
+            except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+                raise ConfigError(
+                    f"device {self.device!r} cannot be used ({str(error).splitlines()[0]}): leave it out"
+                ) from error
 
     def scores(self, found: Centres, z: Floats, progress: float) -> Floats:
         """pi of projected samples; `progress` in 0..1 matters to `blend` only."""
@@ -74,20 +85,33 @@ class PscaConfig:
         """alpha as the membership step takes it."""
         if self.membership == "soft":
             return self.reliability_scale * told.weight
-        return np.full_like(told.weight, np.inf if self.membership == "hard" else 0.0)
+        xp = array_namespace(told.weight)
+        full: Floats = xp.full_like(told.weight, np.inf if self.membership == "hard" else 0.0)
+        return full
 
 
-def matrix(x: ArrayLike, name: str, dtype: str) -> Floats:
-    """Features [n, D] as numbers, all finite."""
-    rows = np.asarray(x, dtype)
+def matrix(x: ArrayLike | torch.Tensor, name: str, dtype: str, device: str | None = None) -> Floats:
+    """Features [n, D] as numbers, all finite: an array, or a tensor where a device is named."""
+    rows: Any
+    if device is None:
+        rows = np.asarray(x, dtype)
+    else:
+        given = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, dtype))
+        rows = given.detach().to(device, getattr(torch, dtype))
     if rows.ndim != 2 or not rows.shape[1]:
         raise ConfigError(f"{name}: a matrix [n, D] expected, got shape {rows.shape}")
-    bad = int((~np.isfinite(rows)).any(1).sum())
+    bad = int((~array_namespace(rows).isfinite(rows)).any(1).sum())
     if bad:
         raise ConfigError(
             f"{name}: finite features expected, got NaN or infinity in {bad} of {len(rows)} rows"
         )
-    return rows
+    checked: Floats = rows
+    return checked
+
+
+def host(x: Any) -> NDArray[Any]:
+    """An array in the memory of the processor."""
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
 def indexed(labels: ArrayLike, expected: int) -> tuple[NDArray[Any], Labels]:

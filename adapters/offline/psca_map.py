@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from adapters.offline.prototypes import membership
-from adapters.offline.psca_config import PscaConfig, matrix
+from adapters.offline.psca_config import PscaConfig, host, matrix
 from adapters.semantics import Agreement, Centres, Floats, Semantics, unit_rows
 from core.errors import ConfigError
 
@@ -35,6 +36,12 @@ class Alignment:
     trace: tuple[Values, ...]
     """Per round: objective before it, after R, after P, after O, reliability held still within the round."""
 
+    def hosted(self) -> Alignment:
+        """The same in NumPy, on the processor."""
+        told = Centres(*(host(v) for v in (self.centres.mean, self.centres.source, self.centres.target)))
+        p, o, r, pi = (host(v) for v in (self.projection, self.prototypes, self.membership, self.scores))
+        return Alignment(p, o, r, pi, told, self.progress, self.trace)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantisation:
@@ -50,6 +57,11 @@ class Quantisation:
     """H_t [n_t, L]."""
     trace: Values
     """Objective at the start and after every round."""
+
+    def hosted(self) -> Quantisation:
+        """The same in NumPy, on the processor."""
+        w_s, w_t, h_s, h_t = map(host, (self.source, self.target, self.source_codes, self.target_codes))
+        return Quantisation(w_s, w_t, h_s, h_t, self.trace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,28 +84,28 @@ class PscaMap:
     trained: Agreement
     """Of the target it was fitted to: what later batches are compared with."""
 
-    def features(self, x: ArrayLike) -> Floats:
+    def features(self, x: ArrayLike | Tensor) -> Floats:
         """Rows of length 1, minus the stored mean."""
-        rows = matrix(x, "features", self.config.dtype)
+        rows = matrix(host(x), "features", self.config.dtype)
         if rows.shape[1] != len(self.mean):
             raise ConfigError(f"features of width {len(self.mean)} expected, got {rows.shape[1]}")
         return np.asarray(unit_rows(rows) - self.mean)
 
-    def relaxed(self, x: ArrayLike) -> Floats:
+    def relaxed(self, x: ArrayLike | Tensor) -> Floats:
         """x Phi [B, L]; a bit is 1 where it is >= 0."""
         return np.asarray(self.features(x) @ self.hash)
 
-    def bits(self, x: ArrayLike) -> NDArray[np.bool_]:
+    def bits(self, x: ArrayLike | Tensor) -> NDArray[np.bool_]:
         """Out-of-sample codes [B, L]."""
         return np.asarray(self.relaxed(x) >= 0)
 
-    def relaxed_by_membership(self, x: ArrayLike) -> Floats:
+    def relaxed_by_membership(self, x: ArrayLike | Tensor) -> Floats:
         """[r(x) O ; x P] W_t [B, L]: another out-of-sample code, ours, made as training codes are."""
         projected, r = self._placed(self.features(x))
         rebuilt = np.concatenate((r @ self.alignment.prototypes, projected), axis=1)
         return np.asarray(rebuilt @ self.quantisation.target)
 
-    def pseudo_labels(self, x: ArrayLike) -> NDArray[Any]:
+    def pseudo_labels(self, x: ArrayLike | Tensor) -> NDArray[Any]:
         """[B] in the source's labels: the class of the largest membership."""
         return np.asarray(self.classes[self._placed(self.features(x))[1].argmax(1)])
 
@@ -107,7 +119,7 @@ class PscaMap:
             config.temperature, config.squared, share, config.reliability_eps, config.reliability_cap,
         )  # fmt: skip
 
-    def gauges(self, x: ArrayLike) -> Agreement:
+    def gauges(self, x: ArrayLike | Tensor) -> Agreement:
         """Of raw features [B, D], B at least 1."""
         rows = self.features(x)
         if not len(rows):

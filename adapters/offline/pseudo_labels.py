@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from array_api_compat import array_namespace
 
 from adapters.offline.prototypes import one_hot
 from adapters.semantics import Centres, Floats, Labels, squared_distances, unit_rows
@@ -22,7 +22,7 @@ def centres(source: Floats, labels: Labels, target: Floats, classes: int) -> Cen
 
     Reference: Wang and Breckon, arXiv 1911.07982 (SPL): nearest class prototype, structured prediction.
     """
-    mean = np.concatenate((source, target)).mean(0)
+    mean = array_namespace(source).concat((source, target)).mean(0)
     y = one_hot(labels, classes, source.dtype)
     means = unit_rows((y.T @ unit_rows(source - mean)) / y.sum(0)[:, None])
     return Centres(mean, means, unit_rows(clusters(unit_rows(target - mean), means)))
@@ -30,13 +30,14 @@ def centres(source: Floats, labels: Labels, target: Floats, classes: int) -> Cen
 
 def clusters(points: Floats, start: Floats) -> Floats:
     """Lloyd's k-means from [C, q] given centres; a cluster that empties keeps its last centre."""
-    centre, before = start, np.full(len(points), -1)
+    xp = array_namespace(points)
+    centre, before = start, None
     for _ in range(ROUNDS):
         nearest = squared_distances(points, centre).argmin(1)
-        if np.array_equal(nearest, before):
+        if before is not None and bool((nearest == before).all()):
             break
         members = one_hot(nearest, len(start), points.dtype)
         count = members.sum(0)[:, None]
-        centre = np.where(count > 0, (members.T @ points) / np.maximum(count, 1), centre)
+        centre = xp.where(count > 0, (members.T @ points) / xp.clip(count, min=1), centre)
         before = nearest
-    return np.asarray(centre)
+    return centre

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from adapters.offline.prototypes import leading_frame, membership, one_hot, polar
@@ -219,6 +220,43 @@ def test_float32_agrees_with_float64() -> None:
     assert np.array_equal(single.pseudo_labels(target), double.pseudo_labels(target))
     # Stage 2 may start in directions in which features hold nothing: those are rounding, and so their bits.
     assert (single.bits(target) == double.bits(target)).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "fcm"])
+@pytest.mark.parametrize("width", [12, 200])
+def test_tensors_and_arrays_give_the_same_map(width: int, kind: Literal["soft", "hard", "fcm"]) -> None:
+    source, y, target, _ = domains(2, width)
+    config = replace(SMALL, membership=kind, sigma=1.5 if kind == "soft" else 2.0)
+    arrays = fit(source, y, target, config)
+    for given in (
+        fit(torch.from_numpy(source), torch.from_numpy(y), torch.from_numpy(target), config),
+        fit(source, y, target, replace(config, device="cpu")),
+        fit(torch.from_numpy(source), y, target, config),
+    ):
+        assert np.array(given.alignment.trace) == pytest.approx(np.array(arrays.alignment.trace), rel=1e-9)
+        assert given.alignment.membership == pytest.approx(arrays.alignment.membership, abs=1e-7)
+        assert isinstance(given.hash, np.ndarray) and given.hash.dtype == np.float64
+        assert given.relaxed_by_membership(target).shape == (80, 8)
+        assert given.trained.gap == pytest.approx(arrays.trained.gap)
+        # Stage 2 starts in directions that may be rounding, as in the test of float32.
+        assert (given.bits(target) == arrays.bits(torch.from_numpy(target))).mean() > 0.9
+    single = fit(torch.from_numpy(source), y, target, replace(config, dtype="float32"))
+    assert single.hash.dtype == np.float32
+    assert (single.pseudo_labels(target) == arrays.pseudo_labels(target)).mean() > 0.97
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_gives_the_same_map() -> None:
+    source, y, target, _ = domains()
+    here, there = fit(source, y, target, SMALL), fit(source, y, target, replace(SMALL, device="cuda"))
+    assert there.alignment.membership == pytest.approx(here.alignment.membership, abs=1e-7)
+    assert (there.bits(target) == here.bits(target)).mean() > 0.9
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: leave it out"):
+        PscaConfig(device=device)
 
 
 def test_a_class_that_the_target_lacks_is_reported() -> None:
