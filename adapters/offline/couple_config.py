@@ -146,7 +146,7 @@ def paper(**changes: Any) -> CoupleConfig:
 
 def plus(**changes: Any) -> CoupleConfig:
     """With our additions: the trusted share grows, and edges between different labels count little."""
-    return CoupleConfig(**{"rho_start": 0.2, "label_eps": 0.05, **changes})
+    return CoupleConfig(**{"rho_start": 0.2, "rho": 0.9, "label_eps": 0.05, **changes})
 
 
 def rows(x: ArrayLike, name: str) -> Rows:

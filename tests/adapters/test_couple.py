@@ -217,13 +217,13 @@ def test_nothing_trusted_leaves_the_source_training_as_it_is() -> None:
 
 def test_growth_of_the_trusted_share() -> None:
     grown = plus(epochs=11, pretrain=1)
-    assert [grown.rho_at(e) for e in (1, 10, 11)] == pytest.approx([0.2, 0.5, 0.5])
-    assert grown.rho_at(5) == pytest.approx(0.2 + 0.3 * 4 / 9)
+    assert [grown.rho_at(e) for e in (1, 10, 11)] == pytest.approx([0.2, 0.9, 0.9])
+    assert grown.rho_at(5) == pytest.approx(0.2 + 0.7 * 4 / 9)
     assert paper().rho_at(3) == 0.5 and paper().first == 20 and plus(rho_start=0.3).rho_start == 0.3
     every = replace(SMALL, epochs=9, pretrain=2, refresh=3)
     assert [e for e in range(9) if every.renews(e, 100)] == [2, 5, 8]
     assert [e for e in range(9) if replace(every, refresh=None).renews(e, 30_000)] == [2, 7]
-    assert plus(label_eps=1.0) == paper(rho_start=0.2)
+    assert plus(label_eps=1.0) == paper(rho_start=0.2, rho=0.9)
 
 
 def test_batches_hold_the_classes_in_proportion() -> None:
