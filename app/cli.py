@@ -243,7 +243,8 @@ def names(text: str) -> tuple[str, ...]:
 
 @app.command(
     epilog="Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
-    "`qshift fit psca photos --target paintings --base qshift-data/paintings`"
+    "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
+    "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
 )
 def fit(
     method: Annotated[
@@ -265,19 +266,30 @@ def fit(
     base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
     bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
     seed: Annotated[int, typer.Option()] = 0,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="psca, couple: resnet34, vit_b_16, mobilenet_v2 or alexnet as the image tower."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone: .safetensors, .npz or .pth; random without it.")
+    ] = None,
+    side: Annotated[int, typer.Option(help="Of the pictures that the tower takes, in pixels.", min=16)] = 112,
     tower_rate: Annotated[
         float,
         typer.Option(
-            help="tpsnet: learning rate of the image tower, such as 1e-5; 0 keeps it frozen.", min=0.0
+            help="couple, tpsnet: learning rate of the image tower, such as 1e-4; 0 keeps it frozen.", min=0.0
         ),
     ] = 0.0,
+    epochs: Annotated[int | None, typer.Option(help="couple, tpsnet: their own without it.", min=1)] = None,
 ) -> None:
     """Train a base model on captioned pictures, or on two domains."""
+    from app.domains.material import FitOptions
     from app.fit import fit
 
     if data is None and Path(method).is_dir():  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
-    fit(method, data, target, base, bits, seed, CONSOLE, tower_rate)
+    options = FitOptions(bits, seed, side, backbone, weights, tower_rate, epochs)
+    fit(method, data, target, base, options, CONSOLE)
 
 
 @app.command(

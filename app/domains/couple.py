@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from adapters.offline.couple import fit
-from adapters.offline.couple_config import plus
-from app.domains.material import Learnt, Material, unit_features
+from adapters.offline.couple_config import Couple, plus
+from app.domains.material import Learnt, Material, raw_features, unit_features
+from core.types import Floats
 from encoders.head import HashHead
 from encoders.projection import Projection
 
 HIDDEN = 512  # of the head
+EPOCHS, BATCH, PAIRS = 12, 64, 16  # with a tower that is trained along: what two processor cores can bear
+
+
+class Centred(nn.Module):
+    """A tower's unit features minus a mean that stays: pictures [B, 3, H, W] -> [B, D]."""
+
+    mean: Tensor
+
+    def __init__(self, tower: nn.Module, mean: Tensor) -> None:
+        super().__init__()
+        self.tower = copy.deepcopy(tower).requires_grad_(True)
+        self.register_buffer("mean", mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(self.tower(x), dim=1) - self.mean
 
 
 def couple_head(material: Material) -> Learnt:
     """COUPLE's head of two layers is the projection; its signs are the code."""
-    unit = [unit_features(None, rows) for rows in (material.source, material.target)]
+    bits, raw = material.options.bits, (material.source, material.target)
+    unit = [unit_features(None, rows) for rows in raw]
     mean = np.concatenate(unit).mean(0)
-    config = plus(seed=material.seed)
-    found = fit(
-        unit[0] - mean, material.labels, unit[1] - mean,
-        projection_head(unit[0].shape[1], material.bits, material.seed), config,
-        progress=material.progress, checkpoint=material.checkpoint, team=material.team,
-    )  # fmt: skip
+    found, tower = _trained(material, unit, mean)
+    if tower is not None:  # its features have moved
+        material.image.raw.load_state_dict(dict(tower))
+        raw = tuple(raw_features(material.image, rows, lambda: None) for rows in material.pixels)  # type: ignore[assignment]
     projection = Projection.from_tensors({**found.head, "mean": torch.from_numpy(mean)})
-    head = HashHead(
-        np.eye(material.bits, dtype=np.float32),
-        np.zeros(material.bits, np.float32),
-        {"image": np.zeros(material.bits, np.float32)},
-    )
+    zeros = np.zeros(bits, np.float32)
+    head = HashHead(np.eye(bits, dtype=np.float32), zeros, {"image": zeros})
     last = found.reports[-1]
     gauges = {
         "trusted": last.trusted / len(unit[1]),
         "reached": last.reached,
         "loss": found.losses[-1].source,
     }
-    features = (unit_features(projection, material.source), unit_features(projection, material.target))
-    return Learnt(head, features, projection, gauges=gauges, config=asdict(config))
+    features = (unit_features(projection, raw[0]), unit_features(projection, raw[1]))
+    return Learnt(head, features, projection, gauges=gauges, config=asdict(found.config), tower=tower)
+
+
+def _trained(
+    material: Material, unit: list[Floats], mean: Floats
+) -> tuple[Couple, Mapping[str, Tensor] | None]:
+    """The fit, and the state of the tower where it was trained along."""
+    options, image = material.options, material.image
+    head = projection_head(unit[0].shape[1], options.bits, options.seed)
+    shared = {"progress": material.progress, "checkpoint": material.checkpoint, "team": material.team}
+    if not options.tower_rate:
+        own = {} if options.epochs is None else {"epochs": options.epochs}
+        config = plus(seed=options.seed, **own)
+        return fit(unit[0] - mean, material.labels, unit[1] - mean, head, config, **shared), None  # type: ignore[arg-type]
+    config = plus(
+        seed=options.seed, epochs=options.epochs or EPOCHS, batch=BATCH, pairs=PAIRS,
+        backbone_rate=options.tower_rate,
+    )  # fmt: skip
+    pictures = [image.collate(rows, len(rows)).numpy() for rows in material.pixels]
+    backbone = Centred(image.raw, torch.from_numpy(mean))
+    found = fit(pictures[0], material.labels, pictures[1], head, config, backbone=backbone, **shared)  # type: ignore[arg-type]
+    assert found.backbone is not None
+    inner = "tower."
+    state = {name.removeprefix(inner): v for name, v in found.backbone.items() if name.startswith(inner)}
+    return found, state
 
 
 def projection_head(inputs: int, bits: int, seed: int) -> Projection:

@@ -16,11 +16,38 @@ from adapters.offline.parallel import Team
 from app.measure import BATCH, Progress
 from core.types import Floats
 from encoders.base_model import Fusion
-from encoders.clip import Towers
 from encoders.head import HashHead
 from encoders.images import Pixels
 from encoders.projection import Projection
+from encoders.text import TextTower
 from encoders.vision import ImageTower
+
+SIDE = 112  # pixels: the packaged tower's
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How a base of two domains is made.
+
+    Args:
+        bits: width of the codes, a multiple of 8.
+        seed: of everything drawn.
+        side: of the pictures that the tower takes, in pixels.
+        backbone: a torchvision backbone as the image tower; None takes the packaged one.
+        weights: of the backbone; None starts it from random ones.
+        tower_rate: learning rate of the image tower in COUPLE and TPSNet; 0 leaves it frozen.
+        epochs: of COUPLE and of TPSNet's second stage; None takes their own.
+        name: of the base; the method's without it.
+    """
+
+    bits: int = 64
+    seed: int = 0
+    side: int = SIDE
+    backbone: str | None = None
+    weights: Path | None = None
+    tower_rate: float = 0.0
+    epochs: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +55,27 @@ class Material:
     """What a method is fitted to.
 
     Args:
-        towers: the frozen towers.
+        image: the image tower.
+        text: the text tower of the same model, if there is one.
         source, target: raw features [n_s, D] and [n_t, D] of the image tower.
         pixels: the pictures behind them, prepared.
         labels: [n_s].
-        bits, seed: of the code.
-        tower_rate: learning rate of the image tower in TPSNet; 0 leaves it frozen.
+        options: see there.
         checkpoint: where a long fit may keep what it has done.
         team: this process among those that torchrun started.
         progress: called with (done, total, text).
     """
 
-    towers: Towers
+    image: ImageTower
+    text: TextTower | None
     source: Floats
     labels: NDArray[np.int64]
     target: Floats
     pixels: tuple[Sequence[Pixels], Sequence[Pixels]]
-    bits: int
-    seed: int
+    options: FitOptions
     checkpoint: Path
     team: Team
     progress: Progress
-    tower_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from encoders.head import HashHead
 
 def psca_head(material: Material) -> Learnt:
     """PSCA's out-of-sample map is linear: it is the hash head, in front of which the online stage adapts."""
-    config = PscaConfig(bits=material.bits, seed=material.seed)
+    config = PscaConfig(bits=material.options.bits, seed=material.options.seed)
     material.progress(0, 1, "fitting PSCA")
     unit = unit_features(None, material.source), unit_features(None, material.target)
     found = fit(unit[0], material.labels, unit[1], config)
     material.progress(1, 1, "fitting PSCA")
     head = HashHead(
         np.ascontiguousarray(found.hash.T, np.float32),
-        np.zeros(material.bits, np.float32),
+        np.zeros(material.options.bits, np.float32),
         {"image": found.mean.astype(np.float32)},
     )
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}

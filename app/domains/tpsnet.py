@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -32,23 +32,27 @@ UNTIED = (
 
 def tpsnet_head(material: Material) -> Learnt:
     """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
+    options, image = material.options, material.image
     config = TpsConfig(
-        classes=int(material.labels.max()) + 1, seed=material.seed, tower_rate=material.tower_rate
+        classes=int(material.labels.max()) + 1, seed=options.seed, tower_rate=options.tower_rate
     )
-    image = material.towers.image
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
+    assert material.text is not None  # `fit_domain_base` checks it
+    towers = Towers(image, material.text)
     raw = (material.source, material.target)
     phases = [phases_of(image, rows) for rows in material.pixels]
     pictures = [image.collate(rows, len(rows)) for rows in material.pixels] if config.tower_rate else None
     network, found = fitted_tpsnet(
-        material.towers, raw, phases, config, "class_queries", material.progress, material.team, pictures
+        towers, raw, phases, config, "class_queries", material.progress, material.team, pictures
     )
     if config.tower_rate:  # its features have moved
         raw = tuple(raw_features(image, rows, lambda: None) for rows in material.pixels)  # type: ignore[assignment]
     both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
     everything = np.concatenate(both)
     centre = everything.mean(0)
-    weight = itq(everything, centre, material.bits, seed=material.seed)
-    head = HashHead(weight, np.zeros(material.bits, np.float32), {"image": centre})
+    weight = itq(everything, centre, options.bits, seed=options.seed)
+    head = HashHead(weight, np.zeros(options.bits, np.float32), {"image": centre})
     tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
     clusters = found.clusters
     gauges = {"prompts": clusters.losses[-1], "returned": clusters.returned}

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from app.domains.base import HEADS, fit_domain_base
+from app.domains.material import FitOptions
 from app.emoji import EmojiSet
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
@@ -69,10 +70,8 @@ def fit_domains(task: Task, folder: Path, bits: int, progress: Progress | None) 
         labels,
         task.extra["target"],
         folder,
-        bits,
-        progress=progress,
-        side=side,
-        name=task.base,
+        FitOptions(bits=bits, side=side, name=task.base),
+        progress,
     )
 
 

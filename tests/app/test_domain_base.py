@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from adapters.semantics import Semantics
 from app.domains.base import HEADS, fit_domain_base
-from app.domains.material import Learnt, Material
+from app.domains.couple import couple_head
+from app.domains.material import FitOptions, Learnt, Material
 from app.domains.tpsnet import tpsnet_head
 from app.fit import build, fit
 from app.observers import semantics
@@ -20,6 +22,7 @@ from app.own_command import replay_own
 from core.config import Config
 from core.errors import ArtifactError, ConfigError
 from encoders.base_model import load_base
+from encoders.vision import backbone
 
 KINDS = ("bar", "dot", "frame")
 
@@ -70,7 +73,7 @@ def test_fit_build_and_replay(tmp_path: Path, domains: tuple[Path, Path, Path], 
     source, target, asked = domains
     base, gallery, out = tmp_path / "base", tmp_path / "gallery", tmp_path / "rows.json"
     console = quiet()
-    fit(method, source, target, base, 32, 0, console)
+    fit(method, source, target, base, FitOptions(bits=32), console)
     build(source, base, gallery, console)
     rows = replay_own(asked, gallery, base, Config(), ["default"], console, out)
     assert [row.method for row in rows] == ["frozen", "default"]
@@ -82,11 +85,11 @@ def test_fit_build_and_replay(tmp_path: Path, domains: tuple[Path, Path, Path], 
     assert found.provenance["method"] == method and found.provenance["classes"] == list(KINDS)
     assert found.bits == 32 and set(found.constants) >= {"image"}
     again = tmp_path / "again"
-    fit(method, source, target, again, 32, 0, console)
+    fit(method, source, target, again, FitOptions(bits=32), console)
     assert load_base(again).version == found.version, "the same pictures and seed give the same bytes"
     with pytest.raises(ArtifactError, match="rebuild the gallery"):
         other = tmp_path / "other"
-        fit(method, source, target, other, 16, 0, console)
+        fit(method, source, target, other, FitOptions(bits=16), console)
         replay_own(asked, gallery, other, Config(), ["default"], console)
 
 
@@ -105,7 +108,7 @@ def test_a_tower_that_is_trained_along_is_served(
     monkeypatch.setattr("app.domains.base.HEADS", {"tpsnet": spied})
     monkeypatch.setattr("app.fit.HEADS", {"tpsnet": spied})
     base, gallery = tmp_path / "base", tmp_path / "gallery"
-    fit("tpsnet", source, target, base, 16, 0, quiet(), 1e-4)
+    fit("tpsnet", source, target, base, FitOptions(bits=16, tower_rate=1e-4), quiet())
     found = load_base(base)
     assert found.provenance["image_tower"].endswith("trained along")
     tower = found.encoders["image"]
@@ -116,10 +119,44 @@ def test_a_tower_that_is_trained_along_is_served(
     assert unit.numpy() == pytest.approx(seen[0].features[0], abs=1e-4)
     frozen = tmp_path / "frozen"
     monkeypatch.undo()
-    fit("tpsnet", source, target, frozen, 16, 0, quiet())
+    fit("tpsnet", source, target, frozen, FitOptions(bits=16), quiet())
     assert load_base(frozen).encoders["image"].fingerprint != tower.fingerprint
     build(source, base, gallery, quiet())
     assert replay_own(asked, gallery, base, Config(), ["default"], quiet())[0].map > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.0, 1e-4])
+def test_couple_with_a_backbone_of_torchvision(
+    tmp_path: Path, domains: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """What is served for a picture is what the trained backbone and head made of it."""
+    source, target, asked = domains
+    seen: list[Learnt] = []
+
+    def spied(material: Material) -> Learnt:
+        seen.append(couple_head(material))
+        return seen[0]
+
+    monkeypatch.setattr("app.domains.base.HEADS", {"couple": spied})
+    base, gallery, console = tmp_path / "base", tmp_path / "gallery", quiet()
+    options = FitOptions(bits=16, side=32, backbone="mobilenet_v2", tower_rate=rate, epochs=3)
+    fit("couple", source, target, base, options, console)
+    assert "mobilenet_v2 started from random weights" in console.file.getvalue()  # type: ignore[attr-defined]
+    found = load_base(base)
+    name = "torchvision mobilenet_v2, random, seed 0" + (", trained along" if rate else "")
+    assert found.provenance["image_tower"] == name
+    tower = found.encoders["image"]
+    pictures = [
+        tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
+    ]
+    unit = tower.encode(tower.collate(pictures, len(pictures)))
+    assert unit.numpy() == pytest.approx(seen[0].features[0], abs=1e-4)
+    start = backbone("mobilenet_v2", seed=0).state_dict()
+    served = tower.raw.state_dict()  # type: ignore[attr-defined]
+    assert any(not torch.equal(served[key], start[key]) for key in start) == bool(rate)
+    build(source, base, gallery, console)
+    assert replay_own(asked, gallery, base, Config(), ["default"], console)[0].queries == 72
 
 
 @pytest.mark.slow
@@ -127,7 +164,7 @@ def test_psca_tells_whether_geometry_and_semantics_agree(
     tmp_path: Path, domains: tuple[Path, Path, Path]
 ) -> None:
     source, target, _ = domains
-    fit("psca", source, target, tmp_path / "base", 32, 0, quiet())
+    fit("psca", source, target, tmp_path / "base", FitOptions(bits=32), quiet())
     base = load_base(tmp_path / "base")
     gauges = semantics(base)
     assert gauges is not None and semantics(replace(base, extras={})) is None
@@ -150,7 +187,6 @@ def test_psca_tells_whether_geometry_and_semantics_agree(
         ("psca", ("a",), 64, 16, "a class for each of 2 source pictures, got 1"),
         ("psca", ("a", "b"), 63, 16, "the target has 63 pictures: at least 64"),
         ("psca", ("a", "b"), 64, 128, "66 pictures are fewer than 128 bits"),
-        ("couple", ("a", "b"), 64, 16, "couple does not train this tower"),
     ],
 )
 def test_what_cannot_be_fitted_is_said_before_any_work(
@@ -158,10 +194,31 @@ def test_what_cannot_be_fitted_is_said_before_any_work(
 ) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ConfigError, match=message):
-        rate = 1e-5 if method == "couple" else 0.0
         fit_domain_base(
-            method, [picture] * 2, labels, [picture] * count, tmp_path / "base", bits, tower_rate=rate
+            method, [picture] * 2, labels, [picture] * count, tmp_path / "base", FitOptions(bits=bits)
         )
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("psca", FitOptions(tower_rate=1e-4), "psca trains no tower"),
+        ("psca", FitOptions(epochs=3), "epochs of couple or tpsnet"),
+        ("couple", FitOptions(epochs=0), "at least 1, expected"),
+        ("couple", FitOptions(weights=Path("w.npz")), "w.npz are weights of a backbone: say which"),
+        ("tpsnet", FitOptions(backbone="alexnet"), "tpsnet needs a text tower"),
+        ("couple", FitOptions(backbone="vgg"), "no backbone 'vgg': expected one of resnet34, vit_b_16"),
+        ("couple", FitOptions(backbone="alexnet", side=32), "alexnet does not take pictures of 32 pixels"),
+        ("couple", FitOptions(backbone="vit_b_16", side=64), "vit_b_16 does not take pictures of 64 pixels"),
+    ],
+)
+def test_options_that_do_not_fit_are_said_before_any_work(
+    tmp_path: Path, method: str, options: FitOptions, message: str
+) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ConfigError, match=message):
+        fit_domain_base(method, [picture] * 2, ("a", "b"), [picture] * 64, tmp_path / "base", options)
     assert not (tmp_path / "base").exists()
 
 
@@ -177,7 +234,7 @@ def test_folders_that_do_not_fit_the_method(tmp_path: Path) -> None:
     )
     for method, source, target, message in cases:
         with pytest.raises(ConfigError, match=message):
-            fit(method, source, target, tmp_path / "base", 64, 0, quiet())
+            fit(method, source, target, tmp_path / "base", FitOptions(), quiet())
 
 
 @pytest.mark.slow
@@ -186,7 +243,7 @@ def test_an_interrupted_fit_leaves_the_older_base(
 ) -> None:
     source, target, _ = domains
     base = tmp_path / "base"
-    fit("psca", source, target, base, 32, 0, quiet())
+    fit("psca", source, target, base, FitOptions(bits=32), quiet())
     before = load_base(base).version
 
     def broken(material: Material) -> Learnt:
@@ -194,5 +251,5 @@ def test_an_interrupted_fit_leaves_the_older_base(
 
     monkeypatch.setattr("app.domains.base.HEADS", {"psca": broken})
     with pytest.raises(KeyboardInterrupt):
-        fit("psca", source, target, base, 64, 0, quiet())
+        fit("psca", source, target, base, FitOptions(), quiet())
     assert load_base(base).version == before

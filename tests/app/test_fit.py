@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from app.domains.material import FitOptions
 from app.emoji import EmojiSet
 from app.fit import MODELS, fit
 from app.measure import BATCH, measure
@@ -146,7 +147,7 @@ def test_command_chooses_the_model(tmp_path: Path) -> None:
         ("open_clip", "3 pictures are too few for 64 bits"),
     ):
         with pytest.raises(ConfigError, match=message):
-            fit(model, pictures, None, tmp_path / "base", 64, 0, console)
+            fit(model, pictures, None, tmp_path / "base", FitOptions(), console)
 
 
 @pytest.mark.slow
