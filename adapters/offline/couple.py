@@ -55,8 +55,10 @@ from adapters.offline.psca_config import indexed
 from adapters.offline.relation_graph import (
     Edges,
     Pairs,
+    agreement,
     cross_pairs,
     diffuse,
+    ranked_together,
     relation_edges,
     select,
     walk_pairs,
@@ -276,6 +278,9 @@ class _Run:
             graph, n_s, rho, beta=config.beta, slack=config.slack, eps=config.eps, sweeps=config.sweeps
         )
         score = found.scores if config.selection == "flow" else sure
+        if config.selection == "both":
+            believed = sure * agreement(edges, np.concatenate((self.y, pseudo)))
+            score = ranked_together(found.scores, believed)
         every = np.ones(len(pseudo), bool)
         chosen = every if config.selection == "all" else select(score, rho, pseudo, config.quota)
         starts = np.concatenate((np.arange(n_s), n_s + np.flatnonzero(chosen)))

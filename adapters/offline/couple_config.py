@@ -28,9 +28,10 @@ class CoupleConfig:
     """k of the graph. Measured on digits; the authors' code of 2024 calls 3."""
     source_edges: SourceEdges = "topk"
     """Same-label pairs to join. The paper joins all; measured: too much mass for the capacity."""
-    selection: Literal["flow", "confidence", "all"] = "flow"
+    selection: Literal["flow", "both", "confidence", "all"] = "flow"
     """What trusts a target. Flow is the paper's; all pseudo-labels is its ablation V1; confidence is the
-    highest label probability, for comparison."""
+    highest label probability, for comparison. Both adds the ranks of the flow and of confidence times the
+    share of a target's edges that agree with its label (ours)."""
     rho: float = 0.5
     """Share of targets to trust at the end. Authors' code; not known from the paper."""
     rho_start: float | None = None

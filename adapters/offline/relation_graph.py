@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import rankdata
 from torch import Tensor
 
 from adapters.diffusion import (
@@ -258,6 +259,23 @@ def diffuse(
         capped=int((held > (1 - slack) * capacity * size).sum()),
         dry=int(((held == 0) & (size > 0)).sum()),
     )
+
+
+def agreement(edges: Edges, labels: Indices) -> Reals:
+    """[n_t] share of a target's edge weight that goes to nodes of its own label; 0 without edges. Ours."""
+    weights = edges.cosines.clip(FLOOR, 1)
+    whole, same = np.zeros((2, edges.nodes))
+    for one, other in ((edges.first, edges.second), (edges.second, edges.first)):
+        np.add.at(whole, one, weights)
+        np.add.at(same, one, weights * (labels[one] == labels[other]))
+    share: Reals = np.divide(same, whole, out=np.zeros_like(whole), where=whole > 0)
+    return share[edges.sources :]
+
+
+def ranked_together(flow: Reals, belief: Reals) -> Reals:
+    """[n_t] sum of both ranks; 0 stays 0 for what the flow did not reach. Ours."""
+    ranks: Reals = (rankdata(flow) + rankdata(belief)) * (flow > 0)
+    return ranks
 
 
 def select(score: Reals, rho: float, pseudo: Indices | None = None, quota: float | None = None) -> Mask:

@@ -192,7 +192,7 @@ def test_equal_input_gives_equal_bits_and_seeds_matter() -> None:
         {"selection": "confidence"}, {"selection": "all"}, {"target_loss": "ce"}, {"label_codes": "frozen"},
         {"lam": "fixed"}, {"lam": "rank"}, {"source_edges": "none"}, {"source_edges": "all", "sweeps": 50},
         {"quota": 0.5}, {"rho_start": 0.2, "label_eps": 0.05}, {"mix_weight": 0.0}, {"refresh": 2},
-        {"beta": 0.75}, {"batch": 1000}, {"neighbours": 200},
+        {"selection": "both"}, {"beta": 0.75}, {"batch": 1000}, {"neighbours": 200},
     ],
 )  # fmt: skip
 def test_every_option_changes_the_fit_and_trains(changed: dict[str, Any]) -> None:

@@ -14,14 +14,17 @@ from scipy.optimize import minimize
 
 from adapters.diffusion import FLOOR, Graph, cap, components, flow_diffuse
 from adapters.offline.relation_graph import (
+    Edges,
     Pairs,
     SourceEdges,
     SparseGraph,
+    agreement,
     cross_pairs,
     diffuse,
     masses,
     mutual_pairs,
     nearest_rows,
+    ranked_together,
     relation_edges,
     select,
     selection_report,
@@ -334,3 +337,16 @@ def test_a_walk_steps_in_proportion_to_weights() -> None:
     assert len(back) == 1000, "the way back is a pair of both domains, too"
     lonely = Graph.of_edges(*np.zeros((2, 0), np.int64), np.zeros(0), 3)
     assert len(walk_pairs(lonely, 1, np.arange(3), 3, 10, np.random.default_rng(2))) == 0
+
+
+def test_agreement_is_the_share_of_weight_to_the_own_label() -> None:
+    first, second = np.array([0, 0, 1, 2, 3]), np.array([2, 3, 3, 3, 4])
+    edges = Edges(first, second, np.array([0.5, 0.2, 0.4, 0.9, -1.0]), 2, 6)
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    found = agreement(edges, labels)
+    assert found.tolist() == pytest.approx([0.5 / 1.4, (0.4 + FLOOR) / (0.2 + 0.4 + 0.9 + FLOOR), 1.0, 0.0])
+
+
+def test_ranks_together_leave_out_what_was_not_reached() -> None:
+    flow, belief = np.array([0.0, 0.4, 1.5, 0.4]), np.array([0.9, 0.1, 0.3, 0.2])
+    assert ranked_together(flow, belief).tolist() == [0, 2.5 + 1, 4 + 3, 2.5 + 2]
