@@ -146,8 +146,10 @@ def paper(**changes: Any) -> CoupleConfig:
 
 
 def plus(**changes: Any) -> CoupleConfig:
-    """With our additions: the trusted share grows, and edges between different labels count little."""
-    return CoupleConfig(**{"rho_start": 0.2, "rho": 0.9, "label_eps": 0.05, **changes})
+    """With our additions: a trusted share that grows, edges between labels that count little, and trust by
+    flow and by confidence that neighbours share."""
+    ours = {"rho_start": 0.2, "rho": 0.9, "label_eps": 0.05, "selection": "both"}
+    return CoupleConfig(**{**ours, **changes})
 
 
 def rows(x: ArrayLike, name: str) -> Rows:

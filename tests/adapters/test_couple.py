@@ -223,7 +223,7 @@ def test_growth_of_the_trusted_share() -> None:
     every = replace(SMALL, epochs=9, pretrain=2, refresh=3)
     assert [e for e in range(9) if every.renews(e, 100)] == [2, 5, 8]
     assert [e for e in range(9) if replace(every, refresh=None).renews(e, 30_000)] == [2, 7]
-    assert plus(label_eps=1.0) == paper(rho_start=0.2, rho=0.9)
+    assert plus(label_eps=1.0, selection="flow") == paper(rho_start=0.2, rho=0.9)
 
 
 def test_batches_hold_the_classes_in_proportion() -> None:
