@@ -73,12 +73,12 @@ def fit(
         contents = [[one.content(item) for item in range(len(one))] for one in (own, other)]
         if int(os.environ.get("RANK", "0")):
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
+        if options.backbone is not None and options.weights is None:
+            console.print(f"{options.backbone} starts from random weights: --weights FILE for others")
         with bars(console) as progress:
             notes = fit_domain_base(
                 method, contents[0], own.classes, contents[1], base, options, reporter(progress)
             )
-        if options.backbone is not None and options.weights is None:
-            console.print(f"{options.backbone} started from random weights: --weights FILE for others")
         for note in notes:
             console.print(note, style="yellow")
     console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")

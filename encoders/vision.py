@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -121,9 +121,21 @@ def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.M
         kept = {key: value for key, value in found.items() if not key.startswith(f"{HEADS[name]}.")}
         try:
             module.load_state_dict(kept)
-        except RuntimeError as error:
-            raise ArtifactError(f"{weights} does not fit {name}: {error}") from error
+        except RuntimeError as error:  # torch lists hundreds of names
+            raise ArtifactError(
+                f"{weights} does not fit {name}: {_misfit(module.state_dict(), kept)}"
+            ) from error
     return module
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
+    """In one line, where a state differs from that of a module."""
+    wrong = [key for key in own if getattr(given.get(key), "shape", None) != own[key].shape]
+    first = (wrong or [key for key in given if key not in own] or ["their types"])[0]
+    return (
+        f"{len(own) - len(wrong)} of its {len(own)} tensors found among {len(given)} (look at {first}): "
+        "take the state of torchvision's model of that name"
+    )
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

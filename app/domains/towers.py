@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.domains.material import FitOptions
 from app.measure import resize_input
+from core.artifacts import digest
 from core.errors import ConfigError
 from encoders.clip import open_clip_towers
 from encoders.packages import emoji_towers, replace_image_tower
@@ -76,5 +77,8 @@ def start(folder: Path, options: FitOptions) -> Start:
             "try --side 224"
         ) from error
     write_backbone(folder, name, tower.raw, preprocess)
-    origin = f"weights from {options.weights.name}" if options.weights else f"random, seed {options.seed}"
+    if options.weights is None:
+        origin = f"random, seed {options.seed}"
+    else:
+        origin = f"weights from {options.weights.name} ({digest(options.weights)[:16]})"
     return Start(folder, tower, None, f"torchvision {name}, {origin}", name)

@@ -4,16 +4,20 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
+from adapters.offline import couple
+from adapters.offline.couple_config import Couple
 from adapters.semantics import Semantics
 from app.domains.base import HEADS, fit_domain_base
-from app.domains.couple import couple_head
+from app.domains.couple import projection_head
 from app.domains.material import FitOptions, Learnt, Material
 from app.domains.tpsnet import tpsnet_head
 from app.fit import build, fit
@@ -130,19 +134,19 @@ def test_a_tower_that_is_trained_along_is_served(
 def test_couple_with_a_backbone_of_torchvision(
     tmp_path: Path, domains: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, rate: float
 ) -> None:
-    """What is served for a picture is what the trained backbone and head made of it."""
+    """What is served for a picture is what the trained backbone and head make of it."""
     source, target, asked = domains
-    seen: list[Learnt] = []
+    seen: list[tuple[Couple, nn.Module | None]] = []
 
-    def spied(material: Material) -> Learnt:
-        seen.append(couple_head(material))
-        return seen[0]
+    def spied(*arguments: Any, backbone: nn.Module | None = None, **others: Any) -> Couple:
+        seen.append((couple.fit(*arguments, backbone=backbone, **others), backbone))
+        return seen[0][0]
 
-    monkeypatch.setattr("app.domains.base.HEADS", {"couple": spied})
+    monkeypatch.setattr("app.domains.couple.fit", spied)
     base, gallery, console = tmp_path / "base", tmp_path / "gallery", quiet()
     options = FitOptions(bits=16, side=32, backbone="mobilenet_v2", tower_rate=rate, epochs=3)
     fit("couple", source, target, base, options, console)
-    assert "mobilenet_v2 started from random weights" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "mobilenet_v2 starts from random weights" in console.file.getvalue()  # type: ignore[attr-defined]
     found = load_base(base)
     name = "torchvision mobilenet_v2, random, seed 0" + (", trained along" if rate else "")
     assert found.provenance["image_tower"] == name
@@ -150,13 +154,48 @@ def test_couple_with_a_backbone_of_torchvision(
     pictures = [
         tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
     ]
-    unit = tower.encode(tower.collate(pictures, len(pictures)))
-    assert unit.numpy() == pytest.approx(seen[0].features[0], abs=1e-4)
+    pixels = tower.collate(pictures, len(pictures))
+    fitted, trained = seen[0]
+    if trained is not None:
+        assert fitted.backbone is not None
+        trained.load_state_dict(dict(fitted.backbone))
+        head = projection_head(1280, 16, 0)
+        head.load_state_dict(dict(fitted.head))
+        with torch.no_grad():
+            expected = head.eval()(trained.eval()(pixels))
+        assert tower.encode(pixels).numpy() == pytest.approx(expected.numpy(), abs=1e-4)
     start = backbone("mobilenet_v2", seed=0).state_dict()
     served = tower.raw.state_dict()  # type: ignore[attr-defined]
     assert any(not torch.equal(served[key], start[key]) for key in start) == bool(rate)
     build(source, base, gallery, console)
     assert replay_own(asked, gallery, base, Config(), ["default"], console)[0].queries == 72
+
+
+@pytest.mark.slow
+def test_a_stopped_fit_of_a_backbone_goes_on(tmp_path: Path, domains: tuple[Path, Path, Path]) -> None:
+    """The base of a fit that was stopped after an epoch is, byte for byte, that of one that was not."""
+    source, target, _ = domains
+    pictures = [[path.read_bytes() for path in sorted(side.rglob("*.png"))] for side in (source, target)]
+    labels = [path.parent.name for path in sorted(source.rglob("*.png"))]
+    options = FitOptions(bits=16, side=32, backbone="mobilenet_v2", tower_rate=1e-4, epochs=3)
+    epochs: list[int] = []
+
+    def fitted(folder: Path, stop: bool) -> None:
+        def told(done: int, total: int, text: str) -> None:
+            if text == "training COUPLE":
+                epochs.append(done)
+                if stop and done == 2:
+                    raise KeyboardInterrupt
+
+        fit_domain_base("couple", pictures[0], labels, pictures[1], folder, options, told)
+
+    fitted(tmp_path / "whole", False)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "base", True)
+    assert not (tmp_path / "base").exists()
+    fitted(tmp_path / "base", False)
+    assert epochs == [1, 2, 3, 1, 2, 3], "the third run only trains the third epoch"
+    assert load_base(tmp_path / "base").version == load_base(tmp_path / "whole").version
 
 
 @pytest.mark.slow
