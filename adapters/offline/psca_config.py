@@ -67,8 +67,8 @@ class PscaConfig:
             raise ConfigError(f"sigma above 1 expected, got {self.sigma}: at 1 memberships are not soft")
         if self.device is not None:
             try:
-                torch.empty(0, device=self.device)
-            except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+                torch.ones(1, dtype=getattr(torch, self.dtype), device=self.device).item()
+            except (RuntimeError, AssertionError, TypeError) as error:  # as different devices say it
                 raise ConfigError(
                     f"device {self.device!r} cannot be used ({str(error).splitlines()[0]}): leave it out"
                 ) from error

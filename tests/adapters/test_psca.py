@@ -253,7 +253,7 @@ def test_the_gpu_gives_the_same_map() -> None:
     assert (there.bits(target) == here.bits(target)).mean() > 0.9
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", "meta"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: leave it out"):
         PscaConfig(device=device)
