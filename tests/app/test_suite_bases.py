@@ -15,7 +15,8 @@ from app.emoji import EmojiSet
 from app.gallery import build_gallery
 from app.measure import BATCH, Progress, Step, measure, resize_input
 from app.open_clip_base import fit_open_clip_base
-from app.suite.bases import RECIPES, contents_hash, prepare
+from app.suite.bases import RECIPES, contents_hash, prepare, stamp
+from app.suite.fingerprint import Fingerprints
 from app.suite.picture_base import _clean_queries, cropped, fit_picture_base
 from app.suite.tasks import DEVELOP, TASKS, _matched, balanced, drawn, load_task, squares
 from benchmarks.tasks.types import Picture, Sample, Task
@@ -90,6 +91,21 @@ def test_base_and_gallery_are_made_once(tmp_path: Path) -> None:
     again = prepare(made, tmp_path, bits=8, recipes={"tiny": recipe})
     assert len(recipe.calls) == 2 and again == first
     VersionedGallery.load(again.gallery, base_version=load_base(again.base).version)
+
+
+def test_bases_of_off_line_adapters_are_made_again_when_their_code_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert stamp("emoji") == stamp("pictures-usps") == "v1"
+    before = stamp("chain-couple")
+    assert before == stamp("chain-psca") != "v1"
+    followed = Fingerprints()
+    followed.of(("app.domains.base",), ())
+    assert {"app.domains.couple", "adapters.offline.couple_config", "adapters.diffusion"} <= set(
+        followed._known
+    )
+    monkeypatch.setattr("app.suite.fingerprint.PACKAGES", frozenset(("app", "encoders")))
+    assert stamp("chain-couple") != before
 
 
 def test_text_galleries(tmp_path: Path) -> None:
