@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
 from app.domains.couple import couple_head
-from app.domains.material import FitOptions, Learnt, Material, raw_features
+from app.domains.material import FitOptions, Learnt, Material, raw_features, unit_pictures
 from app.domains.psca import psca_head
 from app.domains.towers import start
 from app.domains.tpsnet import tpsnet_head
@@ -36,6 +36,7 @@ from encoders.norms import calibrate
 from encoders.phase import fused
 
 CLEAN_QUERIES = 384  # six batches
+HELD = 5  # one of so many target pictures is held out to measure them
 MEMORY = 128
 STEP = Step(1e-3, 0.02)
 PURPOSE = "domain base"
@@ -61,7 +62,8 @@ def fit_domain_base(
         method: one of `HEADS`.
         source: pictures, encoded or uint8 [H, W, 3].
         labels: their classes.
-        target: pictures of the other domain; two of three measure what clean queries look like.
+        target: pictures of the other domain. A fifth of them in whole batches, 384 at most, is not fitted to and
+            measures what clean queries look like; of less than 320 pictures some that were fitted to do.
         folder: where the base goes.
         options: see there.
         progress: called with (done, total, text).
@@ -78,7 +80,11 @@ def fit_domain_base(
     team = Team.of_environment()
     told = progress or (lambda done, total, text: None)
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
-    asked = min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
+    # What was fitted to lies nearer to the gallery than what will ask: clean queries are held out if possible.
+    held = min(CLEAN_QUERIES, len(target) // HELD) // BATCH * BATCH
+    asked = held or min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
+    order = generator(options.seed, "clean queries", PURPOSE).permutation(len(target))
+    queries, trained = order[:asked], np.sort(order[held:])
     count = Count(-(-len(source) // BATCH) + -(-len(target) // BATCH) + -(-asked // BATCH), told)
     with tempfile.TemporaryDirectory() as scratch:
         towers = Path(scratch) / "towers"
@@ -87,23 +93,21 @@ def fit_domain_base(
         pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
         raw = [raw_features(tower, rows, lambda: count.step("encoding pictures")) for rows in pixels]
         checkpoint = folder.with_name(f".{folder.name}-unfinished")
-        learnt = HEADS[method](
-            Material(
-                tower, begun.text, raw[0], y.astype(np.int64), raw[1], pixels, options, checkpoint, team, told
-            )
-        )
+        material = Material(
+            tower, begun.text, raw[0], y.astype(np.int64), raw[1][trained],
+            (pixels[0], [pixels[1][row] for row in trained]), options, checkpoint, team, told,
+        )  # fmt: skip
+        learnt = HEADS[method](material)
         if team.rank:
             return ()  # the first process writes
-        unit = learnt.features
         served = begun.served(learnt.tower, learnt.projection)
         if learnt.fusion is not None:
             tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
             served = fused(served, tensors, learnt.fusion.settings)
-        order = generator(options.seed, "clean queries", PURPOSE).permutation(len(target))
-        queries = order[:asked]
         clean = [_picture(pixels[1][row]) for row in queries.tolist()]
         calibration = calibrate(served, collated(served, clean, count))
-        constants, reference = measure(unit[1][queries], unit[0], learnt.head, "image", STEP)
+        asking = unit_pictures(served, [pixels[1][row] for row in queries])
+        constants, reference = measure(asking, learnt.source, learnt.head, "image", STEP)
         kept = order[-MEMORY:].tolist()
         write_base(
             folder,
@@ -122,6 +126,7 @@ def fit_domain_base(
                 "classes": classes.tolist(),
                 "source_items": len(source),
                 "target_items": len(target),
+                "target_items_held_out": held,
                 "data": _data_hash(pixels, y),
                 "side": options.side,
                 "image_tower": begun.name + (", trained along" if learnt.tower is not None else ""),
@@ -131,7 +136,10 @@ def fit_domain_base(
                 },
             },
             memory={
-                "image": SourcePairs(tuple(_picture(pixels[1][row]) for row in kept), unit[1][kept]),
+                "image": SourcePairs(
+                    tuple(_picture(pixels[1][row]) for row in kept),
+                    unit_pictures(served, [pixels[1][row] for row in kept]),
+                ),
             },
             extras=learnt.extras,
             fusion=learnt.fusion,

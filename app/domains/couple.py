@@ -38,13 +38,13 @@ class Centred(nn.Module):
 
 def couple_head(material: Material) -> Learnt:
     """COUPLE's head of two layers is the projection; its signs are the code."""
-    bits, raw = material.options.bits, (material.source, material.target)
-    unit = [unit_features(None, rows) for rows in raw]
+    bits, source = material.options.bits, material.source
+    unit = [unit_features(None, rows) for rows in (source, material.target)]
     mean = np.concatenate(unit).mean(0)
     found, tower = _trained(material, unit, mean)
     if tower is not None:  # its features have moved
         material.image.raw.load_state_dict(dict(tower))
-        raw = tuple(raw_features(material.image, rows, lambda: None) for rows in material.pixels)  # type: ignore[assignment]
+        source = raw_features(material.image, material.pixels[0], lambda: None)
     projection = Projection.from_tensors({**found.head, "mean": torch.from_numpy(mean)})
     zeros = np.zeros(bits, np.float32)
     head = HashHead(np.eye(bits, dtype=np.float32), zeros, {"image": zeros})
@@ -54,8 +54,9 @@ def couple_head(material: Material) -> Learnt:
         "reached": last.reached,
         "loss": found.losses[-1].source,
     }
-    features = (unit_features(projection, raw[0]), unit_features(projection, raw[1]))
-    return Learnt(head, features, projection, gauges=gauges, config=asdict(found.config), tower=tower)
+    return Learnt(
+        head, unit_features(projection, source), projection, gauges=gauges, config=asdict(found.config), tower=tower,
+    )  # fmt: skip
 
 
 def _trained(

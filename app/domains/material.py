@@ -82,12 +82,12 @@ class Material:
 class Learnt:
     """A code: what follows the tower, its head, and what the method has to say about the fit.
 
-    `features` are the unit features of source and target that the code is taken of, `tower` is the state of
-    the image tower where it was trained along, `notes` are sentences for whoever fits.
+    `source` are the unit features [n_s, D] of the source, `tower` is the state of the image tower where it
+    was trained along, `notes` are sentences for whoever fits.
     """
 
     head: HashHead
-    features: tuple[Floats, Floats]
+    source: Floats
     projection: Projection | None = None
     fusion: Fusion | None = None
     gauges: Mapping[str, float] = field(default_factory=dict)
@@ -106,6 +106,12 @@ def raw_features(tower: ImageTower, pixels: Sequence[Pixels], done: Callable[[],
             found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
             done()
     return np.concatenate(found)
+
+
+def unit_pictures(tower: ImageTower, pixels: Sequence[Pixels]) -> Floats:
+    """Unit features [n, D] of prepared pictures, as the service makes them."""
+    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    return np.concatenate([tower.encode(tower.collate(part, len(part))).cpu().numpy() for part in parts])
 
 
 def unit_features(projection: Projection | None, raw: Floats) -> Floats:

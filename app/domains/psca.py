@@ -27,4 +27,4 @@ def psca_head(material: Material) -> Learnt:
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
     settings = {**asdict(config), "reliability_cap": str(config.reliability_cap)}  # JSON has no infinity
     extras = {"semantics": found.semantics.tensors()}
-    return Learnt(head, unit, gauges=gauges, config=settings, extras=extras)
+    return Learnt(head, unit[0], gauges=gauges, config=settings, extras=extras)

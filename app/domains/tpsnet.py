@@ -61,7 +61,7 @@ def tpsnet_head(material: Material) -> Learnt:
     fusion = Fusion(network.settings(), tensors)
     notes = () if clusters.tied else (UNTIED.format(clusters.returned),)
     return Learnt(
-        head, (both[0], both[1]), fusion=fusion, gauges=gauges, config=asdict(config), notes=notes,
+        head, both[0], fusion=fusion, gauges=gauges, config=asdict(config), notes=notes,
         tower=image.raw.state_dict() if config.tower_rate else None,
     )  # fmt: skip
 

@@ -120,7 +120,7 @@ def test_a_tower_that_is_trained_along_is_served(
         tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
     ]
     unit = tower.encode(tower.collate(pictures, len(pictures)))
-    assert unit.numpy() == pytest.approx(seen[0].features[0], abs=1e-4)
+    assert unit.numpy() == pytest.approx(seen[0].source, abs=1e-4)
     frozen = tmp_path / "frozen"
     monkeypatch.undo()
     fit("tpsnet", source, target, frozen, FitOptions(bits=16), quiet())
