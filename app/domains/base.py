@@ -62,8 +62,8 @@ def fit_domain_base(
         method: one of `HEADS`.
         source: pictures, encoded or uint8 [H, W, 3].
         labels: their classes.
-        target: pictures of the other domain. A fifth of them in whole batches, 384 at most, is not fitted to and
-            measures what clean queries look like; of less than 320 pictures some that were fitted to do.
+        target: pictures of the other domain. A fifth of them in whole batches, 384 at most, is not fitted to
+            and measures what clean queries look like; of less than 320 pictures some that were fitted to do.
         folder: where the base goes.
         options: see there.
         progress: called with (done, total, text).
@@ -80,7 +80,7 @@ def fit_domain_base(
     team = Team.of_environment()
     told = progress or (lambda done, total, text: None)
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
-    # What was fitted to lies nearer to the gallery than what will ask: clean queries are held out if possible.
+    # What was fitted to lies nearer to the gallery than what will ask: so some are held out.
     held = min(CLEAN_QUERIES, len(target) // HELD) // BATCH * BATCH
     asked = held or min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
     order = generator(options.seed, "clean queries", PURPOSE).permutation(len(target))

@@ -55,7 +55,8 @@ def couple_head(material: Material) -> Learnt:
         "loss": found.losses[-1].source,
     }
     return Learnt(
-        head, unit_features(projection, source), projection, gauges=gauges, config=asdict(found.config), tower=tower,
+        head, unit_features(projection, source), projection, gauges=gauges, config=asdict(found.config),
+        tower=tower,
     )  # fmt: skip
 
 
