@@ -288,7 +288,15 @@ def fit(
 
     if data is None and Path(method).is_dir():  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
-    options = FitOptions(bits, seed, side, backbone, weights, tower_rate, epochs)
+    options = FitOptions(
+        bits=bits,
+        seed=seed,
+        side=side,
+        backbone=backbone,
+        weights=weights,
+        tower_rate=tower_rate,
+        epochs=epochs,
+    )
     fit(method, data, target, base, options, CONSOLE)
 
 

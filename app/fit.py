@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
 
+from adapters.offline.parallel import Team
 from app.bars import bars, reporter
 from app.catalogue import SIDE, load_folder
 from app.domains.base import HEADS, fit_domain_base
@@ -71,7 +71,7 @@ def fit(
             )
         own, other = _sorted_by_class(folder), load_pictures(target)
         contents = [[one.content(item) for item in range(len(one))] for one in (own, other)]
-        if int(os.environ.get("RANK", "0")):
+        if Team.of_environment().rank:
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         if options.backbone is not None and options.weights is None:
             console.print(f"{options.backbone} starts from random weights: --weights FILE for others")

@@ -108,7 +108,7 @@ def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.M
         ArtifactError: a file that cannot be read or does not fit.
     """
     if name not in HEADS:
-        raise ConfigError(f"no backbone {name!r}: one of {', '.join(HEADS)}")
+        raise ConfigError(f"no backbone {name!r}: expected one of {', '.join(HEADS)}")
     import torchvision
 
     with torch.random.fork_rng(devices=[]):

@@ -272,15 +272,14 @@ class _Run:
         config, n_s, rho = self.config, len(self.x_s), self.config.rho_at(epoch)
         draw = np.random.default_rng((config.seed, epoch, 1))
         edges, pseudo, sure = self.predicted()
-        named = np.concatenate((self.y, pseudo)) if config.label_eps < 1 else None
+        named = np.concatenate((self.y, pseudo))
         graph = edges.graph(named, config.label_eps)
         found = diffuse(
             graph, n_s, rho, beta=config.beta, slack=config.slack, eps=config.eps, sweeps=config.sweeps
         )
         score = found.scores if config.selection == "flow" else sure
         if config.selection == "both":
-            believed = sure * agreement(edges, np.concatenate((self.y, pseudo)))
-            score = ranked_together(found.scores, believed)
+            score = ranked_together(found.scores, sure * agreement(edges, named))
         every = np.ones(len(pseudo), bool)
         chosen = every if config.selection == "all" else select(score, rho, pseudo, config.quota)
         starts = np.concatenate((np.arange(n_s), n_s + np.flatnonzero(chosen)))

@@ -175,6 +175,7 @@ def quantise(source: Floats, target: Floats, config: PscaConfig) -> Quantisation
 
 def _signs(relaxed: Floats) -> Floats:
     """+1 where >= 0, else -1."""
-    ones = array_namespace(relaxed).ones_like(relaxed)
-    found: Floats = array_namespace(relaxed).where(relaxed >= 0, ones, -ones)
+    xp = array_namespace(relaxed)
+    ones = xp.ones_like(relaxed)
+    found: Floats = xp.where(relaxed >= 0, ones, -ones)
     return found

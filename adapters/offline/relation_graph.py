@@ -263,11 +263,11 @@ def diffuse(
 
 def agreement(edges: Edges, labels: Indices) -> Reals:
     """[n_t] share of a target's edge weight that goes to nodes of its own label; 0 without edges. Ours."""
-    weights = edges.cosines.clip(FLOOR, 1)
-    whole, same = np.zeros((2, edges.nodes))
-    for one, other in ((edges.first, edges.second), (edges.second, edges.first)):
-        np.add.at(whole, one, weights)
-        np.add.at(same, one, weights * (labels[one] == labels[other]))
+    ends = np.concatenate((edges.first, edges.second))
+    others = np.concatenate((edges.second, edges.first))
+    weights = np.tile(edges.cosines.clip(FLOOR, 1), 2)
+    whole = np.bincount(ends, weights, edges.nodes)
+    same = np.bincount(ends, weights * (labels[ends] == labels[others]), edges.nodes)
     share: Reals = np.divide(same, whole, out=np.zeros_like(whole), where=whole > 0)
     return share[edges.sources :]
 

@@ -141,8 +141,8 @@ def fit(
     team.agreed(network.state_dict().values())
     own = 0 if clusters.tied else config.classes
     labels = [clusters.labels[0], clusters.labels[1] + own]
-    run = _Run(features, phases, labels, clusters.text, own + config.classes, network, config, pictures, team)
-    prototypes = run.start()
+    run = _Run(features, phases, labels, clusters.text, network, config, pictures, team)
+    prototypes = run.start(own + config.classes)
     losses = []
     trusted = clusters.tied or config.tie == "none"
     for epoch in range(config.epochs if trusted else 0):
@@ -164,14 +164,12 @@ class _Run:
         phases: Sequence[Tensor] | None,
         labels: Sequence[Tensor],
         text: Tensor,
-        count: int,
         network: nn.Module,
         config: TpsConfig,
         pictures: Sequence[Tensor] | None,
         team: Team,
     ) -> None:
         self.features, self.phases, self.labels, self.text = features, phases, labels, text
-        self.count = count  # of prototypes
         self.network, self.config, self.team = network, config, team
         self.pictures = pictures if config.tower_rate > 0 else None
         tower = {id(p) for p in getattr(network, "tower", nn.Identity()).parameters()}
@@ -222,10 +220,10 @@ class _Run:
                 for rows in _blocks(len(phases), self.config.batch):
                     self.network.fuse(self.features[d][rows], phases[rows])  # type: ignore[operator]
 
-    def start(self) -> Tensor:
-        """Prototypes of the untrained network."""
+    def start(self, count: int) -> Tensor:
+        """Prototypes of the untrained network, as many as are asked for."""
         self.settled()
-        empty = torch.zeros(self.count, self.features[0].shape[1])
+        empty = torch.zeros(count, self.features[0].shape[1])
         return normalize(self._means(empty), dim=1)
 
     def moved(self, prototypes: Tensor) -> Tensor:

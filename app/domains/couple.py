@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def couple_head(material: Material) -> Learnt:
     found, tower = _trained(material, unit, mean)
     if tower is not None:  # its features have moved
         material.image.raw.load_state_dict(dict(tower))
-        source = raw_features(material.image, material.pixels[0], lambda: None)
+        source = raw_features(material.image, material.pixels[0])
     projection = Projection.from_tensors({**found.head, "mean": torch.from_numpy(mean)})
     zeros = np.zeros(bits, np.float32)
     head = HashHead(np.eye(bits, dtype=np.float32), zeros, {"image": zeros})
@@ -65,20 +65,25 @@ def _trained(
 ) -> tuple[Couple, Mapping[str, Tensor] | None]:
     """The fit, and the state of the tower where it was trained along."""
     options, image = material.options, material.image
+    backbone = None
+    if options.tower_rate:
+        rows = [image.collate(pixels, len(pixels)).numpy() for pixels in material.pixels]
+        backbone = Centred(image.raw, torch.from_numpy(mean))
+        config = plus(
+            seed=options.seed, epochs=EPOCHS, batch=BATCH, pairs=PAIRS, backbone_rate=options.tower_rate
+        )
+    else:
+        rows = [own - mean for own in unit]
+        config = plus(seed=options.seed)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
     head = projection_head(unit[0].shape[1], options.bits, options.seed)
-    shared = {"progress": material.progress, "checkpoint": material.checkpoint, "team": material.team}
-    if not options.tower_rate:
-        own = {} if options.epochs is None else {"epochs": options.epochs}
-        config = plus(seed=options.seed, **own)
-        return fit(unit[0] - mean, material.labels, unit[1] - mean, head, config, **shared), None  # type: ignore[arg-type]
-    config = plus(
-        seed=options.seed, epochs=options.epochs or EPOCHS, batch=BATCH, pairs=PAIRS,
-        backbone_rate=options.tower_rate,
+    found = fit(
+        rows[0], material.labels, rows[1], head, config,
+        backbone=backbone, progress=material.progress, checkpoint=material.checkpoint, team=material.team,
     )  # fmt: skip
-    pictures = [image.collate(rows, len(rows)).numpy() for rows in material.pixels]
-    backbone = Centred(image.raw, torch.from_numpy(mean))
-    found = fit(pictures[0], material.labels, pictures[1], head, config, backbone=backbone, **shared)  # type: ignore[arg-type]
-    assert found.backbone is not None
+    if found.backbone is None:
+        return found, None
     inner = "tower."
     state = {name.removeprefix(inner): v for name, v in found.backbone.items() if name.startswith(inner)}
     return found, state

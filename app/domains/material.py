@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,21 +97,28 @@ class Learnt:
     notes: tuple[str, ...] = ()
 
 
-def raw_features(tower: ImageTower, pixels: Sequence[Pixels], done: Callable[[], None]) -> Floats:
+def batches(tower: ImageTower, pixels: Sequence[Pixels]) -> Iterator[Tensor]:
+    """Inputs [B, 3, H, W] of a tower from prepared pictures, 64 rows at a time."""
+    for start in range(0, len(pixels), BATCH):
+        rows = pixels[start : start + BATCH]
+        yield tower.collate(rows, len(rows))
+
+
+def raw_features(
+    tower: ImageTower, pixels: Sequence[Pixels], done: Callable[[], None] = lambda: None
+) -> Floats:
     """Raw features [n, raw width] of prepared pictures; `done` is called after every batch."""
     found = []
     with torch.no_grad():
-        for start in range(0, len(pixels), BATCH):
-            rows = pixels[start : start + BATCH]
-            found.append(tower.raw(tower.collate(rows, len(rows))).float().cpu().numpy())
+        for inputs in batches(tower, pixels):
+            found.append(tower.raw(inputs).float().cpu().numpy())
             done()
     return np.concatenate(found)
 
 
 def unit_pictures(tower: ImageTower, pixels: Sequence[Pixels]) -> Floats:
     """Unit features [n, D] of prepared pictures, as the service makes them."""
-    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-    return np.concatenate([tower.encode(tower.collate(part, len(part))).cpu().numpy() for part in parts])
+    return np.concatenate([tower.encode(inputs).cpu().numpy() for inputs in batches(tower, pixels)])
 
 
 def unit_features(projection: Projection | None, raw: Floats) -> Floats:

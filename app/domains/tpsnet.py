@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.offline.parallel import Team
 from adapters.offline.tpsnet import TpsNet, cluster, fit
 from adapters.offline.tpsnet_config import TpsConfig
-from app.domains.material import Learnt, Material, raw_features, unit_features
+from app.domains.material import Learnt, Material, batches, raw_features, unit_features
 from app.measure import BATCH, Progress
 from app.prompt_template import learnable
 from core.types import Floats
@@ -40,14 +40,15 @@ def tpsnet_head(material: Material) -> Learnt:
         config = replace(config, epochs=options.epochs)
     assert material.text is not None  # `fit_domain_base` checks it
     towers = Towers(image, material.text)
-    raw = (material.source, material.target)
+    raw = [material.source, material.target]
     phases = [phases_of(image, rows) for rows in material.pixels]
     pictures = [image.collate(rows, len(rows)) for rows in material.pixels] if config.tower_rate else None
     network, found = fitted_tpsnet(
         towers, raw, phases, config, "class_queries", material.progress, material.team, pictures
     )
-    if config.tower_rate:  # its features have moved
-        raw = tuple(raw_features(image, rows, lambda: None) for rows in material.pixels)  # type: ignore[assignment]
+    moved = config.tower_rate > 0 and bool(found.losses)
+    if moved:
+        raw = [raw_features(image, rows) for rows in material.pixels]
     both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
     everything = np.concatenate(both)
     centre = everything.mean(0)
@@ -62,13 +63,13 @@ def tpsnet_head(material: Material) -> Learnt:
     notes = () if clusters.tied else (UNTIED.format(clusters.returned),)
     return Learnt(
         head, both[0], fusion=fusion, gauges=gauges, config=asdict(config), notes=notes,
-        tower=image.raw.state_dict() if config.tower_rate else None,
+        tower=image.raw.state_dict() if moved else None,
     )  # fmt: skip
 
 
 def fitted_tpsnet(
     towers: Towers,
-    raw: tuple[Floats, Floats],
+    raw: Sequence[Floats],
     phases: Sequence[Tensor] | None,
     config: TpsConfig,
     ask: Ask,
@@ -121,5 +122,4 @@ def fused_features(network: PhaseFusion, raw: Floats, phases: Tensor | None) -> 
 
 def phases_of(tower: ImageTower, pixels: Sequence[Pixels]) -> Tensor:
     """Phase images [n, 1, H, W] of prepared pictures."""
-    parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-    return torch.cat([phase_image(tower.collate(part, len(part))) for part in parts])
+    return torch.cat([phase_image(inputs) for inputs in batches(tower, pixels)])

@@ -160,7 +160,7 @@ def test_label_aware_weights() -> None:
 # Mass and flow.
 
 
-def test_a_listed_graph_pulls_as_its_matrix_does() -> None:
+def test_a_sparse_graph_pulls_as_its_matrix_does() -> None:
     graph = random_graph(8, 40, 0.05)
     x = np.random.default_rng(8).random(40)
     assert (graph.degree == 0).any() and SparseGraph.of(graph).pulled(x) == pytest.approx(dense(graph) @ x)

@@ -57,6 +57,13 @@ def folder(path: Path, each: int, seed: int, dark: bool) -> Path:
     return path
 
 
+def inputs(tower: Any, path: Path) -> Any:
+    """All pictures of a folder, in the order that it is loaded in, as the tower takes them."""
+    files = (file for kind in KINDS for file in sorted((path / kind).iterdir()))
+    pictures = [tower.prepare(file.read_bytes()) for file in files]
+    return tower.collate(pictures, len(pictures))
+
+
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=100)
 
@@ -116,10 +123,7 @@ def test_a_tower_that_is_trained_along_is_served(
     found = load_base(base)
     assert found.provenance["image_tower"].endswith("trained along")
     tower = found.encoders["image"]
-    pictures = [
-        tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
-    ]
-    unit = tower.encode(tower.collate(pictures, len(pictures)))
+    unit = tower.encode(inputs(tower, source))
     assert unit.numpy() == pytest.approx(seen[0].source, abs=1e-4)
     frozen = tmp_path / "frozen"
     monkeypatch.undo()
@@ -151,10 +155,7 @@ def test_couple_with_a_backbone_of_torchvision(
     name = "torchvision mobilenet_v2, random, seed 0" + (", trained along" if rate else "")
     assert found.provenance["image_tower"] == name
     tower = found.encoders["image"]
-    pictures = [
-        tower.prepare(path.read_bytes()) for kind in KINDS for path in sorted((source / kind).iterdir())
-    ]
-    pixels = tower.collate(pictures, len(pictures))
+    pixels = inputs(tower, source)
     fitted, trained = seen[0]
     if trained is not None:
         assert fitted.backbone is not None
