@@ -18,10 +18,12 @@ from core.config import Config
 from core.errors import GalleryError
 from core.protocols import Gallery
 from core.types import Answers, Encoded, Floats, Hits, Modality
+from index.exact import nearest
 from index.fuse import Mode, fuse, fuse_distances
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
-from monitoring.judged import Remembered
+from monitoring.judged import ANSWERS, Remembered
+from monitoring.ranking import Levels, counted_levels
 
 BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
@@ -68,36 +70,54 @@ class Answering:
         weights[repaired] = np.inf
         return Answers(alone, moved, served, weights.astype(np.float32))
 
-    def distances(self, version: str, kept: Remembered) -> tuple[Scores, Scores, Scores] | None:
-        """Distances [N] of the frozen, adapted and served ranking of a query; None: version gone."""
+    def levels(self, version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
+        """Levels of the frozen, adapted and served ranking of the gallery for a label; None: version gone.
+
+        Only the shortlist has an order of its own; behind it the items stand by whole distances, and
+        histograms say all there is to know: nothing of the size of the gallery is sorted or kept.
+        """
         gallery = self._shelf.version(version)
         if gallery is None:
             return None
+        carriers = gallery.carriers(label)
+        if not len(carriers):
+            return (np.zeros((2, 0), np.int64),) * len(ANSWERS)
         bits = gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
         frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
         adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
-        fused = fuse_distances(bits[1:], bits[:1], _coded(self._answer.fuse))[0]
         # Each twin alone is judged as it would have answered: re-ranked by its own features.
-        alone = self._ranked(gallery, bits[0], frozen, frozen, "none", 1.0)
-        moved = self._ranked(gallery, bits[1], adapted, adapted, "none", 1.0)
+        alone = self._ranked(gallery, carriers, bits[0], frozen, frozen, "none", 1.0)
+        moved = self._ranked(gallery, carriers, bits[1], adapted, adapted, "none", 1.0)
         if self._answer.fuse == "none" or np.isinf(kept.weight):
             return alone, moved, moved
         if kept.weight == 0:
             return alone, moved, alone
-        return alone, moved, self._ranked(gallery, fused, adapted, frozen, self._answer.fuse, kept.weight)
+        fused = fuse_distances(bits[1], bits[0], _coded(self._answer.fuse))
+        mode, weight = self._answer.fuse, kept.weight
+        return alone, moved, self._ranked(gallery, carriers, fused, adapted, frozen, mode, weight)
 
     def _ranked(
-        self, gallery: VersionedGallery, bits: NDArray[np.int32], first: Encoded, other: Encoded, mode: str,
-        weight: float,
-    ) -> Scores:  # fmt: skip
-        row = bits.astype(np.float64)
-        if self._answer.rerank:
-            near = np.argsort(row, kind="stable")[: self._answer.shortlist]
-            items = gallery.features(gallery.keys()[near])[None]
-            known = np.ones((1, len(near)), dtype=bool)
-            row += BEHIND
-            row[near] = 1.0 - self._score(items, known, first, other, mode, np.array([weight]))[0]
-        return row
+        self, gallery: VersionedGallery, carriers: NDArray[np.int64], bits: NDArray[np.int32],
+        first: Encoded, other: Encoded, mode: str, weight: float,
+    ) -> Levels:  # fmt: skip
+        every = np.bincount(bits)
+        places = np.arange(len(every))
+        right = np.bincount(bits[carriers], minlength=len(every))
+        if not self._answer.rerank:
+            return counted_levels(places, right, every)
+        near = nearest(bits, self._answer.shortlist, every)
+        items = gallery.features(gallery.keys()[near])[None]
+        known = np.ones((1, len(near)), dtype=bool)
+        score = self._score(items, known, first, other, mode, np.array([weight]))[0]
+        at = np.minimum(np.searchsorted(carriers, near), len(carriers) - 1)
+        relevant = carriers[at] == near
+        every -= np.bincount(bits[near], minlength=len(every))
+        right -= np.bincount(bits[near[relevant]], minlength=len(every))
+        return counted_levels(
+            np.concatenate((1.0 - score, places + BEHIND)),
+            np.concatenate((relevant, right)),
+            np.concatenate((np.ones(len(near), np.int64), every)),
+        )
 
     def _best(
         self, gallery: VersionedGallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,

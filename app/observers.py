@@ -6,9 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adapters.semantics import Semantics
 from app.build import Engine
 from core.protocols import Observer
@@ -36,18 +33,12 @@ class Observers:
 
 def judged(engine: Engine) -> JudgedQuality:
     """Sampled quality against the galleries on the shelf."""
-    config, shelf = engine.config, engine.shelf
-
-    def relevant(version: str, label: str) -> NDArray[np.bool_] | None:
-        gallery = shelf.version(version)
-        return None if gallery is None else gallery.relevant(label)
-
+    config = engine.config
     return JudgedQuality(
         config.labels.key,
         config.labels.rate,
         config.labels.ttl_queries,
-        engine.answering.distances,
-        relevant,
+        engine.answering.levels,
         keep_features=config.answer.rerank,
         seed=config.seed,
     )
@@ -87,7 +78,7 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
 
     def relevant_keys(version: str, label: str) -> Collection[int]:
         found = engine.shelf.version(version)
-        return [] if found is None else found.keys()[found.relevant(label)].tolist()
+        return [] if found is None else found.keys()[found.carriers(label)].tolist()
 
     history = History(
         quality, drift, item, relevant_keys, title=title, attribution=attribution,

@@ -107,6 +107,21 @@ class ExactIndex:
         return self._keys[mask], self._codes[mask]
 
 
+def nearest(distances: Distances, k: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the k nearest of distances [N], in the order of a stable sort, without sorting N.
+
+    Args:
+        counts: items per distance, `numpy.bincount(distances)`.
+    """
+    if k >= len(distances):
+        return np.argsort(distances, kind="stable")
+    last = int(np.searchsorted(np.cumsum(counts), k))
+    closer = np.flatnonzero(distances < last)
+    tied = np.flatnonzero(distances == last)[: k - len(closer)]
+    found = np.concatenate((closer, tied))
+    return found[np.argsort(distances[found], kind="stable")]
+
+
 def unused(rows: int, k: int) -> Hits:
     """Hits [rows, k] of which no place is used yet."""
     return Hits(np.full((rows, k), NO_KEY, np.int64), np.full((rows, k), NO_DISTANCE, np.int32))

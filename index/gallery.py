@@ -7,6 +7,7 @@ it started with. Positions 0..N-1 follow the keys; keys are given out once and n
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,10 +110,10 @@ class VersionedGallery:
         if len(self._key_of) != count:
             (name, times), *_ = Counter(self._ids).most_common(1)
             raise GalleryError(f"expected each identifier once, got {name!r} {times} times: keep one")
-        self._carriers: dict[str, list[int]] = {}
+        self._carriers: dict[str, array[int]] = {}
         for position, several in enumerate(self._labels):
             for label in several:
-                self._carriers.setdefault(label, []).append(position)
+                self._carriers.setdefault(label, array("q")).append(position)
         self._version = self._identity()
 
     @property
@@ -177,8 +178,13 @@ class VersionedGallery:
     def relevant(self, label: str) -> NDArray[np.bool_]:
         """[N] True where an item carries the label."""
         carries = np.zeros(len(self), np.bool_)
-        carries[self._carriers.get(label, [])] = True
+        carries[self.carriers(label)] = True
         return carries
+
+    def carriers(self, label: str) -> NDArray[np.int64]:
+        """Positions of the items that carry the label, ascending; for judging without [N] marks."""
+        found = self._carriers.get(label)
+        return np.empty(0, np.int64) if found is None else np.frombuffer(found, dtype=np.int64)
 
     def identifier(self, key: int) -> str:
         """The user's own name of an item. Raises GalleryError for unknown keys."""

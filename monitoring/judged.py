@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.types import Codes, Coordinates, Floats, Judgement, Outcome, Refusal
 from monitoring.estimates import (
@@ -26,16 +25,16 @@ from monitoring.estimates import (
     bootstrap_interval,
     normal_interval,
 )
-from monitoring.ranking import average_precision, recall_at_1
+from monitoring.ranking import Levels, ap_and_first
 
 V = TypeVar("V")
 
 ANSWERS = ("frozen", "adapted", "served")
 GAINS = ("adapted", "served")
 """Answers that are compared with the frozen one."""
-IGNORED = ("unsampled", "unknown", "expired", "gallery", "irrelevant")
+IGNORED = ("unsampled", "unknown", "expired", "gallery", "irrelevant", "overflow")
 """Why a label is not used: not asked for, of no known query, too late, its gallery version or every item
-with this label is gone."""
+with this label is gone, more labels came than could be judged."""
 EMPTY: Floats = np.zeros(0, dtype=np.float32)
 
 
@@ -66,10 +65,8 @@ class Remembered:
     """Of the adapted twin in the served answer."""
 
 
-Distances = Callable[[str, Remembered], tuple[NDArray[np.float64], ...] | None]
-"""(gallery version, query) -> distances [N] of the frozen, adapted and served ranking; None: version gone."""
-Relevant = Callable[[str, str], NDArray[np.bool_] | None]
-"""(gallery version, label) -> [N] True where the item carries the label; None: version gone."""
+Ranked = Callable[[str, Remembered, str], tuple[Levels, ...] | None]
+"""(gallery version, query, label) -> levels of the frozen, adapted and served ranking; None: version gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class JudgedQuality:
         key: of the sampling hash.
         rate: share of the queries to label, 0-1.
         ttl_queries: a label may come until so many later queries were observed; bounds the memory too.
-        distances, relevant: galleries by version, injected by the app.
+        ranked: rankings in galleries by version, injected by the app.
         keep_features: needed where answers are re-ranked by float features.
         alpha: fade per label.
         block_labels: labels after which the anytime intervals start again.
@@ -150,8 +147,7 @@ class JudgedQuality:
         key: str,
         rate: float,
         ttl_queries: int,
-        distances: Distances,
-        relevant: Relevant,
+        ranked: Ranked,
         keep_features: bool = False,
         alpha: float = 0.99,
         block_labels: int = 1000,
@@ -159,7 +155,7 @@ class JudgedQuality:
         seed: int = 0,
     ) -> None:
         self._key, self._rate, self._ttl = key, rate, ttl_queries
-        self._distances, self._relevant, self._keep_features = distances, relevant, keep_features
+        self._ranked, self._keep_features = ranked, keep_features
         self._block_size, self._early_size, self._seed = block_labels, early, seed
         self._lock = threading.RLock()
         # Dictionaries keep insertion order: their first key is always the oldest.
@@ -208,6 +204,11 @@ class JudgedQuality:
                 while len(self._early) > self._early_size:
                     del self._early[next(iter(self._early))]
                     self._ignored["unknown"] += 1
+
+    def overflowed(self, labels: int) -> None:
+        """Labels that were dropped unseen: more came than could be judged."""
+        with self._lock:
+            self._ignored["overflow"] += labels
 
     def refuse(self, refusal: Refusal) -> None:
         """A refused query has no answer to judge."""
@@ -283,16 +284,14 @@ class JudgedQuality:
         kept, old = self._memory[judgement.query], self._scores.get(judgement.query)
         if old is not None and old.label == judgement.label:
             return
-        relevant = self._relevant(kept.gallery_version, judgement.label)
-        distances = self._distances(kept.gallery_version, kept)
-        if relevant is None or distances is None:
+        ranked = self._ranked(kept.gallery_version, kept, judgement.label)
+        if ranked is None:
             self._ignored["gallery"] += 1
             return
-        if not relevant.any():
+        if not ranked[0][0].any():
             self._ignored["irrelevant"] += 1
             return
-        frozen, adapted, served = (average_precision(d, relevant) for d in distances)
-        one, two, three = (recall_at_1(d, relevant) for d in distances)
+        (frozen, one), (adapted, two), (served, three) = (ap_and_first(levels) for levels in ranked)
         entered = self._arrived if old is None else old.entered
         score = Score(kept.order, judgement.label, (frozen, adapted, served), (one, two, three), entered)
         self._scores[judgement.query] = score

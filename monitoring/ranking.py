@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from core.errors import GalleryError
 
 Relevant = NDArray[np.bool_]
+Levels = NDArray[np.int64]
+"""Counts [2, M] per distance level, nearest first: relevant items, then all others."""
+EULER = 0.57721566490153286
+_TABLE = np.concatenate(([0.0], np.cumsum(1.0 / np.arange(1, 256))))
 
 
-def levels(distance: NDArray[Any], relevant: Relevant) -> NDArray[np.int64]:
+def levels(distance: NDArray[Any], relevant: Relevant) -> Levels:
     """Counts [2, M] per distance level, nearest first: relevant items, then all others.
 
     Args:
@@ -32,9 +36,24 @@ def levels(distance: NDArray[Any], relevant: Relevant) -> NDArray[np.int64]:
             f"distances and relevance of one length expected, got {distance.shape} and {relevant.shape}: "
             "take both from the same gallery version"
         )
-    values, level = np.unique(distance, return_inverse=True)
-    hits = np.bincount(level[relevant], minlength=len(values))
-    return np.stack((hits, np.bincount(level, minlength=len(values)) - hits)).astype(np.int64)
+    return counted_levels(distance, relevant, np.ones(len(distance), np.int64))
+
+
+def counted_levels(distance: NDArray[Any], relevant: NDArray[Any], items: NDArray[Any]) -> Levels:
+    """As `levels`, of a ranking told by counts: what histograms of distances give without the N distances.
+
+    Args:
+        distance: [M] in any order; equal ones make one level.
+        relevant: [M] relevant items at each of them.
+        items: [M] all items at each of them; levels without any are dropped.
+    """
+    there = items > 0
+    values, level = np.unique(distance[there], return_inverse=True)
+    hits, every = (
+        np.bincount(level, counts[there], minlength=len(values)).astype(np.int64)
+        for counts in (relevant, items)
+    )
+    return np.stack((hits, every - hits))
 
 
 def class_average_precision(histogram: NDArray[Any]) -> NDArray[np.float64]:
@@ -54,12 +73,20 @@ def class_average_precision(histogram: NDArray[Any]) -> NDArray[np.float64]:
     t = r.sum(0)
     s = np.cumsum(t) - t
     before = np.cumsum(r, axis=1) - r
-    harmonic = np.concatenate(([0.0], np.cumsum(1.0 / np.arange(1, int(t.sum()) + 1))))
-    h = harmonic[(s + t).astype(np.int64)] - harmonic[s.astype(np.int64)]
+    h = harmonic(s + t) - harmonic(s)
     inside = (r - 1) / np.maximum(t - 1, 1) * (t - (s + 1) * h) * (t > 1)
     total = r.sum(1)
     summed = (r / t * ((before + 1) * h + inside)).sum(1)
     return np.where(total > 0, summed / np.maximum(total, 1), np.nan)
+
+
+def harmonic(n: NDArray[Any]) -> NDArray[np.float64]:
+    """H(n) = 1 + 1/2 + ... + 1/n of whole numbers: from a table, from 256 on by Euler-Maclaurin (1e-17)."""
+    large = np.maximum(n, len(_TABLE)).astype(np.float64)
+    square = large**-2
+    series = np.log(large) + EULER + 0.5 / large - square * (1 / 12 - square / 120)
+    exact: NDArray[np.float64] = _TABLE[np.minimum(n, len(_TABLE) - 1).astype(np.int64)]
+    return np.where(n < len(_TABLE), exact, series)
 
 
 def average_precision(distance: NDArray[Any], relevant: Relevant) -> float:
@@ -73,6 +100,13 @@ def average_precision(distance: NDArray[Any], relevant: Relevant) -> float:
         A value in (0, 1]; NaN when nothing is relevant.
     """
     return float(class_average_precision(levels(distance, relevant))[0])
+
+
+def ap_and_first(counts: Levels) -> tuple[float, float]:
+    """AP and R@1 of a ranking told by its levels; NaN when nothing is relevant."""
+    if not counts[0].any():
+        return float("nan"), float("nan")
+    return float(class_average_precision(counts)[0]), _found(counts, 1)
 
 
 def precision_at(distance: NDArray[Any], relevant: Relevant, k: int) -> float:
@@ -108,7 +142,7 @@ def reciprocal_rank(distance: NDArray[Any], relevant: Relevant) -> float:
     return expected
 
 
-def _found(counts: NDArray[np.int64], k: int) -> float:
+def _found(counts: Levels, k: int) -> float:
     """Expected number of relevant items in the first k places: whole levels, then a share of one."""
     if k < 1:
         raise GalleryError(f"k of at least 1 expected, got {k}: ask for one answer or more")

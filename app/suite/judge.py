@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.types import Coordinates, Judgement, Outcome, Refusal
-from index.shelf import Shelf
-from monitoring.judged import Remembered
-from monitoring.ranking import class_average_precision, levels
+from monitoring.judged import Ranked, Remembered
+from monitoring.ranking import Levels, class_average_precision
 
 PLACES = (1, 5, 10)
 Score = tuple[float, float, float, float]
 """AP and R@1, R@5, R@10 of one query, 0-1."""
-Distances = Callable[[str, Remembered], tuple[NDArray[np.float64], ...] | None]
 
 
-def hit_at(counts: NDArray[np.int64], k: int) -> float:
+def hit_at(counts: Levels, k: int) -> float:
     """Chance that one of the first k places is relevant (R@k of the retrieval papers), ties in any order.
 
     Args:
@@ -39,9 +36,8 @@ def hit_at(counts: NDArray[np.int64], k: int) -> float:
     return 0.0
 
 
-def score(distances: NDArray[np.float64], relevant: NDArray[np.bool_]) -> Score:
-    """Measures of one ranking [N]; at least one item must be relevant."""
-    counts = levels(distances, relevant)
+def score(counts: Levels) -> Score:
+    """Measures of one ranking by its levels; at least one item must be relevant."""
     one, five, ten = (hit_at(counts, k) for k in PLACES)
     return float(class_average_precision(counts)[0]), one, five, ten
 
@@ -63,18 +59,17 @@ class Judge:
 
     Args:
         labels: by offset; "" where nothing is right, and nothing is judged.
-        distances: full rankings of a remembered query, see `app.answering.Answering.distances`.
+        ranked: full rankings of a remembered query, see `app.answering.Answering.levels`.
         known: scores of frozen rankings, shared by the methods of one stream: computed once.
     """
 
     def __init__(
         self,
         labels: Mapping[int, str],
-        distances: Distances,
-        shelf: Shelf,
+        ranked: Ranked,
         known: dict[tuple[int, bytes], Score],
     ) -> None:
-        self._labels, self._distances, self._shelf, self._known = labels, distances, shelf, known
+        self._labels, self._ranked, self._known = labels, ranked, known
         self.frozen: dict[int, Score] = {}
         self.adapted: dict[int, Score] = {}
         self.served: dict[int, Score] = {}
@@ -109,23 +104,14 @@ class Judge:
             at, outcome.gallery_version, 0, outcome.frozen.codes[row], outcome.adapted.codes[row],
             outcome.frozen.features[row], outcome.adapted.features[row], float(outcome.weights[row]),
         )  # fmt: skip
-        found, gallery = self._distances(outcome.gallery_version, kept), self._shelf.current()
-        if found is None:
-            return
-        relevant = gallery.relevant(self._labels[at.offset])
-        if not relevant.any():
+        found = self._ranked(outcome.gallery_version, kept, self._labels[at.offset])
+        if found is None or not found[0][0].any():
             return
         frozen, adapted, served = found
         key = (at.offset, frozen.tobytes())
         if key not in self._known:
-            self._known[key] = score(frozen, relevant)
+            self._known[key] = score(frozen)
         self.frozen[at.offset] = self._known[key]
-        # A method that changed nothing, or does not fuse, is not ranked twice.
-        self.adapted[at.offset] = self._known[key] if _same(adapted, frozen) else score(adapted, relevant)
-        self.served[at.offset] = (
-            self.adapted[at.offset] if _same(served, adapted) else score(served, relevant)
-        )
-
-
-def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    return bool(np.array_equal(one, other))
+        # A method that changed nothing, or does not fuse, is not measured twice.
+        self.adapted[at.offset] = self._known[key] if np.array_equal(adapted, frozen) else score(adapted)
+        self.served[at.offset] = self.adapted[at.offset] if np.array_equal(served, adapted) else score(served)

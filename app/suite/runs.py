@@ -109,7 +109,7 @@ def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[
         offsets = tuple(range(start, start + size))
         store.journal(JournalEntry(config.kafka.queries, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
         start += size
-    judge = Judge(log.labels, engine.answering.distances, engine.shelf, known)
+    judge = Judge(log.labels, engine.answering.levels, known)
     # A clock that stands still: batches end where they are full or planned, never because time has passed.
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,

@@ -17,6 +17,7 @@ from encoders.head import HashHead
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import Remembered
+from monitoring.ranking import ap_and_first, average_precision, recall_at_1
 
 WIDTH, BITS, ITEMS, TOP = 16, 32, 30, 5
 
@@ -37,7 +38,9 @@ def near(items: np.ndarray, spread: float, seed: int) -> np.ndarray:
 class World:
     """A gallery, a head, clean reference queries, and how both twins see a batch."""
 
-    def __init__(self, reference: np.ndarray | None = None, count: int = ITEMS, **answer: Any) -> None:
+    def __init__(
+        self, reference: np.ndarray | None = None, count: int = ITEMS, classes: int = 0, **answer: Any
+    ) -> None:
         settings = {"top": TOP, "shortlist": 8, **answer}
         self.config = Config.model_validate({"answer": settings})
         self.items = directions(0, count)
@@ -46,7 +49,8 @@ class World:
         codes = self.codes(self.items)
         names = [f"item-{i}" for i in range(count)]
         keys = np.arange(count, dtype=np.int64) * 3 + 7  # not the positions
-        self.gallery = VersionedGallery(BITS, names, codes, names, self.items, keys=keys, backend="exact")
+        labels = [f"class-{i % classes}" for i in range(count)] if classes else names
+        self.gallery = VersionedGallery(BITS, names, codes, labels, self.items, keys=keys, backend="exact")
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
         known = {"vector": DriftReference(self.clean, zeros, zeros)}
@@ -303,6 +307,74 @@ def test_a_modality_without_clean_queries_counts_fully() -> None:
 # Judged as it was served
 
 
+def slow_distances(world: World, kept: Remembered) -> list[np.ndarray]:
+    """Distances [N] of the frozen, adapted and served ranking, item by item: what the levels stand for."""
+    answer, every = world.config.answer, world.gallery.features(world.gallery.keys())
+    bits = world.gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
+    cosines = [every @ side for side in (kept.frozen_features, kept.adapted_features)]
+
+    def ranked(row: np.ndarray, score: Any) -> np.ndarray:
+        distance = row.astype(np.float64)
+        if answer.rerank:
+            shortlist = np.argsort(distance, kind="stable")[: answer.shortlist]
+            distance += 4.0
+            distance[shortlist] = 1.0 - score(shortlist)
+        return distance
+
+    def mixed(shortlist: np.ndarray) -> np.ndarray:
+        frozen, adapted = (side[shortlist].astype(np.float64) for side in cosines)
+        if answer.fuse == "mixture":
+            raised = [np.exp(side / answer.fuse_temperature) for side in (frozen, adapted)]
+            return (raised[0] / raised[0].sum() + kept.weight * raised[1] / raised[1].sum()) / (
+                1 + kept.weight
+            )
+        return np.maximum(frozen, adapted) if answer.fuse == "max" else (frozen + adapted) / 2
+
+    alone, moved = (ranked(bits[i], lambda near, i=i: cosines[i][near].astype(np.float64)) for i in (0, 1))
+    if answer.fuse == "none" or kept.weight == np.inf:
+        return [alone, moved, moved]
+    if kept.weight == 0:
+        return [alone, moved, alone]
+    both = bits.sum(0) if answer.fuse == "sum" else bits.min(0)
+    return [alone, moved, ranked(both, mixed)]
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize("mode", ["none", "max", "sum", "mixture"])
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0, np.inf])
+@pytest.mark.parametrize(("count", "shortlist"), [(700, 20), (700, 900), (1, 8)])
+def test_levels_measure_what_the_distances_of_all_items_do(
+    mode: str, rerank: bool, weight: float, count: int, shortlist: int
+) -> None:
+    world = World(fuse=mode, shortlist=shortlist, rerank=rerank, count=count, classes=7)
+    frozen = near(world.items[: min(count, 5)], 2.0, 3)
+    adapted = near(frozen, 1.0, 4)
+    for row in range(len(frozen)):
+        kept = Remembered(
+            Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
+            world.codes(adapted)[row], frozen[row], adapted[row], weight,
+        )  # fmt: skip
+        for label in ("class-0", f"class-{min(count - 1, 6)}"):
+            relevant = world.gallery.relevant(label)
+            found = world.answering.levels(world.gallery.version, kept, label)
+            assert found is not None
+            for levels, distances in zip(found, slow_distances(world, kept), strict=True):
+                ap, first = ap_and_first(levels)
+                assert ap == pytest.approx(average_precision(distances, relevant), abs=1e-12, rel=0)
+                assert first == pytest.approx(recall_at_1(distances, relevant), abs=1e-12, rel=0)
+                assert levels.sum() == count and levels[0].sum() == relevant.sum()
+
+
+def test_features_that_are_no_numbers_rank_behind_everything() -> None:
+    world = World(fuse="none", shortlist=8, classes=3)
+    code, broken = world.codes(world.items[:1])[0], np.full(WIDTH, np.nan, np.float32)
+    kept = Remembered(Coordinates("q", 0, 0), world.gallery.version, 0, code, code, broken, broken)
+    found = world.answering.levels(world.gallery.version, kept, "class-0")
+    assert found is not None and found[0].sum(0)[-1] == 8
+    slow = average_precision(slow_distances(world, kept)[0], world.gallery.relevant("class-0"))
+    assert ap_and_first(found[0])[0] == pytest.approx(slow, abs=1e-12)
+
+
 @pytest.mark.parametrize("rerank", [True, False])
 @pytest.mark.parametrize(
     ("mode", "evidence", "shortlist"),
@@ -315,7 +387,7 @@ def test_a_modality_without_clean_queries_counts_fully() -> None:
         ("sum", None, ITEMS),  # with a shorter list, a sum ranks only what either twin found
     ],
 )
-def test_distances_rank_as_the_answer_did(
+def test_levels_rank_as_the_answer_did(
     mode: str, evidence: tuple[float, float] | None, shortlist: int, rerank: bool
 ) -> None:
     world = World(fuse=mode, evidence=evidence, shortlist=shortlist, rerank=rerank)
@@ -328,15 +400,24 @@ def test_distances_rank_as_the_answer_did(
             Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
             world.codes(adapted)[row], frozen[row], adapted[row], float(answers.weights[row]),
         )  # fmt: skip
-        found = world.answering.distances(world.gallery.version, kept)
-        assert found is not None
-        for scores, hits in zip(found, (answers.frozen, answers.adapted, answers.served)):
-            assert scores.shape == (ITEMS,)
-            assert keys[np.argsort(scores, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
+        for distances, hits in zip(
+            slow_distances(world, kept), (answers.frozen, answers.adapted, answers.served)
+        ):
+            assert keys[np.argsort(distances, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
+        for place in range(ITEMS):  # every item has a label of its own: its levels are its place
+            found = world.answering.levels(world.gallery.version, kept, f"item-{place}")
+            assert found is not None
+            for levels, distances in zip(found, slow_distances(world, kept)):
+                before, ties = (distances < distances[place]).sum(), (distances == distances[place]).sum()
+                level = int(np.flatnonzero(levels[0])[0])
+                assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)
 
 
 def test_a_version_that_is_gone_is_not_judged() -> None:
     world = World()
     code = world.codes(world.items[:1])[0]
     kept = Remembered(Coordinates("q", 0, 0), "gone", 0, code, code, world.items[0], world.items[0])
-    assert world.answering.distances("gone", kept) is None
+    assert world.answering.levels("gone", kept, "item-0") is None
+    there = Remembered(kept.at, world.gallery.version, 0, code, code, world.items[0], world.items[0])
+    found = world.answering.levels(world.gallery.version, there, "unheard of")
+    assert found is not None and not any(levels.any() for levels in found)

@@ -32,7 +32,7 @@ def test_hits_among_the_first_k_are_averaged_over_ties(seed: int) -> None:
 def test_scores_are_those_of_the_live_measures() -> None:
     rng = np.random.default_rng(0)
     distances, relevant = rng.integers(0, 9, 40).astype(float), rng.random(40) < 0.2
-    ap, one, five, ten = score(distances, relevant)
+    ap, one, five, ten = score(levels(distances, relevant))
     assert ap == average_precision(distances, relevant)
     assert one == pytest.approx(recall_at_1(distances, relevant))
     assert one <= five <= ten <= 1.0

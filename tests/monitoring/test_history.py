@@ -11,13 +11,16 @@ from core.types import AdaptationStep, Coordinates, DriftReference, Hits, Judgem
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality
+from monitoring.ranking import levels
 
 
 def judged(rate=1.0):
     return JudgedQuality(
         "k", rate, 1000,
-        lambda version, kept: tuple(np.array(d, float) for d in ([2, 1, 3], [1, 2, 3], [1, 1, 3])),
-        lambda version, name: np.array([name == "a", name == "b", name == "c"]),
+        lambda version, kept, name: tuple(
+            levels(np.array(row), np.array([name == "a", name == "b", name == "c"]))
+            for row in ([2, 1, 3], [1, 2, 3], [1, 1, 3])
+        ),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.types import Coordinates, Judgement
 from monitoring.judged import EMPTY, JudgedQuality, Quality, included
-from monitoring.ranking import average_precision, recall_at_1
+from monitoring.ranking import average_precision, levels, recall_at_1
 
 N = 12
 LABELS = np.array(["cat", "dog", "cat", "owl", "dog", "cat", "owl", "owl", "dog", "cat", "dog", "owl"])
@@ -40,12 +40,13 @@ def distances(version, kept):
     return frozen, adapted, (frozen + adapted) / 2
 
 
-def relevant(version, name):
-    return name == LABELS if version == "v1" else None
+def ranked(version, kept, name):
+    rows = distances(version, kept)
+    return None if rows is None else tuple(levels(row, name == LABELS) for row in rows)
 
 
 def quality(**more):
-    return JudgedQuality("key", more.pop("rate", 1.0), more.pop("ttl", 1000), distances, relevant, **more)
+    return JudgedQuality("key", more.pop("rate", 1.0), more.pop("ttl", 1000), ranked, **more)
 
 
 @pytest.fixture
@@ -216,16 +217,23 @@ def test_gone_galleries_and_labels_without_items_are_counted(batch):
     assert judged.summary().n == 1
 
 
+def test_labels_that_overflowed_are_counted():
+    judged = quality()
+    judged.overflowed(3)
+    judged.overflowed(2)
+    assert judged.labels().ignored["overflow"] == 5 and judged.labels().arrived == 0
+
+
 def test_features_are_kept_only_when_answers_are_re_ranked(batch):
     kept = []
 
-    def spy(version, remembered):
+    def spy(version, remembered, name):
         kept.append(remembered)
-        return distances(version, remembered)
+        return ranked(version, remembered, name)
 
     features = np.arange(8, dtype=np.float32).reshape(2, 4)
     for keep in (False, True):
-        judged = JudgedQuality("key", 1.0, 10, spy, relevant, keep_features=keep)
+        judged = JudgedQuality("key", 1.0, 10, spy, keep_features=keep)
         judged.observe(batch([0, 1], features=features))
         judged.judge(label(1))
     assert kept[0].frozen_features is EMPTY

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.judged import JudgedQuality
+from monitoring.ranking import levels
 from monitoring.metrics import Metrics
 from monitoring.series import SERIES
 
@@ -18,8 +19,10 @@ from monitoring.series import SERIES
 def judged():
     return JudgedQuality(
         "k", 1.0, 100,
-        lambda version, kept: tuple(np.array(d, float) for d in ([2, 1, 3], [1, 2, 3], [1, 1, 3])),
-        lambda version, name: np.array([name == "a", name == "b", False]),
+        lambda version, kept, name: tuple(
+            levels(np.array(row), np.array([name == "a", name == "b", False]))
+            for row in ([2, 1, 3], [1, 2, 3], [1, 1, 3])
+        ),
     )  # fmt: skip
 
 

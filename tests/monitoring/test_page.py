@@ -31,6 +31,7 @@ from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.http import Views, create_app, serve
 from monitoring.judged import JudgedQuality
+from monitoring.ranking import levels
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
@@ -204,7 +205,7 @@ class Feed:
         self.drift = DriftMonitor(
             {"image": reference, "text": reference}, np.full(8, 0.4, np.float32), null_windows=2000
         )
-        self.judged = JudgedQuality("demo", 0.3, 20000, self.distances, self.relevant)
+        self.judged = JudgedQuality("demo", 0.3, 20000, self.ranked)
         self.history = History(
             self.judged, self.drift, self.item, lambda _, label: {int(label)},
             subtitle="Finding emoji by bad photo, sketch and misspelt text, while the encoder adapts",
@@ -219,15 +220,12 @@ class Feed:
     def item(self, key):
         return Item(f"shape-{key}", f"shape number {key}", f"/picture/gallery/{key}")
 
-    def relevant(self, _, label):
-        return np.arange(ITEMS) == int(label)
-
-    def distances(self, _, kept):
-        both = [
-            (self.codes != np.unpackbits(c)).sum(1).astype(float)
-            for c in (kept.frozen_code, kept.adapted_code)
-        ]
-        return both[0], both[1], (both[0] + both[1]) / 2
+    def ranked(self, _, kept, label):
+        frozen, adapted = (
+            (self.codes != np.unpackbits(c)).sum(1) for c in (kept.frozen_code, kept.adapted_code)
+        )
+        right = np.arange(ITEMS) == int(label)
+        return tuple(levels(row, right) for row in (frozen, adapted, (frozen + adapted) / 2))
 
     def batch(self, shift: float, mend: float, lane: str = "0:image") -> None:
         labels = self.generator.integers(0, ITEMS, BATCH)

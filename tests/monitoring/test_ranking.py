@@ -1,5 +1,6 @@
 """Tie-aware measures against the mean over every order that the ties allow."""
 
+import math
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -76,6 +77,35 @@ def test_histogram_path_equals_array_path():
     for c in range(5):
         assert found[c] == pytest.approx(ranking.average_precision(distance, classes == c), abs=1e-13)
     assert np.isnan(found[5])
+
+
+def test_levels_by_counts_are_the_levels_of_the_items():
+    generator = np.random.default_rng(3)
+    for head in ([], [0.25, 0.5], [np.nan, 4.0, 0.5, np.inf, np.nan]):
+        behind, right = generator.integers(4, 9, 50), generator.random(50 + len(head)) < 0.3
+        distance = np.concatenate((head, behind))
+        places = np.arange(12)
+        told = ranking.counted_levels(
+            np.concatenate((head, places)),
+            np.concatenate((right[: len(head)], np.bincount(behind[right[len(head) :]], minlength=12))),
+            np.concatenate((np.ones(len(head), int), np.bincount(behind, minlength=12))),
+        )
+        assert told.dtype == np.int64 and told.tolist() == ranking.levels(distance, right).tolist()
+
+
+def test_harmonic_numbers_are_exact_to_rounding():
+    whole = np.array([0, 1, 2, 254, 255, 256, 257, 1000, 10**5])
+    slow = [math.fsum(1.0 / i for i in range(1, n + 1)) for n in whole.tolist()]
+    assert ranking.harmonic(whole).tolist() == pytest.approx(slow, abs=4e-15, rel=0)
+
+
+def test_ap_and_first_are_the_two_measures_and_unknown_where_nothing_is_relevant():
+    generator = np.random.default_rng(4)
+    d, r = generator.integers(0, 9, 40), generator.random(40) < 0.2
+    measures = ranking.average_precision(d, r), ranking.recall_at_1(d, r)
+    assert ranking.ap_and_first(ranking.levels(d, r)) == measures
+    assert np.isnan(ranking.ap_and_first(ranking.levels(d, np.zeros(40, bool)))).all()
+    assert np.isnan(ranking.ap_and_first(np.zeros((2, 0), np.int64))).all()
 
 
 def test_without_ties_it_is_ordinary_ap_on_a_large_gallery():
