@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.online.alignment import ContentAlignment
+from adapters.online.alignment import CleanSide, ContentAlignment
 from adapters.online.centred import Centred
 from adapters.online.centring import Centring, ResidualCentring
 from adapters.online.deyo import Deyo
@@ -103,11 +103,12 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         base.head,
         shelf.current,
         lambda modality: adapter(config, base, modality, where),
-        lambda modality: aligner(config, base, modality, where),
+        Aligners(config, base, where),
         answering,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, shelf),
+        answering.quiet,
     )
     labels = config.labels
     codec = Codec(
@@ -234,11 +235,21 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
     return mend
 
 
-def aligner(config: Config, base: Base, modality: Modality, where: str) -> Aligner | None:
-    """None for towers without BatchNorm, and where the paper's preset is asked for."""
-    if not _aligned(config) or modality not in base.calibration:
-        return None
-    return ContentAlignment(base.calibration[modality], config.adapt.align, config.batch.size, where)
+class Aligners:
+    """Makes the alignment of a lane; what is known of the clean domain is made once and shared by all."""
+
+    def __init__(self, config: Config, base: Base, where: str) -> None:
+        self._config, self._base, self._where = config, base, where
+        self._clean: dict[Modality, CleanSide] = {}
+
+    def __call__(self, modality: Modality) -> Aligner | None:
+        """None for towers without BatchNorm, and where the paper's preset is asked for."""
+        if not _aligned(self._config) or modality not in self._base.calibration:
+            return None
+        align = self._config.adapt.align
+        if modality not in self._clean:
+            self._clean[modality] = CleanSide(self._base.calibration[modality], align, self._where)
+        return ContentAlignment(self._clean[modality], align, self._config.batch.size)
 
 
 def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tensor) -> Tensor:

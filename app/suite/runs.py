@@ -147,7 +147,7 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     plain = config.model_copy(update={"adapt": adapt})
     made: list[Any] = [
         build.adapter(plain, base, modality, "cpu"),
-        build.aligner(plain, base, modality, "cpu"),
+        build.Aligners(plain, base, "cpu")(modality),
     ]
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}
