@@ -15,6 +15,7 @@ Ours; measured in docs/methods/fusion.md.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,7 +149,7 @@ def shifted(mean: float, rows: int, evidence: tuple[float, float]) -> float:
 
 def _unsure(rows: int) -> float:
     """Two standard errors of a mean over so many queries, in sd of clean ones."""
-    return 2.0 / float(rows) ** 0.5
+    return 2.0 / math.sqrt(rows)
 
 
 def _ramp(value: float, ends: tuple[float, float]) -> float:
