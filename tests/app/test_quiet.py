@@ -24,7 +24,10 @@ from core.types import (
 )
 from encoders.base_model import Base
 from encoders.head import HashHead
+from encoders.images import Preprocess
+from encoders.norms import calibrate
 from encoders.vector import VectorEncoder
+from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from stream.pipeline import Learner
@@ -151,3 +154,71 @@ def test_the_fused_answer_needs_the_gate_for_every_rule_but_none(
         engine = built(world, fuse=fuse)
         outcome = engine.pipeline.answer(engine.pipeline.learner("vector"), one).outcome
         assert outcome.quiet == (fuse != "none")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[Base, VersionedGallery, Floats]:
+    """A tower with BatchNorm: alignment measures it, style clusters look at its early layers."""
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    for inner, outer in ((3, 8), (8, 8), (8, 16), (16, 16)):
+        layers += [torch.nn.Conv2d(inner, outer, 3, 2, 1), torch.nn.BatchNorm2d(outer), torch.nn.ReLU()]
+    tower = ImageTower(
+        torch.nn.Sequential(*layers, torch.nn.Flatten()),
+        Preprocess((32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
+    )
+    drawn = np.random.default_rng(0).integers(0, 256, (128, 8, 8, 3), dtype=np.uint8)
+    shown = np.kron(drawn, np.ones((1, 4, 4, 1), dtype=np.uint8))
+    inputs = [tower.collate([tower.prepare(one) for one in shown[at : at + 64]], 64) for at in (0, 64)]
+    calibration = calibrate(tower, inputs)
+    items = calibration.features
+    head = HashHead(
+        np.random.default_rng(1).normal(size=(BITS, tower.width)).astype(np.float32),
+        np.zeros(BITS, np.float32), {"image": items.mean(0)},
+    )  # fmt: skip
+    noisy = [tower.prepare(noised(one, seed, 8)) for seed, one in enumerate(shown)]
+    clean = tower.encode(tower.collate(noisy, len(noisy))).numpy()
+    zeros = np.zeros(len(clean), np.float32)
+    base = Base(
+        "test", BITS, tower.width, {"image": tower}, head,
+        {"image": SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE)}, {"image": calibration},
+        {"image": DriftReference(clean, zeros, zeros)}, "v",
+    )  # fmt: skip
+    names = [f"item-{i}" for i in range(len(items))]
+    codes = head.codes(torch.from_numpy(items), "image")
+    gallery = VersionedGallery(BITS, names, codes, names, items, backend="exact", base_version="v")
+    return base, gallery, shown.astype(np.float32)
+
+
+def noised(picture: Floats, seed: int, amount: float) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=picture.shape) * amount
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def test_the_onset_of_a_shift_aligns_as_if_it_had_been_expected(
+    pictures: tuple[Base, VersionedGallery, Floats],
+) -> None:
+    """Early activations are kept only where a shift is expected; at an onset they are taken again."""
+    base, gallery, shown = pictures
+    engine = built((base, gallery))
+    encoder, outcomes = base.encoders["image"], []
+    surprised, expecting = engine.pipeline.learner("image"), engine.pipeline.learner("image")
+    for seq, dark in enumerate((0, 0, 1, 1, 0, 1)):
+        queries = []
+        for row in range(SIZE):
+            picture = shown[(seq * SIZE + row) % len(shown)] * (0.3 if dark else 1.0)
+            seen = noised(picture, 1000 * seq + row, 8)
+            at = Coordinates("q", 0, seq * SIZE + row)
+            queries.append(Query(at, "image", b"", prepared=encoder.prepare(seen)))
+        one = QueryBatch("0:image", seq, "image", tuple(queries))
+        found = []
+        for learner in (surprised, expecting):
+            if learner is expecting:
+                learner.expects_shift = True
+            found.append(engine.pipeline.learn(learner, engine.pipeline.answer(learner, one)))
+        outcomes.append(found[0])
+        assert found[0].quiet == found[1].quiet == (not dark)
+        assert same(found[0].served, found[1].served)
+        assert surprised.state_hash() == expecting.state_hash()
+    assert [one.forwards for one in outcomes] == [1, 1, 3, 2, 1, 3]
+    assert surprised.aligner is not None and surprised.aligner.kinds() > 1
