@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from app.bars import bars, reporter
 from app.build import Engine, engine
@@ -25,6 +22,7 @@ from app.catalogue import Catalogue, prepare_catalogue
 from app.methods import with_method
 from app.profile_service import service_seconds
 from app.schedule import Item, Phase
+from app.sheet import Head, Sheet
 from core.config import Config
 from core.types import Coordinates, Query, QueryBatch, Record
 from stream.broker import Broker
@@ -41,11 +39,11 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """CPU seconds of a batch by stream, method and stage, and three ratios; see `docs/performance.md`."""
+    """Seconds of a batch by stream, method and stage, and three ratios of CPU time; docs/performance.md."""
 
     batch: int
     batches: int
-    cpu_seconds: dict[str, dict[str, dict[str, float]]]
+    seconds: dict[str, dict[str, dict[str, float]]]
     clean_ratio: float
     """Default over frozen on clean queries."""
     shifted_ratio: float
@@ -81,7 +79,7 @@ class Bench:
         return self.built.pipeline.admit(query)
 
     def medians(self) -> dict[str, float]:
-        """Seconds by stage, without the warm batches. Stages are wall time: they run in one thread."""
+        """Seconds by stage, without the warm batches. Stages are wall time, decode and total CPU time."""
         return {stage: float(np.median([lap[stage] for lap in self.laps[WARM:]])) for stage in self.laps[-1]}
 
 
@@ -99,7 +97,7 @@ def profile(batches: int, cache: Path, json_file: Path | None, console: Console)
     with console.status("bare loop and service on Kafka in turn"):
         service = _service_ratio(catalogue, config, items)
     found = Profile(config.batch.size, batches, seconds, ratios["clean"], ratios["shifted"], service)
-    console.print(table(found))
+    table(found).print(console)
     console.print(f"clean_ratio    default / frozen, clean queries       {found.clean_ratio:.2f}")
     console.print(f"shifted_ratio  default / frozen, noisy queries       {found.shifted_ratio:.2f}")
     console.print(f"service_ratio  service / bare loop, queries per CPU  {found.service_ratio:.2f}")
@@ -121,21 +119,16 @@ def paired(config: Config, items: Sequence[Item]) -> tuple[dict[str, dict[str, f
     return {name: bench.medians() for name, bench in benches.items()}, float(np.median(ratios[WARM:]))
 
 
-def table(found: Profile) -> Table:
+def table(found: Profile) -> Sheet:
     """Milliseconds by stage."""
-    heads = [f"{stream}\n{method}" for stream in STREAMS for method in METHODS]
-    title = f"ms a batch of {found.batch}, median of {found.batches}"
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for head in ("stage", *heads):
-        made.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
-    stages: dict[str, list[str]] = defaultdict(list)
-    for stream in STREAMS:
-        for method in METHODS:
-            for stage, seconds in found.cpu_seconds[stream][method].items():
-                stages[stage].append(f"{1000 * seconds:.0f}")
-    for stage, cells in stages.items():
-        made.add_row(stage, *cells)
-    return made
+    columns = [(stream, method) for stream in STREAMS for method in METHODS]
+    sheet = Sheet(
+        f"ms a batch of {found.batch}, median of {found.batches}",
+        [Head("stage", left=True), *(Head(f"{stream}\n{method}") for stream, method in columns)],
+    )
+    for stage in found.seconds["clean"]["default"]:
+        sheet.add(stage, *(f"{1000 * found.seconds[s][m].get(stage, 0.0):.0f}" for s, m in columns))
+    return sheet
 
 
 def _items(catalogue: Catalogue, shift: str, count: int) -> list[Item]:

@@ -351,7 +351,7 @@ def test_unlabelled_queries_give_agreement(
     assert document[0]["map"] is None and document[1]["same_first"] == round(rows[1].same_first, 3)
     json.dumps(document, allow_nan=False)
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(own_table(rows, "own"))
+    own_table(rows, "own").print(console)
     text = console.export_text()
     assert "mAP" not in text and "100.0, 100.0" in text and "nan" not in text
 

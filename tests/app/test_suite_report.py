@@ -215,7 +215,7 @@ def test_times_are_printed_as_means_and_as_multiples_of_frozen() -> None:
     times = {"frozen": [1.0, 3.0], "good": [5.0, float("nan")], "bad": [float("nan")]}
     rows = [{"method": method, "ms_per_query": ms} for method, own in times.items() for ms in own]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(time_table(rows))
+    time_table(rows).print(console)
     text = console.export_text()
     assert re.search(r"frozen +2\.00 +1\.0 *\n", text)
     assert re.search(r"good +5\.00 +2\.5 *\n", text) and re.search(r"bad +n/a +n/a *\n", text)
