@@ -124,6 +124,12 @@ class Pipeline:
         """Fresh state: source parameters, clean statistics."""
         return Learner(modality, self._new_adapter(modality), self._new_aligner(modality))
 
+    def adapts(self, modality: Modality) -> bool:
+        """Whether answers to such queries can ever differ from the frozen twin's."""
+        learner = self.learner(modality)
+        moves = learner.aligner is not None or learner.adapter.name != "frozen"
+        return moves or (modality == "text" and self._repair is not None)
+
     def admit(self, query: Query) -> Query:
         """Decodes and checks the content before it may enter a batch. Raises Refused."""
         encoder = self.encoders.get(query.modality)

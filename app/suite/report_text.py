@@ -21,6 +21,7 @@ from app.suite.rows import FROZEN, Cell, Measures, Part
 UNSHIFTED = ("clean", "sorted")
 """Groups of streams that only ask clean queries."""
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+BY_CONSTRUCTION = "= frozen"
 NAMES_WIDTH, CELL_WIDTH = 56, 26
 """Characters of a terminal row that names take, and of a method's column."""
 NOTES = (
@@ -29,6 +30,8 @@ NOTES = (
     "An average over streams takes the streams as given.",
     "*, **, ***: p < .05, .01, .001 of a paired sign-flip test over the queries of all seeds (10,000 flips), "
     "corrected by Holm for the number of streams of the method.",
+    "= frozen: the method, or the base, has nothing that could change such an answer, so that it is "
+    "the frozen one by construction. Streams on which this holds for all methods are in no average.",
     "Forgetting on return: gain of the second visit minus that of the first; in brackets the gains over the "
     "last 64 queries of the first visit and the first 64 of the second.",
     "Passes are those of a query through the encoder, the frozen one included; of the backward passes only "
@@ -41,7 +44,9 @@ def gain_text(gain: float, low: float, high: float) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """Gain, interval and stars."""
+    """Gain, interval and stars; said where nothing could change."""
+    if not cell.adapts:
+        return BY_CONSTRUCTION
     stars = next((mark for bound, mark in STARS if cell.p < bound), "")
     return f"{gain_text(cell.gain, cell.low, cell.high)}{stars}"
 
