@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export OMP_NUM_THREADS ?= 1
+# Tests on all cores, a file in one process; see tests/conftest.py.
+SPREAD ?= -n auto --dist loadgroup
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
@@ -22,14 +24,14 @@ demo: install
 	$(VENV)/bin/qshift demo $(ARGS)
 
 test: install
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest $(SPREAD) $(ARGS)
 
 # Format, lint, strict types, import direction, quick tests.
 check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -m "not slow and not kafka and not browser"
+	$(VENV)/bin/pytest $(SPREAD) -m "not slow and not kafka and not browser"
 
 # Needed after a change of dependencies only.
 lock:
