@@ -33,7 +33,7 @@ from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from app.answering import Answering
 from app.evidence import Evidence
-from core.config import Config
+from core.config import ClusterConfig, Config
 from core.errors import ConfigError
 from core.protocols import Adapter, Aligner, StateStore
 from core.types import Modality
@@ -238,6 +238,13 @@ def aligner(config: Config, base: Base, modality: Modality, where: str) -> Align
     """None for towers without BatchNorm, and where the paper's preset is asked for."""
     if not _aligned(config) or modality not in base.calibration:
         return None
+    asked, held = config.adapt.align.clusters, len(base.calibration[modality].widths)
+    # A small tower goes without clusters where it has not the default's layers; one that was named is meant.
+    if asked.enabled and asked.layers != ClusterConfig().layers and asked.layers[-1] >= held:
+        raise ConfigError(
+            f"adapt.align.clusters.layers names layer {asked.layers[-1]}, but the {modality} tower of this "
+            f"base has the layers 0 to {held - 1}: name some of those"
+        )
     return ContentAlignment(base.calibration[modality], config.adapt.align, config.batch.size, where)
 
 

@@ -15,8 +15,9 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import calc_crc32c
 
 from core.config import KafkaConfig
-from core.types import Record
+from core.types import JournalEntry, Record
 from stream.broker import Broker
+from stream.changelog import ChangelogStore
 from stream.client import read_all
 from stream.cluster import ensure_topics
 from stream.kafka import KafkaSource
@@ -174,3 +175,28 @@ def test_a_recording_is_read_past_them(broker: Broker, config: KafkaConfig) -> N
         (0, b"a", False), (1, None, True), (2, b"b", False),
     ]  # fmt: skip
     assert [r.value for r in read_all(broker.bootstrap_servers, config.queries)] == [b"a", None, b"b"]
+
+
+def test_a_journal_record_that_is_none_is_skipped_named_and_counted(
+    broker: Broker, topics: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kafka = KafkaConfig(state=topics("state"), journal=topics("journal"))
+    settings = ChangelogStore.topic_configs(kafka)
+    ensure_topics(broker.bootstrap_servers, {name: (1, settings[name]) for name in settings})
+    entries = [JournalEntry("q", 0, "0:text", seq, (2 * seq, 2 * seq + 1), "hash") for seq in range(4)]
+    store = ChangelogStore(broker.bootstrap_servers, kafka)
+    store.journal(entries[0])
+    send(broker, kafka.journal, [(b"garbage", []), (b"x", [(Latin("cafe"), b"x")])])
+    store.journal(entries[1])
+    with caplog.at_level(logging.ERROR, "qshift.changelog"):
+        assert store.journalled(("q", 0), {}) == entries[:2]
+        mine = [record for record in caplog.records if record.name == "qshift.changelog"]
+        said = [(r.getMessage(), r.__dict__["offset"], r.__dict__["skipped"]) for r in mine]
+        assert said == [("journal record skipped: it cannot be read", n, n) for n in (1, 2)]
+        send(broker, kafka.journal, [(b"{}", [])])
+        store.journal(entries[2])  # behind what it did not write itself
+        store.journal(entries[3])
+    store.close()
+    again = ChangelogStore(broker.bootstrap_servers, kafka)
+    assert again.journalled(("q", 0), {"0:text": 1}) == entries[1:]
+    again.close()
