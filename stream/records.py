@@ -115,9 +115,10 @@ class _Batch:
                 return
             except Exception as error:  # noqa: BLE001  as above
                 bad = _step_over(batch, offset, self.last_offset)
-                yield from self._lost(*((bad, bad) if bad is not None else (offset, self.last_offset)), error)
                 if bad is None:
+                    yield from self._lost(offset, self.last_offset, error)
                     return
+                yield from self._lost(bad, bad, error)
                 offset = bad + 1
                 continue
             offset = record.offset + 1
