@@ -24,6 +24,9 @@ log = logging.getLogger("qshift.kafka")
 CORRUPT = "CorruptRecord"
 """Value of the header `x-error-class` of a record that could not be read; its value is null."""
 
+REASON_CHARACTERS = 300
+"""An error of decoding quotes what it met, which may be a megabyte."""
+
 
 def encoded_bytes(value: bytes | None, key: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
     """Most that a record takes alone in a batch of Kafka's format v2: what limits of size are applied to.
@@ -126,7 +129,7 @@ class _Batch:
 
     def _lost(self, first: int, last: int, error: Exception) -> Iterator[DefaultRecord]:
         self._say(first, last, error)
-        batch, reason = self._batch, f"the record cannot be read: {error}"
+        batch, reason = self._batch, f"the record cannot be read: {error}"[:REASON_CHARACTERS]
         headers = [("x-error-class", CORRUPT.encode()), ("x-error-message", reason.encode(errors="replace"))]
         stamp = batch.max_timestamp if batch.magic == 2 else -1
         for offset in range(first, last + 1):
@@ -136,7 +139,12 @@ class _Batch:
         place = f"{self._part.topic}/{self._part.partition}"
         log.error(
             "records cannot be read",
-            extra={"partition": place, "first": first, "last": last, "error": repr(error)},
+            extra={
+                "partition": place,
+                "first": first,
+                "last": last,
+                "error": repr(error)[:REASON_CHARACTERS],
+            },
         )
 
 

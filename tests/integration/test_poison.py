@@ -135,6 +135,20 @@ def test_a_batch_that_cannot_be_unpacked_costs_its_records(
         assert [unreadable(record) for record in mine] == [3 <= n < 6 for n in range(9)]
 
 
+def test_a_long_name_is_not_quoted_whole(
+    broker: Broker, config: KafkaConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Long(str):
+        def encode(self, *_: Any) -> bytes:
+            return b"\xff" * 500_000
+
+    send(broker, config.queries, [(b"poison", [(Long("long"), b"x")])])
+    with caplog.at_level(logging.ERROR, "qshift.kafka"):
+        (record,) = everything(broker, config, 1)
+    assert unreadable(record) and len(dict(record.headers)["x-error-message"]) <= 300
+    assert all(len(str(entry.__dict__)) < 3000 for entry in caplog.records if entry.name == "qshift.kafka")
+
+
 def test_other_partitions_go_on(broker: Broker, config: KafkaConfig) -> None:
     send(broker, config.queries, [(b"poison", [(Latin("cafe"), b"x")])])
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
