@@ -33,7 +33,7 @@ from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from app.answering import Answering
 from app.evidence import Evidence
-from core.config import Config
+from core.config import ClusterConfig, Config
 from core.errors import ConfigError
 from core.protocols import Adapter, Aligner, StateStore
 from core.types import Modality
@@ -248,8 +248,19 @@ class Aligners:
             return None
         align = self._config.adapt.align
         if modality not in self._clean:
+            self._check_layers(modality)
             self._clean[modality] = CleanSide(self._base.calibration[modality], align, self._where)
         return ContentAlignment(self._clean[modality], align, self._config.batch.size)
+
+    def _check_layers(self, modality: Modality) -> None:
+        asked = self._config.adapt.align.clusters
+        held = len(self._base.calibration[modality].widths)
+        # A small tower without the default's layers goes without clusters; a layer that was named is meant.
+        if asked.enabled and asked.layers != ClusterConfig().layers and asked.layers[-1] >= held:
+            raise ConfigError(
+                f"adapt.align.clusters.layers names layer {asked.layers[-1]}, but the {modality} tower of "
+                f"this base has the layers 0 to {held - 1}: name some of those"
+            )
 
 
 def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tensor) -> Tensor:

@@ -16,12 +16,11 @@ from core.protocols import Observer
 from core.types import Record
 from monitoring.http import Serving, Views, create_app, serve
 from monitoring.metrics import Metrics
-from stream.cluster import ensure_topics
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
 from stream.sink import KafkaSink
-from stream.topics import topic_settings
+from stream.topics import prepared_topics
 
 log = logging.getLogger("qshift.service")
 GALLERY_PICTURE = Callable[[str], bytes | None]
@@ -56,10 +55,10 @@ class Service:
         for modality in self.engine.base.encoders:
             self.engine.pipeline.learner(modality)
         servers = config.kafka.bootstrap_servers
-        ensure_topics(servers, topic_settings(config.kafka))
+        kept = prepared_topics(servers, config)
         self._store = state_store(config, servers)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes)
-        self._source = KafkaSource(servers, config.kafka, worker)
+        self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
         self.extra: list[Observer] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,6 +87,7 @@ class Service:
         return {
             "running": self._running,
             "assigned": bool(self._source.assignment()),
+            "partitions": not self._source.unserved,
             "gallery": len(self.engine.shelf.current()) > 0,
         }
 

@@ -75,7 +75,10 @@ class Sink(Protocol):
     def emit(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        """Takes one record; may block while too many bytes are not acknowledged."""
+        """Takes one record; may block while too many bytes are not acknowledged.
+
+        Raises Refused when its topic does not take so large a record, which is never said of a dead letter.
+        """
 
     def flush(self, budget_seconds: float) -> None:
         """Returns when every record so far is durable; raises DeliveryError otherwise."""

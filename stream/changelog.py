@@ -24,6 +24,7 @@ from kafka.net.compat import KafkaNetClient
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Cut, JournalEntry, Partition
+from stream.records import tolerant
 from stream.states import canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
 
 log = logging.getLogger("qshift.changelog")
@@ -76,6 +77,7 @@ class ChangelogStore:
         self._servers, self._kafka, self._retry_seconds = bootstrap_servers, kafka, retry_seconds
         self._producer: Any = None
         self._known: dict[Partition, _Known] = {}
+        self._unreadable = 0
 
     @staticmethod
     def topic_configs(kafka: KafkaConfig) -> dict[str, dict[str, str]]:
@@ -199,7 +201,18 @@ class ChangelogStore:
     def _entries(self, partition: Partition, start: int) -> Iterator[tuple[int, JournalEntry]]:
         """Offsets and entries of a partition up to the present end."""
         for offset, _, value in self._read(self._kafka.journal, partition[1], start):
-            entry = entry_from_bytes(value or b"")
+            try:
+                entry = entry_from_bytes(value or b"")
+            except ArtifactError as error:
+                self._unreadable += 1
+                log.error(
+                    "journal record skipped: it cannot be read",
+                    extra={
+                        "topic": self._kafka.journal, "partition": partition[1], "offset": offset,
+                        "skipped": self._unreadable, "error": str(error),
+                    },
+                )  # fmt: skip
+                continue
             if (entry.topic, entry.partition) == partition:
                 yield offset, entry
 
@@ -236,7 +249,7 @@ class ChangelogStore:
                     max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
                     request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
                 )  # fmt: skip
-                reader.assign([at])
+                tolerant(reader).assign([at])
                 end = reader.end_offsets([at])[at] if end is None else end
                 if position > end:  # the topic was made anew
                     position = 0

@@ -228,8 +228,13 @@ class _Run:
             )
         work = self.pipeline.answer(lane.learner, batch, repeated=planned)
         started = self.clock()
-        for value, key, headers in self.border.answers(work.outcome):
-            self.sink.emit("answers", value, key, headers)
+        for query, (value, key, headers) in zip(
+            batch.queries, self.border.answers(work.outcome), strict=True
+        ):
+            try:
+                self.sink.emit("answers", value, key, headers)
+            except Refused as refused:  # too large for its topic: it would be for ever
+                self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
         emitted = self.clock() - started
         outcome = self.pipeline.learn(lane.learner, work)
         outcome = replace(outcome, seconds={**outcome.seconds, "emit": emitted})
