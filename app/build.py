@@ -40,6 +40,7 @@ from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
+from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -96,6 +97,9 @@ def engine(config: Config) -> Engine:
 
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
+    image = getattr(base.encoders.get("image"), "alone", base.encoders.get("image"))
+    if isinstance(image, ImageTower):
+        image.limit(config.limits.image_bytes, config.limits.image_pixels)
     answering = Answering(config, shelf, Evidence(config, base))
     pipeline = Pipeline(
         config,

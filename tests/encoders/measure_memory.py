@@ -72,7 +72,7 @@ def forked(work: Callable[[], bytes]) -> bytes:
 
 
 def peak_kib() -> int:
-    with open("/proc/self/status") as status:
+    with Path("/proc/self/status").open() as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 

@@ -159,7 +159,12 @@ DECODED = {
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
 def test_the_peak_stays_near_one_decoded_picture() -> None:
     done = subprocess.run(
-        [sys.executable, MEASURE], capture_output=True, text=True, check=True, timeout=300, cwd=MEASURE.parents[2]
+        [sys.executable, MEASURE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        cwd=MEASURE.parents[2],
     )
     found = json.loads(done.stdout)
     assert found.keys() == DECODED.keys()
