@@ -3,7 +3,8 @@
 A record of a few hundred bytes can unpack to the largest picture that is accepted, and a decoder cannot be
 interrupted: it may not run in the loop's thread, which has to poll, to cut batches and to look at `stop`.
 Records of one partition stand in one line. A picture waits in it until a thread has decoded it, and what
-stands behind waits too; lines do not wait for each other, and the threads take from them in turn.
+stands behind waits too; lines do not wait for each other, and the threads go to the line for which they
+have worked least: a client's flood of large pictures costs another's small ones one of them at a time.
 
 What is held at once: as many pictures being decoded as there are threads, each within the caps of pixels and
 bytes; of all else the encoded bytes, up to `HELD_MESSAGES` messages, above which polling pauses.
@@ -63,6 +64,7 @@ class Admission(Generic[Owner]):
         self._admit, self._most_bytes, self._clock = admit, most_bytes, clock
         self._lines: dict[Owner, deque[Held[Owner]]] = {}
         self._encoded: dict[Owner, deque[tuple[Held[Owner], Query]]] = {}  # what no thread has begun with
+        self._spent: dict[Owner, float] = {}  # seconds of decoding, of the lines that have such
         self._changed = threading.Condition()
         self._closed = False
         self._until = float("inf")
@@ -80,8 +82,8 @@ class Admission(Generic[Owner]):
         if self._lines.keys() - owners:
             with self._changed:
                 for owner in self._lines.keys() - owners:
-                    del self._lines[owner]
-                    self._encoded.pop(owner, None)
+                    for known in (self._lines, self._encoded, self._spent):
+                        known.pop(owner, None)
 
     def decodes(self, event: Event) -> bool:
         """Whether an event holds pictures that are not for the loop's thread to decode."""
@@ -101,7 +103,12 @@ class Admission(Generic[Owner]):
         with self._changed:
             self._lines.setdefault(owner, deque()).append(held)
             if picture is not None:
-                self._encoded.setdefault(owner, deque()).append((held, picture))
+                if owner not in self._encoded:
+                    # Who comes back has no claim on the time when there was nothing to decode for it.
+                    least = min((self._spent[other] for other in self._encoded), default=0.0)
+                    self._spent[owner] = max(self._spent.get(owner, 0.0), least)
+                    self._encoded[owner] = deque()
+                self._encoded[owner].append((held, picture))
                 self._changed.notify_all()
         return True
 
@@ -167,22 +174,24 @@ class Admission(Generic[Owner]):
     def _decode(self) -> None:
         while (found := self._next()) is not None:
             held, query = found
+            began = self._clock()
             admit = self._admitted(query)
             with self._changed:
                 held.admit, held.ready = admit, True
+                if held.owner in self._spent:
+                    self._spent[held.owner] += self._clock() - began
                 self._changed.notify_all()
 
     def _next(self) -> tuple[Held[Owner], Query] | None:
-        """The first picture of the line whose turn it is; None at the end."""
+        """The first picture of the line that has had least; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._encoded)
             if self._closed:
                 return None
-            owner, line = next(iter(self._encoded.items()))
-            found = line.popleft()
-            del self._encoded[owner]
-            if line:
-                self._encoded[owner] = line
+            owner = min(self._encoded, key=self._spent.__getitem__)
+            found = self._encoded[owner].popleft()
+            if not self._encoded[owner]:
+                del self._encoded[owner]
             return found
 
     def _admitted(self, query: Query) -> Callable[[Query], Query]:

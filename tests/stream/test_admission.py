@@ -75,16 +75,60 @@ def test_a_line_keeps_its_order_and_other_lines_do_not_wait(make: Any) -> None:
     assert not put(admission, "a", "a3", TEXT)
 
 
-def test_lines_take_turns_in_the_decoder(make: Any) -> None:
-    decoder = Decoder(open_=False)
-    admission = make(decoder)
+def test_the_decoder_shares_its_time_and_not_its_turns(make: Any) -> None:
+    """Line a holds large pictures of 1 s, line b small ones of 10 ms."""
+    now, cost = [0.0], {"a": 1.0, "b": 0.01}
+
+    class Slow(Decoder):
+        def __call__(self, query: Query) -> Query:
+            admitted = super().__call__(query)
+            now[0] += cost[query.query_id[0]]
+            return admitted
+
+    decoder = Slow(open_=False)
+    admission = make(decoder, clock=lambda: now[0])
+    for number in range(8):
+        put(admission, "a", f"a{number}")
+    for number in range(50):
+        put(admission, "b", f"b{number}")
+    decoder.gate.set()
+    while len(decoder.seen) < 58:
+        time.sleep(0.01)
+    assert decoder.seen.index("b49") <= 51  # one or two large ones before, not fifty
+    found = []
+    while len(admission):
+        admission.turn(("a", "b"))
+        found += names(admission)
+    assert [name for name in found if name[0] == "a"] == [f"a{number}" for number in range(8)]
+    assert [name for name in found if name[0] == "b"] == [f"b{number}" for number in range(50)]
+
+
+def test_an_idle_line_saves_nothing_up(make: Any) -> None:
+    now = [0.0]
+
+    class Slow(Decoder):
+        def __call__(self, query: Query) -> Query:
+            now[0] += 1
+            return super().__call__(query)
+
+    decoder = Slow()
+    admission = make(decoder, clock=lambda: now[0])
     for number in range(20):
         put(admission, "a", f"a{number}")
-    put(admission, "b", "b0")
+    while len(decoder.seen) < 20:
+        time.sleep(0.01)
+    decoder.gate.clear()
+    for number in range(20, 30):
+        put(admission, "a", f"a{number}")
+    while len(decoder.seen) < 21:
+        time.sleep(0.01)
+    for number in range(10):
+        put(admission, "b", f"b{number}")
     decoder.gate.set()
-    found = names(admission)
-    assert len(found) == 21 and decoder.seen.index("b0") <= 2
-    assert [name for name in found if name[0] == "a"] == [f"a{number}" for number in range(20)]
+    while len(decoder.seen) < 40:
+        time.sleep(0.01)
+    late = decoder.seen[21:]
+    assert any(name[0] == "a" for name in late[:4])  # b has no right to be first ten times
 
 
 def test_what_decoding_raises_is_raised_in_the_loop(make: Any) -> None:
