@@ -1,15 +1,20 @@
 """The loop with pictures that take their time: what else waits, and what stays as it was to the byte."""
 
+import io
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.errors import DeliveryError, Refused
 from core.types import Coordinates, Modality, Record
+from encoders.images import Preprocess, decode, fit
 from encoders.vector import VectorEncoder
 from stream.codec import image_query, vector_query
 from stream.memory import Crash, MemorySink, MemorySource
@@ -222,6 +227,50 @@ def test_others_are_answered_while_pictures_are_decoded_and_the_end_is_near(
     again.end()
     assert len(answers_of(live.sink).keys() | answers_of(again.sink).keys()) == 308
     assert not answers_of(live.sink).keys() & answers_of(again.sink).keys()
+
+
+class Decoding(Pictures):
+    """Really decodes: the mean colour of a picture, eight times."""
+
+    def prepare(self, content: Any) -> Any:
+        self.threads.add(threading.current_thread().name)
+        colour = fit(decode(content, 224), Preprocess()).mean((1, 2))
+        return VectorEncoder.prepare(self, np.tile(colour + 1, WIDTH // 3))
+
+
+def peak_mib() -> float:
+    with Path("/proc/self/status").open() as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_hundred_small_files_at_the_cap_cost_others_little(make_seeing: Any, answers_of: Any) -> None:
+    """One-colour WEBPs of 700 bytes that unpack to 4096 x 4096 pixels, with other queries among them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4096, 4096), (9, 8, 7)).save(buffer, "WEBP", lossless=True)
+    value, headers = image_query(buffer.getvalue(), content_type="image/webp")
+    assert len(value) < 1500
+    seeing = make_seeing(**BRISK)
+    seeing.pictures = seeing.world.pipeline.encoders["image"] = Decoding()
+    flooded = seeing.stream("v" + "pppppppppv" * 10)
+    flooded = [
+        record if seeing.world.codec.decode(record).modality == "vector"
+        else replace(record, value=value, headers=tuple(headers))
+        for record in flooded
+    ]  # fmt: skip
+    Path("/proc/self/clear_refs").write_text("5")  # peaks begin here
+    before = peak_mib()
+    live = Background(seeing, [*flooded, *seeing.stream("v" * 100, 1)])
+    began = time.monotonic()
+    live.until(lambda: sum(b"/1/" in key for key in answers_of(live.sink)) == 100)
+    assert time.monotonic() - began < 5  # the other partition, whole
+    live.until(lambda: f"{TOPIC}/0/10".encode() in answers_of(live.sink), 60)  # behind nine of them
+    assert live.end() < 2
+    done = len(answers_of(live.sink)) - 100
+    assert 10 <= done < 60, "the end came before all were decoded"
+    assert peak_mib() - before < 4 * 64 + 100
+    cut = live.store.load((TOPIC, 0))
+    assert cut is not None and 10 <= cut.next_offset <= done + 1
 
 
 def test_polling_pauses_while_too_much_waits(make_seeing: Any) -> None:
