@@ -33,13 +33,14 @@ from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from app.answering import Answering
 from app.evidence import Evidence
-from core.config import ClusterConfig, Config
+from core.config import ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.protocols import Adapter, Aligner, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
+from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -96,6 +97,7 @@ def engine(config: Config) -> Engine:
 
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
+    limit_pictures(base, config.limits)
     answering = Answering(config, shelf, Evidence(config, base))
     pipeline = Pipeline(
         config,
@@ -118,6 +120,13 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         lambda at: included(at, labels.key, labels.rate),
     )
     return Engine(config, base, shelf, pipeline, codec, answering)
+
+
+def limit_pictures(base: Base, limits: LimitConfig) -> None:
+    """Queries may hold less than one's own pictures; composed queries and clips have the same tower."""
+    image = getattr(base.encoders.get("image"), "alone", base.encoders.get("image"))
+    if isinstance(image, ImageTower):
+        image.limit(limits.image_bytes, limits.image_pixels)
 
 
 def identifier(shelf: Shelf, version: str, key: int) -> str:

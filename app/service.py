@@ -119,6 +119,7 @@ class Service:
                 _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [*self.observers.all(), *self.extra], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=self.observers.metrics,
+                decoders=self.config.limits.decoders,
             )  # fmt: skip
         finally:
             self._running = False

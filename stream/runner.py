@@ -20,11 +20,14 @@ from core.config import Config
 from core.errors import ArtifactError, DeliveryError, Refused
 from core.protocols import Observer, Operations, Sink, Source, StateStore
 from core.types import Cut, JournalEntry, Judgement, Outcome, Partition, Query, QueryBatch, Record, Refusal
+from stream.admission import HELD_MESSAGES, Admission
 from stream.lanes import Lane, covered, lane_name, plan
 from stream.pipeline import Pipeline
 
 log = logging.getLogger("qshift.runner")
 FLUSH_SECONDS = 60.0
+POLL_SECONDS = 0.01
+"""Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
 
 
 class Border(Protocol):
@@ -78,10 +81,14 @@ class _Run:
         self, source: Source, pipeline: Pipeline, border: Border, sink: Sink, store: StateStore,
         observers: Sequence[Observer], config: Config, clock: Callable[[], float],
         on_lanes: Callable[[Sequence[Lane]], None] | None, operations: Operations | None,
+        decoders: int,
     ) -> None:  # fmt: skip
         self.source, self.pipeline, self.border, self.sink, self.store = source, pipeline, border, sink, store
         self.observers, self.config, self.clock = observers, config, clock
         self.on_lanes, self.operations = on_lanes, operations
+        self.admission: Admission[_Partition] = Admission(
+            pipeline.admit, decoders, HELD_MESSAGES * config.limits.message_bytes
+        )
         self.owned: dict[Partition, _Partition] = {}
         self.topics = {config.kafka.queries}
         self.report = Report()
@@ -163,7 +170,10 @@ class _Run:
         if record.at.topic in self.topics:
             owned = self.owned.get((record.at.topic, record.at.partition))
             if owned is not None:  # else of a partition that is ours no longer
-                self.take_query(owned, record, event)
+                # Reading begins again here when all is lost, whether or not the record was waited for.
+                owned.first = record.at.offset if owned.first is None else owned.first
+                if not self.admission.put(owned, record, event, self.decodes(owned, event)):
+                    self.take_query(owned, record, event, self.pipeline.admit)
             return
         # A label, good or bad: its place is part of the cut.
         self.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
@@ -174,15 +184,30 @@ class _Run:
         elif isinstance(event, Refusal):
             self.refuse(event)
 
-    def take_query(self, owned: _Partition, record: Record, event: Query | Judgement | Refusal) -> None:
-        owned.first = record.at.offset if owned.first is None else owned.first
+    def decodes(self, owned: _Partition, event: Query | Judgement | Refusal) -> bool:
+        """Whether an event is to be decoded beside the loop: not what the lane's state covers already."""
+        if not isinstance(event, Query) or not self.admission.decodes(event):
+            return False
+        return event.at.offset >= self.lane(owned, event).next_offset
+
+    def take_back(self, wait_seconds: float, stop: threading.Event) -> None:
+        """Takes what waited for its decoding, or behind such: within the budget of a turn."""
+        for held in self.admission.taken(wait_seconds):
+            self.take_query(held.owner, held.record, held.event, held.admit)
+            if stop.is_set():
+                return
+
+    def take_query(
+        self, owned: _Partition, record: Record, event: Query | Judgement | Refusal,
+        admit: Callable[[Query], Query],
+    ) -> None:  # fmt: skip
         owned.position = record.at.offset + 1
         if isinstance(event, Query):
             lane = self.lane(owned, event)
             if record.at.offset < lane.next_offset:
                 return
             try:
-                lane.add(self.pipeline.admit(event), self.clock())
+                lane.add(admit(event), self.clock())
                 return
             except Refused as refused:
                 event = Refusal(record, refused.stage, type(refused).__name__, refused.reason)
@@ -202,7 +227,7 @@ class _Run:
         """Answers every batch that is due; True if there was one."""
         worked, lag = False, self.source.lag()
         for owned in list(self.owned.values()):
-            behind = not self.paused and lag.get(owned.partition, 0) > 0
+            behind = (not self.paused and lag.get(owned.partition, 0) > 0) or self.admission.ahead(owned)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
                     cut = lane.next_batch(self.clock(), self.config.batch, drain, behind)
@@ -307,6 +332,7 @@ def run(
     on_lanes: Callable[[Sequence[Lane]], None] | None = None,
     operations: Operations | None = None,
     poll_seconds: float = 0.1,
+    decoders: int = 0,
 ) -> Report:
     """Answers and learns until the source is exhausted or `stop` is set.
 
@@ -316,28 +342,46 @@ def run(
         stop: set it to end after the batch in hand, with a cut; nothing is lost.
         operations: told of cuts, restores, recoveries and rebalances.
         on_lanes: called with the live lanes whenever there is a new one, for /state.
+        decoders: threads that decode pictures beside the loop. With 0 it waits for each: where no log is
+            live nothing is kept from its turn, and the order of all that is sent depends on the input alone.
 
     Raises:
         ArtifactError: a saved state does not fit the configuration.
         OffsetGoneError: the log starts after the offset where a saved state continues.
     """
     stop = stop or threading.Event()
-    state = _Run(source, pipeline, border, sink, store, observers, config, clock, on_lanes, operations)
-    limit = config.limits.pending_queries
+    state = _Run(
+        source, pipeline, border, sink, store, observers, config, clock, on_lanes, operations, decoders
+    )
+    try:
+        _loop(state, stop, poll_seconds)
+    finally:
+        state.admission.close()
+    return state.finish()
+
+
+def _loop(state: _Run, stop: threading.Event, poll_seconds: float) -> None:
+    source, admission, worked = state.source, state.admission, False
+    limit = state.config.limits.pending_queries
     while not stop.is_set():
         try:
-            records = state.rebalance(source.poll(poll_seconds))
+            # While pictures are decoded the turn waits for them instead, further down.
+            records = state.rebalance(source.poll(POLL_SECONDS if len(admission) else poll_seconds))
+            admission.turn(state.owned.values())
             for record in records:
+                if stop.is_set():
+                    return
                 state.take(record)
+            state.take_back(0.0 if worked else poll_seconds, stop)
             worked = state.work(False, stop)
             waiting = sum(len(lane.pending) for o in state.owned.values() for lane in o.lanes.values())
-            if (waiting >= limit) != state.paused:
-                state.paused = waiting >= limit
-                source.pause(state.paused)
-            if source.exhausted and not records and not worked:
+            full = waiting + len(admission) >= limit or admission.full
+            if full != state.paused:
+                state.paused = full
+                source.pause(full)
+            if source.exhausted and not records and not worked and not len(admission):
                 state.work(True, stop)
-                break
+                return
         except DeliveryError as error:
             log.warning("delivery failed, continuing from the newest cut", extra={"error": str(error)})
             state.recover()
-    return state.finish()
