@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +21,10 @@ from stream.cluster import (
     RECORD_OVERHEAD_BYTES,
     quiet,
 )
+from stream.patience import Patience
 
 log = logging.getLogger("qshift.kafka")
+FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
 
 
 class Sent:
@@ -105,6 +106,7 @@ class KafkaSink:
         config: topics, bound on un-acknowledged bytes, delivery time-out.
         message_bytes: largest record; one larger is refused before it is sent.
         linger_seconds: how long a record may wait for company; `flush` does not wait for it.
+        hurry: once it is set, `flush` gives up soon.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class KafkaSink:
         config: KafkaConfig,
         message_bytes: int = 1 << 20,
         linger_seconds: float = 0.005,
+        hurry: threading.Event | None = None,
     ) -> None:
         quiet()
         self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
@@ -123,6 +126,7 @@ class KafkaSink:
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
         self._inflight = _Inflight(config.max_inflight_bytes)
         self._epoch: _Epoch | None = None
+        self._hurry = hurry
         self._making = threading.Lock()
 
     @property
@@ -184,13 +188,16 @@ class KafkaSink:
         epoch = self._epoch
         if epoch is None:
             return
-        started = time.monotonic()
-        try:
-            epoch.producer.flush(timeout=budget_seconds)
-        except KafkaError as error:
-            log.warning("flush failed", extra={"error": repr(error)})
-        # The producer's word is not enough: it returns normally when records have expired (T1).
-        epoch.settled(max(0.0, budget_seconds - (time.monotonic() - started)))
+        patience = Patience(budget_seconds, self._hurry)
+        while True:
+            left = patience.left()
+            try:
+                epoch.producer.flush(timeout=min(left, FLUSH_SECONDS))
+            except KafkaError as error:
+                log.info("flush failed", extra={"error": repr(error)})
+            # The producer's word is not enough: it returns normally when records have expired (T1).
+            if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
+                break
         if epoch.pending or epoch.failed:
             self._discard(epoch)
             raise DeliveryError(

@@ -255,7 +255,7 @@ class Worker:
 NURSERY = """
 import os, sys
 import torch._dynamo  # what the first optimizer imports: seconds that every worker would wait for
-import app.serve
+import app.serve, app.service
 from app.cli import main
 
 children = set()
