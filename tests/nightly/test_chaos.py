@@ -116,10 +116,15 @@ def test_worker_kills(site: Any, messages: Any) -> None:
 
 def test_broker_kills(site: Any, broker: Any, messages: Any) -> None:
     traffic, worker, rng = Traffic(site, messages), site.worker(), np.random.default_rng(2)
+    site.wait(lambda: "serving" in worker.output())
     for turn in range(BROKER_KILLS):
-        traffic.send(8 * PACE, bursts=3)
-        time.sleep(rng.uniform(0.0, 0.3))
+        before = len(traffic.sent)
+        traffic.send(30 * PACE, bursts=1)
+        site.wait(lambda: traffic.answered() > before + PACE)  # noqa: B023 (used within the turn)
+        waiting = len(traffic.sent) - traffic.answered()
         broker.kill()
+        print(f"kill {turn + 1}: at most {waiting} queries were without an answer")
+        assert waiting > 0, "Kafka was killed too late"
         time.sleep(75.0 if turn == 0 else rng.uniform(0.0, 5.0))  # once longer than any call waits
         broker.restart()
     traffic.settle(300)
