@@ -72,7 +72,7 @@ def measured(task_name: str, data: Path | None, cache: Path, reference: str, bat
     observers: list[Observer] = [seen]
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(),
-        MemoryStore(), observers, config, clock=lambda: 0.0,
+        MemoryStore(), observers, config, clock=lambda: 0.0, base_version=engine.base.version,
     )  # fmt: skip
     return seen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from app.answering import Answering
 from app.evidence import Evidence
 from core.config import ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
+from core.identity import identity
 from core.protocols import Adapter, Aligner, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
@@ -65,6 +67,11 @@ class Engine:
     pipeline: Pipeline
     codec: Codec
     answering: Answering
+
+    @property
+    def identity(self) -> str:
+        """What a state has to be made by to be used here."""
+        return identity(self.config, self.base.version)
 
 
 def pin_threads(config: Config) -> None:
@@ -279,7 +286,8 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
     return refined(q, near, base.constants[modality].temperature, mask)[1]
 
 
-def state_store(config: Config, bootstrap_servers: str) -> StateStore:
+def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
+    """Where cuts and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         return DirectoryStore(Path(config.state.directory))
-    return ChangelogStore(bootstrap_servers, config.kafka)
+    return ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -125,12 +126,16 @@ def _row(
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records)})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
     store = MemoryStore()
+    seqs: Counter[tuple[int, str]] = Counter()
     for entry in journal:
-        store.journal(entry)
+        # A replay starts from the source: the first batch of its stretch is a lane's first.
+        lane = (entry.partition, entry.lane)
+        store.journal(replace(entry, seq=seqs[lane]))
+        seqs[lane] += 1
     # A clock that stands still: a batch ends where it is full or planned, not where this machine is slow.
     report = run(
         MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, MemorySink(), store,
-        [quality, watch], config, clock=lambda: 0.0,
+        [quality, watch], config, clock=lambda: 0.0, base_version=built.base.version,
     )  # fmt: skip
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))

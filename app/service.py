@@ -56,16 +56,16 @@ class Service:
             self.engine.pipeline.learner(modality)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
-        self._store = state_store(config, servers)
-        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes)
+        self._stop = threading.Event()
+        self._store = state_store(config, servers, self._stop)
+        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
         self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
         self.extra: list[Observer] = []
-        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._report: Report | None = None
         self._lanes: list[Lane] = []
-        self._running = False
+        self._running, self._delivering = False, True
         self._http: Serving | None = None
         self.observers.metrics.watch("qshift_inflight_bytes", lambda: float(self._sink.inflight_bytes))
         self.observers.metrics.watch(
@@ -89,6 +89,7 @@ class Service:
             "assigned": bool(self._source.assignment()),
             "partitions": not self._source.unserved,
             "gallery": len(self.engine.shelf.current()) > 0,
+            "delivering": self._delivering,
         }
 
     def state(self) -> Mapping[str, Any]:
@@ -98,6 +99,7 @@ class Service:
             "base": self.engine.base.version[:16],
             "gallery": self.engine.shelf.current().version,
             "config": self.config.decision_hash(),
+            "identity": self.engine.identity,
             "lanes": {
                 lane.name: {
                     "next_seq": lane.next_seq,
@@ -119,7 +121,8 @@ class Service:
                 _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [*self.observers.all(), *self.extra], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=self.observers.metrics,
-                decoders=self.config.limits.decoders,
+                decoders=self.config.limits.decoders, base_version=self.engine.base.version,
+                on_trouble=self._on_trouble,
             )  # fmt: skip
         finally:
             self._running = False
@@ -179,6 +182,9 @@ class Service:
             self._http.stop()
         for part in (self._source, self._sink, self._store):
             part.close()
+
+    def _on_trouble(self, trouble: bool) -> None:
+        self._delivering = not trouble
 
     def _on_lanes(self, lanes: Sequence[Lane]) -> None:
         self._lanes = list(lanes)

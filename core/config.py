@@ -277,12 +277,23 @@ class Config(Section):
             )
         return self
 
+    def decisions(self) -> dict[str, str]:
+        """A short hash of each part that changes answers or states, by name.
+
+        Label settings are among them: they decide `label_wanted` in the answers. The key goes in hashed only.
+        """
+        names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
+        texts = {name: self.model_dump_json(include={name}) for name in names}
+        texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}"
+        return {name: _digest(text, 8) for name, text in texts.items()}
+
     def decision_hash(self) -> str:
-        """Hash of everything that changes answers or states; a cut made under another is refused."""
-        parts = self.model_dump_json(
-            include={"seed", "batch", "adapt", "answer", "repair", "precision", "threads"}
-        )
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        """One hash of all `decisions`."""
+        return _digest(" ".join(f"{name}={value}" for name, value in self.decisions().items()), 16)
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def load(path: Path | None) -> Config:

@@ -227,7 +227,8 @@ class Cut:
     parent_hash: str
     next_offset: int
     lanes: tuple[LaneState, ...]
-    config_hash: str
+    identity: str
+    """Of base model and configuration, see `core.identity`."""
     label_offsets: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
 

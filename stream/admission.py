@@ -136,6 +136,10 @@ class Admission(Generic[Owner]):
         line = self._lines.get(owner)
         return line is not None and line[0].ready
 
+    def holds(self, owner: Owner) -> bool:
+        """Whether a line has records."""
+        return owner in self._lines
+
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 

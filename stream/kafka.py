@@ -22,7 +22,15 @@ from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from core.config import KafkaConfig
-from core.errors import BrokerError, ConfigError, OffsetGoneError
+from core.errors import (
+    BrokerError,
+    ConfigError,
+    DeliveryError,
+    NameTaken,
+    OffsetGoneError,
+    PartitionsLost,
+    QshiftError,
+)
 from core.types import Coordinates, Partition, Record
 from stream.cluster import (
     CLOSE_SECONDS,
@@ -40,6 +48,7 @@ log = logging.getLogger("qshift.kafka")
 
 ANEW = "state and journal belong to the old one; name new ones (kafka.state, kafka.journal), or delete them"
 SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
+CONFIRM_SECONDS = 5.0  # how long the group may take to say whether we own a partition
 
 # The partition is ours no longer, or the group is in the middle of a change: the next poll shows it.
 _STALE = (
@@ -108,7 +117,7 @@ class KafkaSource:
         metadata_seconds: float = 30.0,
     ) -> None:
         quiet()
-        self._config = config
+        self._config, self._worker = config, worker
         self._revocations = _Revocations()
         shared: dict[str, Any] = {
             "bootstrap_servers": bootstrap_servers,
@@ -240,6 +249,8 @@ class KafkaSource:
         try:
             found = consumer.poll(timeout_ms=int(budget_seconds * 1000))
         except KafkaError as error:
+            if isinstance(error, kafka_errors.FencedInstanceIdError):
+                raise self._refused(error) from error
             if consumer is self._labels:
                 self._say_labels(error)
                 return []
@@ -340,16 +351,71 @@ class KafkaSource:
 
         The state that covers the offsets is durable already, and on a restart it wins over the group's
         offset: nothing depends on this commit but what tools show as lag.
+
+        Raises:
+            PartitionsLost, NameTaken: as `confirm`.
         """
+        try:
+            self._commit(offsets, metadata, LOOKUP_SECONDS)
+        except DeliveryError as error:
+            log.warning("offsets not committed, the next commit covers them", extra={"error": str(error)})
+
+    def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
+        """Commits once more what is committed: the group refuses that to whom it does not count as owner.
+
+        None stands for a partition of which nothing was read yet.
+
+        Raises:
+            PartitionsLost: this worker is no member, of another generation, or in the middle of a change.
+            NameTaken: another worker of the same name has taken its place.
+            DeliveryError: Kafka does not answer.
+        """
+        known: dict[Partition, int] = {}
+        for partition, offset in offsets.items():
+            found = self._position(partition) if offset is None else offset
+            if found is not None:
+                known[partition] = found
+        self._commit(known, metadata, CONFIRM_SECONDS)
+
+    def _position(self, partition: Partition) -> int | None:
+        try:
+            found = self._queries.position(TopicPartition(*partition), int(CONFIRM_SECONDS * 1000))
+        except kafka_errors.IllegalStateError as error:
+            raise PartitionsLost(f"{partition[0]}/{partition[1]} was taken away: {error}") from error
+        except KafkaError as error:
+            raise self._refused(error) from error
+        return None if found is None else int(found)
+
+    def _commit(self, offsets: Mapping[Partition, int], metadata: str, seconds: float) -> None:
         if not offsets:
             return
         wanted = {TopicPartition(*p): OffsetAndMetadata(o, metadata, -1) for p, o in offsets.items()}
         try:
-            self._queries.commit(wanted, timeout_ms=int(LOOKUP_SECONDS * 1000))
+            self._queries.commit(wanted, timeout_ms=int(seconds * 1000))
         except KafkaError as error:
-            if not error.retriable and not isinstance(error, _STALE):
-                raise BrokerError(f"offsets cannot be committed: {error!r}") from error
-            log.warning("offsets not committed, the next commit covers them", extra={"error": repr(error)})
+            raise self._refused(error) from error
+
+    def committed(self, partition: Partition) -> tuple[int, str] | None:
+        """Offset and metadata of the group's last commit. Raises DeliveryError when Kafka does not answer."""
+        part, limit_ms = TopicPartition(*partition), int(LOOKUP_SECONDS * 1000)
+        try:
+            found = self._queries.committed(part, metadata=True, timeout_ms=limit_ms)
+        except KafkaError as error:
+            raise self._refused(error) from error
+        return None if found is None or found.offset < 0 else (int(found.offset), found.metadata or "")
+
+    def _refused(self, error: KafkaError) -> QshiftError:
+        """What an error of the group means to us."""
+        if isinstance(error, kafka_errors.FencedInstanceIdError):
+            return NameTaken(
+                f"another worker is called {self._worker} in group {self._config.group}: give each its own "
+                "--worker"
+            )
+        if isinstance(error, _STALE):
+            return PartitionsLost(f"the group does not count this worker as the owner: {error!r}")
+        if error.retriable:
+            return DeliveryError(f"the group {self._config.group} does not answer: {error!r}; is Kafka up?")
+        return BrokerError(f"the group {self._config.group} cannot be used: {error!r}")
 
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 before it joined."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +16,11 @@ from core.protocols import Channel
 from core.types import Coordinates
 from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, message_limits, quiet
 from stream.letters import HEADROOM_BYTES, fitted
+from stream.patience import Patience
 from stream.records import encoded_bytes
 
 log = logging.getLogger("qshift.kafka")
-FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled
+FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
 
 
 class Sent:
@@ -114,6 +114,7 @@ class KafkaSink:
         config: topics, bound on un-acknowledged bytes, delivery time-out.
         message_bytes: largest record, without 64 KiB for headers; one larger is refused before it is sent.
         linger_seconds: how long a record may wait for company; `flush` does not wait for it.
+        hurry: once it is set, `flush` gives up soon.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class KafkaSink:
         config: KafkaConfig,
         message_bytes: int = 1 << 20,
         linger_seconds: float = 0.005,
+        hurry: threading.Event | None = None,
     ) -> None:
         quiet()
         self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
@@ -134,6 +136,7 @@ class KafkaSink:
         self._dropped = 0
         self._inflight = _Inflight(config.max_inflight_bytes)
         self._epoch: _Epoch | None = None
+        self._hurry = hurry
         self._making = threading.Lock()
 
     @property
@@ -212,16 +215,15 @@ class KafkaSink:
         epoch = self._epoch
         if epoch is None:
             return
-        deadline = time.monotonic() + budget_seconds
+        patience = Patience(budget_seconds, self._hurry)
         while True:
-            left = max(0.0, deadline - time.monotonic())
+            left = patience.left()
             try:
                 epoch.producer.flush(timeout=min(left, FLUSH_SECONDS))
             except KafkaError as error:
                 log.info("flush failed", extra={"error": repr(error)})
             # The producer's word is not enough: it returns normally when records have expired (T1), and never
             # when it had to split a batch that was too large.
-            left = max(0.0, deadline - time.monotonic())
             if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
                 break
         if epoch.pending or epoch.failed:

@@ -116,7 +116,7 @@ def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[
     # A clock that stands still: batches end where they are full or planned, never because time has passed.
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
-        [judge], config, clock=lambda: 0.0,
+        [judge], config, clock=lambda: 0.0, base_version=engine.base.version,
     )  # fmt: skip
     return judge
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,8 @@ def test_boundaries_of_the_journal_are_obeyed(
     ]
     assert entry_to_bytes(same[0])
     assert run_records(own.records, own.labels, settings, ["default"], same) == plain
+    later = [replace(entry, seq=entry.seq + 5) for entry in same]  # a stretch from the middle of a recording
+    assert run_records(own.records, own.labels, settings, ["default"], later) == plain
     other = [JournalEntry(settings.kafka.queries, 0, "0:vector", 0, tuple(range(9)), "", 0, 0)]
     assert run_records(own.records, own.labels, settings, ["default"], other) != plain
 
