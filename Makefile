@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export OMP_NUM_THREADS ?= 1
+# Tests on all cores, a file in one process; see tests/conftest.py.
+SPREAD ?= -n auto --dist loadgroup
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test check lock clean
+.PHONY: install demo test nightly check lock clean
 
 install: $(VENV)/.installed
 
@@ -22,14 +24,18 @@ demo: install
 	$(VENV)/bin/qshift demo $(ARGS)
 
 test: install
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest $(SPREAD) -m "not nightly" $(ARGS)
+
+# Kills, outages and sleeping workers, some minutes; -s shows the figures.
+nightly: install
+	$(VENV)/bin/pytest -s tests/nightly $(ARGS)
 
 # Format, lint, strict types, import direction, quick tests.
 check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -m "not slow and not kafka and not browser"
+	$(VENV)/bin/pytest $(SPREAD) -m "not slow and not kafka and not browser and not nightly"
 
 # Needed after a change of dependencies only.
 lock:

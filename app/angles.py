@@ -14,10 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app import build
+from app.sheet import Head, Sheet, console
 from app.suite.bases import prepare
 from app.suite.runs import log_of
 from app.suite.tasks import load_task
@@ -73,7 +72,7 @@ def measured(task_name: str, data: Path | None, cache: Path, reference: str, bat
     observers: list[Observer] = [seen]
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(),
-        MemoryStore(), observers, config, clock=lambda: 0.0,
+        MemoryStore(), observers, config, clock=lambda: 0.0, base_version=engine.base.version,
     )  # fmt: skip
     return seen
 
@@ -85,7 +84,13 @@ def main(
 ) -> None:
     """Prints one row per task and reference."""
     build.pin_threads(Config())
-    table = Table("task", "reference", "angle of g and r", "share above 90", "angle of the step and r")
+    sheet = Sheet(
+        "degrees, mean over batches",
+        [
+            Head("task", left=True), Head("reference", left=True), Head("angle of g and r"),
+            Head("share above 90"), Head("angle of the step and r"),
+        ],
+    )  # fmt: skip
     for name in TASKS:
         for reference in REFERENCES:
             seen = measured(name, data, cache, reference, batches)
@@ -94,8 +99,8 @@ def main(
             share = float((known > 90).mean()) if len(known) else float("nan")
             mean = float(known.mean()) if len(known) else float("nan")
             realised = float(np.nanmean(seen.realised)) if len(known) else float("nan")
-            table.add_row(name, reference, f"{mean:.0f}", f"{share:.0%}", f"{realised:.0f}")
-    Console().print(table)
+            sheet.add(name, reference, f"{mean:.0f}", f"{share:.0%}", f"{realised:.0f}")
+    sheet.print(console())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Ours; measured in docs/methods/fusion.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,21 @@ BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
 Scores = NDArray[np.float64]
 Twin = tuple[Encoded, Hits]
-Evidence = Callable[[VersionedGallery, Modality, Twin, Twin, NDArray[np.bool_]], float]
-"""(gallery, modality, frozen, adapted, rows that count [B]) -> weight of the adapted twin in this batch."""
+
+
+class Evidence(Protocol):
+    """How far the adapted twin is to be trusted in a batch. `counted` [B]: rows that give evidence."""
+
+    def __call__(
+        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, adapted: Twin,
+        counted: NDArray[np.bool_],
+    ) -> float:  # fmt: skip
+        """Its weight in [0, 1]."""
+
+    def quiet(
+        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
+    ) -> bool:
+        """Whether the weight is 0 whatever the adapted twin answers."""
 
 
 class Answering:
@@ -60,6 +73,8 @@ class Answering:
             raise GalleryError(f"expected a gallery with codes by key, got {type(gallery).__name__}")
         ones = np.ones(len(repaired))
         alone = self._best(gallery, frozen, frozen_hits, frozen, frozen_hits, "none", ones)
+        if adapted is frozen:  # a quiet batch: the adapted twin was not asked
+            return Answers(alone, alone, alone, np.zeros(len(repaired), np.float32))
         moved = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, "none", ones)
         if self._answer.fuse == "none":
             return Answers(alone, moved, moved, ones.astype(np.float32))
@@ -69,6 +84,19 @@ class Answering:
         served = _rows(repaired, moved, _rows(weights == 0, alone, both))
         weights[repaired] = np.inf
         return Answers(alone, moved, served, weights.astype(np.float32))
+
+    def quiet(
+        self,
+        gallery: Gallery,
+        modality: Modality,
+        frozen: Encoded,
+        frozen_hits: Hits,
+        repaired: NDArray[np.bool_],
+    ) -> bool:
+        """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
+        if self._answer.fuse == "none" or not isinstance(gallery, VersionedGallery):
+            return False
+        return self._evidence.quiet(gallery, modality, (frozen, frozen_hits), ~repaired)
 
     def levels(self, version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
         """Levels of the frozen, adapted and served ranking of the gallery for a label; None: version gone.

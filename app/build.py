@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.online.alignment import ContentAlignment
+from adapters.online.alignment import CleanSide, ContentAlignment
 from adapters.online.centred import Centred
 from adapters.online.centring import Centring, ResidualCentring
 from adapters.online.deyo import Deyo
@@ -33,13 +34,15 @@ from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from app.answering import Answering
 from app.evidence import Evidence
-from core.config import Config
+from core.config import ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
+from core.identity import identity
 from core.protocols import Adapter, Aligner, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
+from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -64,6 +67,11 @@ class Engine:
     pipeline: Pipeline
     codec: Codec
     answering: Answering
+
+    @property
+    def identity(self) -> str:
+        """What a state has to be made by to be used here."""
+        return identity(self.config, self.base.version)
 
 
 def pin_threads(config: Config) -> None:
@@ -96,6 +104,7 @@ def engine(config: Config) -> Engine:
 
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
+    limit_pictures(base, config.limits)
     answering = Answering(config, shelf, Evidence(config, base))
     pipeline = Pipeline(
         config,
@@ -103,11 +112,12 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         base.head,
         shelf.current,
         lambda modality: adapter(config, base, modality, where),
-        lambda modality: aligner(config, base, modality, where),
+        Aligners(config, base, where),
         answering,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, shelf),
+        answering.quiet,
     )
     labels = config.labels
     codec = Codec(
@@ -117,6 +127,13 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         lambda at: included(at, labels.key, labels.rate),
     )
     return Engine(config, base, shelf, pipeline, codec, answering)
+
+
+def limit_pictures(base: Base, limits: LimitConfig) -> None:
+    """Queries may hold less than one's own pictures; composed queries and clips have the same tower."""
+    image = getattr(base.encoders.get("image"), "alone", base.encoders.get("image"))
+    if isinstance(image, ImageTower):
+        image.limit(limits.image_bytes, limits.image_pixels)
 
 
 def identifier(shelf: Shelf, version: str, key: int) -> str:
@@ -234,11 +251,32 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
     return mend
 
 
-def aligner(config: Config, base: Base, modality: Modality, where: str) -> Aligner | None:
-    """None for towers without BatchNorm, and where the paper's preset is asked for."""
-    if not _aligned(config) or modality not in base.calibration:
-        return None
-    return ContentAlignment(base.calibration[modality], config.adapt.align, config.batch.size, where)
+class Aligners:
+    """Makes the alignment of a lane; what is known of the clean domain is made once and shared by all."""
+
+    def __init__(self, config: Config, base: Base, where: str) -> None:
+        self._config, self._base, self._where = config, base, where
+        self._clean: dict[Modality, CleanSide] = {}
+
+    def __call__(self, modality: Modality) -> Aligner | None:
+        """None for towers without BatchNorm, and where the paper's preset is asked for."""
+        if not _aligned(self._config) or modality not in self._base.calibration:
+            return None
+        align = self._config.adapt.align
+        if modality not in self._clean:
+            self._check_layers(modality)
+            self._clean[modality] = CleanSide(self._base.calibration[modality], align, self._where)
+        return ContentAlignment(self._clean[modality], align, self._config.batch.size)
+
+    def _check_layers(self, modality: Modality) -> None:
+        asked = self._config.adapt.align.clusters
+        held = len(self._base.calibration[modality].widths)
+        # A small tower without the default's layers goes without clusters; a layer that was named is meant.
+        if asked.enabled and asked.layers != ClusterConfig().layers and asked.layers[-1] >= held:
+            raise ConfigError(
+                f"adapt.align.clusters.layers names layer {asked.layers[-1]}, but the {modality} tower of "
+                f"this base has the layers 0 to {held - 1}: name some of those"
+            )
 
 
 def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tensor) -> Tensor:
@@ -248,7 +286,8 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
     return refined(q, near, base.constants[modality].temperature, mask)[1]
 
 
-def state_store(config: Config, bootstrap_servers: str) -> StateStore:
+def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
+    """Where cuts and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         return DirectoryStore(Path(config.state.directory))
-    return ChangelogStore(bootstrap_servers, config.kafka)
+    return ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.text import Text
+
+from app.sheet import console
 
 STARTED = time.monotonic()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,8 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-CONSOLE = Console()
-ERRORS = Console(stderr=True)
+CONSOLE = console()
+ERRORS = console(stderr=True)
 DATA = Path("qshift-data")
 
 app = typer.Typer(

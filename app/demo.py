@@ -111,7 +111,7 @@ def _live(
         console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
         traffic, seconds = _stream(service, config, schedule, console)
         rows = _rows(schedule, traffic, seconds, service)
-        console.print(render(rows, title))
+        render(rows, title).print(console)
         console.print(catalogue.attribution, style="dim")
         if options.keep:
             console.print(f"--keep: everything stays up, the page at {service.url}; Ctrl-C ends it")

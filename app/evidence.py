@@ -6,11 +6,16 @@ their standardised difference. And does adaptation help? After a moderate shift 
 unless it brings the queries nearer to the gallery again; after a severe one there is little left to lose. On
 clean queries the weight is 0.
 
+The first question needs the frozen twin alone. Where its answer is no, the batch is quiet: the frozen answer
+is served whatever the adapted twin would say, so that it is not asked at all.
+
 Ours; measured in docs/methods/fusion.md.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +27,8 @@ from core.config import Config
 from core.types import Codes, Encoded, Hits, Modality
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
+
+log = logging.getLogger("qshift.evidence")
 
 RECOVERED = 0.2
 """Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
@@ -43,19 +50,51 @@ class Evidence:
     def __init__(self, config: Config, base: Base) -> None:
         self._answer, self._base = config.answer, base
         self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
+        self._said: set[Modality] = set()
 
     def __call__(
         self, gallery: VersionedGallery, modality: Modality, frozen: Twin, adapted: Twin,
         counted: NDArray[np.bool_],
     ) -> float:  # fmt: skip
         """The weight in [0, 1], from the rows [B] that count."""
-        if self._answer.evidence is None or modality not in self._base.reference or not counted.any():
+        if self._answer.evidence is None:
             return 1.0
-        mean, sd = self._reference(gallery, modality)
-        rows = _distinct(frozen[0].codes, counted)
-        lost, left = ((mean - nearest(gallery, *twin)[rows]) / sd for twin in (frozen, adapted))
-        drop = Drop(float(lost.mean()), float(np.median(lost)), float(left.mean()), len(rows))
+        lost = self._lost(gallery, modality, frozen, counted)
+        if lost is None:
+            return 0.0
+        rows, (mean, sd) = _distinct(frozen[0].codes, counted), self._reference(gallery, modality)
+        left = ((mean - nearest(gallery, *adapted)[rows]) / sd).mean()
+        drop = Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
         return weight(drop, self._answer.evidence)
+
+    def quiet(
+        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
+    ) -> bool:
+        """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
+        if self._answer.evidence is None:
+            return False
+        lost = self._lost(gallery, modality, frozen, counted)
+        return lost is None or shifted(float(lost.mean()), len(lost), self._answer.evidence) == 0.0
+
+    def _lost(
+        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
+    ) -> NDArray[np.float64] | None:
+        """How far frozen cosines of distinct queries lie below clean ones, in sd; None: none to compare."""
+        if modality not in self._base.reference:
+            if modality not in self._said:
+                self._said.add(modality)
+                log.warning(
+                    "the base model has no clean reference for such queries: the frozen twin answers alone",
+                    extra={"modality": modality, "base": self._base.name},
+                )
+            return None
+        if not counted.any():
+            return None
+        mean, sd = self._reference(gallery, modality)
+        lost: NDArray[np.float64] = (
+            mean - nearest(gallery, *frozen)[_distinct(frozen[0].codes, counted)]
+        ) / sd
+        return lost
 
     def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
@@ -98,10 +137,19 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
         drop: of the batch.
         evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts fully.
     """
-    unsure = 2.0 / float(drop.rows) ** 0.5
-    shifted = _ramp(drop.mean - unsure, evidence)
     recovers = _ramp(drop.mean - drop.left, (0.0, RECOVERED))
-    return shifted * max(recovers, _ramp(drop.median - unsure, SEVERE))
+    severe = _ramp(drop.median - _unsure(drop.rows), SEVERE)
+    return shifted(drop.mean, drop.rows, evidence) * max(recovers, severe)
+
+
+def shifted(mean: float, rows: int, evidence: tuple[float, float]) -> float:
+    """How surely a mean drop over so many distinct queries is a shift: its lower bound, as 0..1."""
+    return _ramp(mean - _unsure(rows), evidence)
+
+
+def _unsure(rows: int) -> float:
+    """Two standard errors of a mean over so many queries, in sd of clean ones."""
+    return 2.0 / math.sqrt(rows)
 
 
 def _ramp(value: float, ends: tuple[float, float]) -> float:

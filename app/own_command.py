@@ -97,7 +97,7 @@ def _run(
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
     rows = run_records(records, labels, config, methods, journal, console)
-    console.print(own_table(rows, " · ".join(names)))
+    own_table(rows, " · ".join(names)).print(console)
     if json_file is not None:
         json_file.write_text(
             json.dumps(own_json(rows, *names, config.seed), indent=1, allow_nan=False) + "\n"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from app.bars import bars
 from app.build import engine
 from app.methods import METHODS, known, with_method
 from app.observers import judged
+from app.sheet import Head, Sheet
 from core.config import Config
 from core.errors import ConfigError
 from core.types import Coordinates, JournalEntry, Judgement, Outcome, Record, Refusal
@@ -126,12 +126,16 @@ def _row(
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records)})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
     store = MemoryStore()
+    seqs: Counter[tuple[int, str]] = Counter()
     for entry in journal:
-        store.journal(entry)
+        # A replay starts from the source: the first batch of its stretch is a lane's first.
+        lane = (entry.partition, entry.lane)
+        store.journal(replace(entry, seq=seqs[lane]))
+        seqs[lane] += 1
     # A clock that stands still: a batch ends where it is full or planned, not where this machine is slow.
     report = run(
         MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, MemorySink(), store,
-        [quality, watch], config, clock=lambda: 0.0,
+        [quality, watch], config, clock=lambda: 0.0, base_version=built.base.version,
     )  # fmt: skip
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))
@@ -157,18 +161,16 @@ def _plain(value: object) -> object:
     return value
 
 
-def own_table(rows: Sequence[OwnRow], title: str) -> Table:
+def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
     """mAP and R@1 where there are labels, else agreement with the frozen twin."""
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
     judged_rows = any(row.labels for row in rows)
-    heads = ["labels", "mAP", "R@1", "served - frozen\n[95 % interval]"] if judged_rows else []
-    for number, head in enumerate(["method", "queries", *heads, "as frozen, %\nfirst, items"]):
-        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    scores = [Head("labels", 3), Head("mAP"), Head("R@1", 1), Head("served - frozen\n[95 % interval]")]
+    agreement = Head("as frozen, %\nfirst, items", 2 if judged_rows else 0)
+    sheet = Sheet(
+        title, [Head("method", left=True), Head("queries", 4), *(scores if judged_rows else []), agreement]
+    )
     for row in rows:
         gain = f"{row.map_minus_frozen:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-        scores = [str(row.labels), f"{row.map:.1f}", f"{row.r1:.1f}", gain] if judged_rows else []
-        agreement = f"{row.same_first:.1f}, {row.same_items:.1f}"
-        table.add_row(row.method, str(row.queries), *scores, agreement)
-    return table
+        cells = [str(row.labels), f"{row.map:.1f}", f"{row.r1:.1f}", gain] if judged_rows else []
+        sheet.add(row.method, str(row.queries), *cells, f"{row.same_first:.1f}, {row.same_items:.1f}")
+    return sheet

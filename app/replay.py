@@ -75,7 +75,7 @@ def replay(
         sink = MemorySink()
         report = run(
             MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, sink, store,
-            [quality_of, Ticker()], config,
+            [quality_of, Ticker()], config, base_version=built.base.version,
         )  # fmt: skip
     answers = {}
     for record in sink.records["answers"]:

@@ -16,12 +16,11 @@ from core.protocols import Observer
 from core.types import Record
 from monitoring.http import Serving, Views, create_app, serve
 from monitoring.metrics import Metrics
-from stream.cluster import ensure_topics
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
 from stream.sink import KafkaSink
-from stream.topics import topic_settings
+from stream.topics import prepared_topics
 
 log = logging.getLogger("qshift.service")
 GALLERY_PICTURE = Callable[[str], bytes | None]
@@ -56,17 +55,17 @@ class Service:
         for modality in self.engine.base.encoders:
             self.engine.pipeline.learner(modality)
         servers = config.kafka.bootstrap_servers
-        ensure_topics(servers, topic_settings(config.kafka))
-        self._store = state_store(config, servers)
-        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes)
-        self._source = KafkaSource(servers, config.kafka, worker)
-        self.extra: list[Observer] = []
+        kept = prepared_topics(servers, config)
         self._stop = threading.Event()
+        self._store = state_store(config, servers, self._stop)
+        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
+        self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
+        self.extra: list[Observer] = []
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._report: Report | None = None
         self._lanes: list[Lane] = []
-        self._running = False
+        self._running, self._delivering = False, True
         self._http: Serving | None = None
         self.observers.metrics.watch("qshift_inflight_bytes", lambda: float(self._sink.inflight_bytes))
         self.observers.metrics.watch(
@@ -88,7 +87,9 @@ class Service:
         return {
             "running": self._running,
             "assigned": bool(self._source.assignment()),
+            "partitions": not self._source.unserved,
             "gallery": len(self.engine.shelf.current()) > 0,
+            "delivering": self._delivering,
         }
 
     def state(self) -> Mapping[str, Any]:
@@ -98,6 +99,7 @@ class Service:
             "base": self.engine.base.version[:16],
             "gallery": self.engine.shelf.current().version,
             "config": self.config.decision_hash(),
+            "identity": self.engine.identity,
             "lanes": {
                 lane.name: {
                     "next_seq": lane.next_seq,
@@ -119,6 +121,8 @@ class Service:
                 _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [*self.observers.all(), *self.extra], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=self.observers.metrics,
+                decoders=self.config.limits.decoders, base_version=self.engine.base.version,
+                on_trouble=self._on_trouble,
             )  # fmt: skip
         finally:
             self._running = False
@@ -178,6 +182,9 @@ class Service:
             self._http.stop()
         for part in (self._source, self._sink, self._store):
             part.close()
+
+    def _on_trouble(self, trouble: bool) -> None:
+        self._delivering = not trouble
 
     def _on_lanes(self, lanes: Sequence[Lane]) -> None:
         self._lanes = list(lanes)

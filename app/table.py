@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
+
+from app.sheet import Head, Sheet, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,20 @@ def _rounded(value: object) -> object:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Table:
-    """A rich table; the difference is green where its interval lies above zero, red below."""
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    heads = ["phase", "queries\nlabels", "mAP:\nfrozen", "\nadapted", "\nserved"]
-    heads += ["served - frozen\n[95 % interval]", "R@1:\nfrozen\nserved"]  # 80 columns are enough
-    heads += ["latency ms\np50, p95", "queries\nper s"] if timing else []
-    for number, name in enumerate(heads):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Sheet:
+    """The table; the difference is green where its interval lies above zero, red below."""
+    times = [Head("latency ms\np50, p95", 5), Head("queries\nper s", 3)] if timing else []
+    sheet = Sheet(
+        title,
+        [
+            Head("phase", left=True), Head("queries\nlabels", 2), Head("mAP:\nfrozen"), Head("\nadapted", 4),
+            Head("\nserved"), Head("served - frozen\n[95 % interval]"), Head("R@1:\nfrozen\nserved", 1),
+            *times,
+        ],
+    )  # fmt: skip
     for row in rows:
         colour = "green" if row.diff_low > 0 else "red" if row.diff_high < 0 else "default"
-        cells: list[str | Text] = [
+        cells: list[Value] = [
             row.phase, f"{row.queries} {row.labels}",
             *(f"{value:.1f}" for value in (row.map_frozen, row.map_adapted, row.map_served)),
             Text(f"{row.diff:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]", style=colour),
@@ -59,5 +60,5 @@ def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Table:
         ]  # fmt: skip
         if timing:
             cells += [f"{row.p50_ms:.0f}, {row.p95_ms:.0f}", f"{row.qps:.1f}"]
-        table.add_row(*cells)
-    return table
+        sheet.add(*cells)
+    return sheet

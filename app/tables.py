@@ -52,7 +52,7 @@ def tables(
     for name in methods:
         config = with_method(Config.model_validate(document), name)
         result = replay(config, schedule, lines, console, name)
-        console.print(render(result.rows, name, timing=False))
+        render(result.rows, name, timing=False).print(console)
         console.print(
             f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
             style="dim",

@@ -1,40 +1,115 @@
 """One TOML, validated once. Unknown keys are refused; each default names its origin.
 
 Environment variables stand for addresses only: QSHIFT_BOOTSTRAP_SERVERS.
+
+What cannot work is refused here, when it is read, and not when a query waits: numbers that are none, limits
+of nothing, orders that are the wrong way round, two topics of one name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from core.errors import ConfigError
 
+ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters")
+"""The topics of a service: each needs a name of its own."""
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def addresses(text: str) -> str:
+    """host:port[,host:port], as Kafka's clients take it; raises ValueError for anything else."""
+    for part in text.split(",") if text else ():
+        found = ADDRESS.fullmatch(part.strip())
+        if found is None or not 0 < int(found[2]) < 65536:
+            raise ValueError(
+                f"{part!r} is no address of Kafka: expected host:port, several parted by commas, such as "
+                "127.0.0.1:9092; nothing before the host or behind the port"
+            )
+    return ",".join(part.strip() for part in text.split(","))
+
+
+def topic(name: str) -> str:
+    """A name that Kafka takes for a topic; raises ValueError for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise ValueError(f"{name!r} is no topic: Kafka takes 1 to 249 letters a-z, digits, dots, _ and -")
+    return name
+
+
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """Where something begins, and where it is full."""
+    if not pair[0] < pair[1]:
+        raise ValueError(f"expected two ascending numbers, got {pair[0]} and {pair[1]}")
+    return pair
+
+
+def counted(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of layers, counted from 0, each once and in order."""
+    if not numbers or numbers[0] < 0 or list(numbers) != sorted(set(numbers)):
+        raise ValueError(f"expected ascending numbers of layers from 0 on, got {list(numbers)}")
+    return numbers
+
+
+def named(path: object) -> object:
+    """Refuses "", which would be the working directory."""
+    if path == "":
+        raise ValueError("expected a path, got an empty text")
+    return path
+
+
+Name = Annotated[str, StringConstraints(pattern=r"\S")]
+Location = Annotated[Path, BeforeValidator(named)]
+Topic = Annotated[str, AfterValidator(topic)]
+Layers = Annotated[tuple[int, ...], AfterValidator(counted)]
+Span = Annotated[tuple[float, float], AfterValidator(ascending)]
+
 
 class Section(BaseModel):
-    """A frozen part of the tree."""
+    """A frozen part of the tree; nan and inf are no numbers here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class KafkaConfig(Section):
-    bootstrap_servers: str = ""  # empty: the embedded broker
-    group: str = "qshift"
-    queries: str = "qshift.queries"
-    answers: str = "qshift.answers"
-    labels: str = "qshift.labels"
-    state: str = "qshift.state"
-    journal: str = "qshift.journal"
-    dead_letters: str = "qshift.dead-letters"
+    bootstrap_servers: Annotated[str, AfterValidator(addresses)] = ""  # empty: the embedded broker
+    group: Name = "qshift"
+    queries: Topic = "qshift.queries"
+    answers: Topic = "qshift.answers"
+    labels: Topic = "qshift.labels"
+    state: Topic = "qshift.state"
+    journal: Topic = "qshift.journal"
+    dead_letters: Topic = "qshift.dead-letters"
     partitions: int = Field(1, ge=1)
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
-    delivery_timeout_seconds: float = 30.0
+    delivery_timeout_seconds: float = Field(30.0, ge=1)  # a request within it has half of it
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        """What is written to one role must not be read by another. Kafka takes a.b and a_b for one name."""
+        seen: dict[str, str] = {}
+        for role in ROLES:
+            name = str(getattr(self, role))
+            other = seen.setdefault(name.replace(".", "_"), role)
+            if other != role:
+                raise ValueError(f"{other} and {role} are both the topic {name!r}: each needs its own")
+        return self
 
 
 class BatchConfig(Section):
@@ -42,6 +117,15 @@ class BatchConfig(Section):
     linger_seconds: float = Field(0.25, ge=0)
     floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
     per_tenant_lanes: bool = False
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.floor > self.size:
+            raise ValueError(
+                f"no batch of {self.size} reaches the floor of {self.floor}, nothing would be learned: raise "
+                "batch.size or lower batch.floor"
+            )
+        return self
 
 
 class ClusterConfig(Section):
@@ -51,7 +135,7 @@ class ClusterConfig(Section):
     most: int = Field(6, ge=1, le=32)  # clusters a lane may hold
     founding: int = Field(8, ge=2)  # far queries in one batch that found a new one
     quantile: float = Field(0.95, gt=0, lt=1)  # of clean distances; farther than this from all is far
-    layers: tuple[int, ...] = (0, 2)  # the BatchNorms whose inputs tell the style
+    layers: Layers = (0, 2)  # the BatchNorms whose inputs tell the style
 
 
 class AlignConfig(Section):
@@ -60,7 +144,7 @@ class AlignConfig(Section):
     forgetting: float = Field(0.8, ge=0, lt=1)
     neighbours: int = Field(5, ge=1)
     temperature: float = Field(0.05, gt=0)
-    shrink: tuple[float, float] = (0.35, 0.6)  # total variation where content matching starts and is full
+    shrink: Span = (0.35, 0.6)  # total variation where content matching starts and is full
     matched: bool = True
     passes: Literal[1, 2] = 1  # 2: content is matched again on the aligned features
     clusters: ClusterConfig = ClusterConfig()
@@ -95,9 +179,10 @@ class AdaptConfig(Section):
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
     emit: Literal["before", "after", "paper"] = "before"
-    learning_rate: float | None = None  # None: the base model's manifest, chosen on its training data
-    temperature: float | None = None  # the same
-    uniformity_scale: float = 0.1  # TCR code: exp(-t d), t = .1 multiplied
+    # None: the base model's manifest, chosen on its training data; the same for the temperature
+    learning_rate: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, gt=0)
+    uniformity_scale: float = Field(0.1, gt=0)  # TCR code: exp(-t d), t = .1 multiplied
     constants: Literal["source", "queue"] = "source"
     anchor: float = Field(0.99, gt=0, le=1)  # ROID weight ensembling
     clip: float = Field(1.0, gt=0)
@@ -117,8 +202,17 @@ class AnswerConfig(Section):
     fuse_temperature: float = Field(0.1, gt=0)  # of each twin's belief over the candidates, the same entry
     # Drop of the nearest cosine, in sd of clean ones (lower bound), where the adapted twin begins to count,
     # and counts fully; None: always. Chosen on the development suite.
-    evidence: tuple[float, float] | None = (0.15, 0.75)
+    evidence: Span | None = (0.15, 0.75)
     rerank: bool = True
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.top > self.shortlist:
+            raise ValueError(
+                f"answers of {self.top} are taken from a shortlist of {self.shortlist}: raise "
+                "answer.shortlist or lower answer.top"
+            )
+        return self
 
 
 class RepairConfig(Section):
@@ -131,35 +225,36 @@ class RepairConfig(Section):
 
 class StateConfig(Section):
     store: Literal["directory", "changelog"] = "changelog"
-    directory: Path = Path("qshift-data/state")
+    directory: Location = Path("qshift-data/state")
     every_batches: int = Field(4, ge=1)
 
 
 class LabelConfig(Section):
     rate: float = Field(0.3, ge=0, le=1)
-    key: str = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
+    key: Name = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
     ttl_queries: int = Field(20000, ge=1)
 
 
 class LimitConfig(Section):
-    text_characters: int = 2000
-    image_bytes: int = 512 << 10
-    image_pixels: int = 40_000_000
-    message_bytes: int = 1 << 20
-    reference_root: Path | None = None  # references are refused unless a root is given
+    text_characters: int = Field(2000, ge=1)
+    image_bytes: int = Field(512 << 10, ge=1)
+    image_pixels: int = Field(1 << 24, ge=1)  # 4096 x 4096; towers see a few hundred a side
+    decoders: int = Field(1, ge=1, le=64)  # threads that decode pictures, each with up to 4 such in memory
+    message_bytes: int = Field(1 << 20, ge=1, le=1 << 30)  # Kafka counts bytes in 32 bits
+    reference_root: Location | None = None  # references are refused unless a root is given
     pending_queries: int = Field(4096, ge=64)  # bounded memory: polling pauses above it
 
 
 class HttpConfig(Section):
     enabled: bool = True
-    host: str = "127.0.0.1"
+    host: Name = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
 
 
 class Config(Section):
-    base: Path = Path("qshift-data/base")
-    gallery: Path = Path("qshift-data/gallery")
-    seed: int = 0
+    base: Location = Path("qshift-data/base")
+    gallery: Location = Path("qshift-data/gallery")
+    seed: int = Field(0, ge=0)
     threads: int = Field(1, ge=1)  # pinned: bit-identity holds for one thread count
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -173,12 +268,32 @@ class Config(Section):
     limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()
 
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.limits.pending_queries < self.batch.size:
+            raise ValueError(
+                f"polling pauses at {self.limits.pending_queries} waiting queries, before a batch of "
+                f"{self.batch.size} is full: raise limits.pending_queries or lower batch.size"
+            )
+        return self
+
+    def decisions(self) -> dict[str, str]:
+        """A short hash of each part that changes answers or states, by name.
+
+        Label settings are among them: they decide `label_wanted` in the answers. The key goes in hashed only.
+        """
+        names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
+        texts = {name: self.model_dump_json(include={name}) for name in names}
+        texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}"
+        return {name: _digest(text, 8) for name, text in texts.items()}
+
     def decision_hash(self) -> str:
-        """Hash of everything that changes answers or states; a cut made under another is refused."""
-        parts = self.model_dump_json(
-            include={"seed", "batch", "adapt", "answer", "repair", "precision", "threads"}
-        )
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        """One hash of all `decisions`."""
+        return _digest(" ".join(f"{name}={value}" for name, value in self.decisions().items()), 16)
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def load(path: Path | None) -> Config:
@@ -190,22 +305,32 @@ def load(path: Path | None) -> Config:
     values: dict[str, object] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}") from error
+    config = _validated(values, str(path or "configuration"))
     address = os.environ.get("QSHIFT_BOOTSTRAP_SERVERS")
+    if not address:
+        return config
     try:
-        config = Config.model_validate(values)
+        kafka = config.kafka.model_copy(update={"bootstrap_servers": addresses(address)})
+    except ValueError as error:
+        raise ConfigError(f"QSHIFT_BOOTSTRAP_SERVERS: {error}") from error
+    return config.model_copy(update={"kafka": kafka})
+
+
+def _validated(values: dict[str, object], name: str) -> Config:
+    try:
+        return Config.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{path or 'configuration'}: refused\n" + "\n".join(lines)) from error
-    if address:
-        config = config.model_copy(
-            update={"kafka": config.kafka.model_copy(update={"bootstrap_servers": address})}
-        )
-    return config
+        lines = [
+            "  "
+            + ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))
+            for e in error.errors()
+        ]
+        raise ConfigError(f"{name}: refused\n" + "\n".join(lines)) from error
 
 
 def load_connected(path: Path | None) -> Config:

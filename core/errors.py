@@ -2,10 +2,12 @@
 
 QshiftError
 ├── ConfigError        the configuration cannot be used as written
+│   └── NameTaken      another worker of the group goes by our name
 ├── ArtifactError      a base model, gallery or checkpoint is missing, corrupt or does not fit
 ├── GalleryError       a search or a change of the gallery was asked for with the wrong shape
 ├── Refused            one input cannot be processed: becomes one dead letter, nothing else is lost
 ├── DeliveryError      a record was not acknowledged: nothing after it may be committed
+├── PartitionsLost     the group has given our partitions away, or may have: nothing more may be sent for them
 ├── OffsetGoneError    the log no longer holds what a saved state needs
 └── BrokerError        the embedded Kafka did not start, answer or stop
 
@@ -27,6 +29,10 @@ class ConfigError(QshiftError):
     """The configuration cannot be used as written."""
 
 
+class NameTaken(ConfigError):
+    """Another worker of the group goes by our name, and is the one that counts."""
+
+
 class ArtifactError(QshiftError):
     """A base model, gallery or checkpoint is missing, corrupt or does not fit."""
 
@@ -37,6 +43,10 @@ class GalleryError(QshiftError):
 
 class DeliveryError(QshiftError):
     """A record was not acknowledged by the sink."""
+
+
+class PartitionsLost(QshiftError):
+    """The group does not know us as the owner of our partitions: another worker may be answering them."""
 
 
 class OffsetGoneError(QshiftError):

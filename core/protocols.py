@@ -54,7 +54,25 @@ class Source(Protocol):
         """While paused, `poll` keeps the source alive and returns nothing."""
 
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
-        """Tells the log how far this reader is. Only after the state that covers it is durable."""
+        """Tells the log how far this reader is. Only after the state that covers it is durable.
+
+        Raises:
+            PartitionsLost, NameTaken: as `confirm`. A commit that cannot be made now is left to the next one.
+        """
+
+    def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
+        """Returns when the group has just said that this reader still owns the partitions.
+
+        A commit does that, so it says once more what is committed (None: nothing was read yet).
+
+        Raises:
+            PartitionsLost: they are, or may be, another's: nothing more may be sent for them.
+            DeliveryError: the group does not answer.
+            NameTaken: another reader goes by our name.
+        """
+
+    def committed(self, partition: Partition) -> tuple[int, str] | None:
+        """Offset and metadata of the group's last commit. Raises DeliveryError when nobody answers."""
 
     def lag(self) -> Mapping[Partition, int]:
         """Records known to be in the log and not yet polled, without asking; {} where nobody else writes."""
@@ -75,7 +93,10 @@ class Sink(Protocol):
     def emit(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        """Takes one record; may block while too many bytes are not acknowledged."""
+        """Takes one record; may block while too many bytes are not acknowledged.
+
+        Raises Refused when its topic does not take so large a record, which is never said of a dead letter.
+        """
 
     def flush(self, budget_seconds: float) -> None:
         """Returns when every record so far is durable; raises DeliveryError otherwise."""
@@ -85,6 +106,10 @@ class Sink(Protocol):
 
 class StateStore(Protocol):
     """Cuts and the journal of batch boundaries."""
+
+    @property
+    def place(self) -> str:
+        """Where the cuts lie, in words: a topic or a folder."""
 
     def save(self, cut: Cut) -> None:
         """Makes the cut durable. A torn write never hides the previous one."""

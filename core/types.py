@@ -199,6 +199,8 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 0
     """Passes of the batch through the encoder, the frozen one included."""
+    quiet: bool = False
+    """True where nothing showed a shift: the adapted twin was not asked, and what stands for it is frozen."""
     repeated: bool = False
     """True while a restart answers again what an earlier run had journalled."""
 
@@ -225,7 +227,8 @@ class Cut:
     parent_hash: str
     next_offset: int
     lanes: tuple[LaneState, ...]
-    config_hash: str
+    identity: str
+    """Of base model and configuration, see `core.identity`."""
     label_offsets: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
 

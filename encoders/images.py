@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from core.errors import Refused
 
@@ -23,6 +24,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 BYTES = 512 << 10
 PIXELS = 40_000_000
 SLIM = 4.0  # aspect ratio from which a picture is cropped before it is resized
+GAP = 3  # a picture is averaged down to this many times its later size: Pillow calls 3 not to be told apart
+BAND = 1 << 20  # pixels of a band: what is done to a picture band by band needs no second large one
+SCANS = 64
+"""Scans of one JPEG. Encoders write about ten; each one visits every pixel, and 13,000 fit into 512 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,12 @@ class Preprocess:
 def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Image.Image:
     """Decodes one PNG, JPEG or WEBP to RGB: upright, transparency on white, 16 bits scaled to 8.
 
+    A decoder cannot be interrupted: what it may cost is settled here, before it starts, by the caps of bytes,
+    pixels and scans. Memory stays near what the format's own decoder needs, docs/operations.md.
+
     Args:
         content: the encoded picture.
-        side: JPEGs may be decoded smaller, down to twice this many pixels a side; 0 for full size.
+        side: may come smaller, down to twice (JPEG) or three times this many pixels a side; 0 for full size.
         max_bytes: refused above, before anything else.
         max_pixels: width times height as the header says; refused above, before decoding.
 
@@ -76,25 +84,49 @@ def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: in
 
 
 def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow only warns about large pictures where our own cap refuses them, and about odd EXIF.
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > max_pixels:
-                raise Refused(
-                    "image", f"the picture has {width} x {height} pixels, at most {max_pixels} are accepted"
-                )
-            if side and opened.format == "JPEG":
+    # Pillow only warns about large pictures where our own cap refuses them, and about odd EXIF. Not
+    # catch_warnings: pictures are decoded in several threads, and what it restores is everybody's.
+    warnings.filterwarnings("ignore", module="PIL")
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        width, height = opened.size
+        if width * height > max_pixels:
+            raise Refused(
+                "image", f"the picture has {width} x {height} pixels, at most {max_pixels} are accepted"
+            )
+        if isinstance(opened, JpegImageFile):  # phones write a second picture behind: Pillow calls that MPO
+            _check_scans(content)
+            if side:
                 opened.draft(None, (2 * side, 2 * side))
-            opened.load()
-            return _rgb(ImageOps.exif_transpose(opened))
+        opened.load()
+        small = _small(opened, side)
+        small.info = opened.info  # which way is up
+        return ImageOps.exif_transpose(small)
+
+
+def _check_scans(content: bytes) -> None:
+    scans = content.count(b"\xff\xda")  # a JPEG's data never spells this marker
+    if scans > SCANS:
+        raise Refused("image", f"the JPEG has {scans} scans, at most {SCANS} are accepted: save it again")
+
+
+def _small(image: Image.Image, side: int) -> Image.Image:
+    """RGB, averaged down by a whole number that keeps `GAP * side` pixels; band by band where it is large."""
+    width, height = image.size
+    factor = max(1, min(width, height) // (GAP * side)) if side else 1
+    rows = factor * max(1, BAND // (width * factor))
+    if factor == 1 and rows >= height:
+        return _rgb(image)
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        band = _rgb(image.crop((0, top, width, min(top + rows, height))))
+        small.paste(band.reduce(factor) if factor > 1 else band, (0, top // factor))
+    return small
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # convert("RGB") clips 16-bit greys at 255 instead of scaling them: nearly all white.
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

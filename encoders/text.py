@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class TextTower(Tower):
         characters: int = CHARACTERS,
     ) -> None:
         self._tokenize, self._pad, self._characters = tokenize, pad, characters
+        self._tokenizing = threading.Lock()  # transformers' tokenizers raise when two threads meet in one
         self._blank: Tokens = tokenize(["a"])[0].numpy()
         super().__init__(tower, torch.from_numpy(self._blank)[None], projection, exclude, device)
 
@@ -61,7 +63,8 @@ class TextTower(Tower):
             raise Refused("validate", f"{len(content)} characters, at most {self._characters} are accepted")
         if any("\ud800" <= character <= "\udfff" for character in content):
             raise Refused("validate", "the text holds half of a surrogate pair: send valid Unicode")
-        ids: Tokens = self._tokenize([content])[0].numpy()
+        with self._tokenizing:
+            ids: Tokens = self._tokenize([content])[0].numpy()
         return ids
 
     def collate(self, prepared: Sequence[Tokens], rows: int) -> Tensor:

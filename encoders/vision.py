@@ -55,6 +55,10 @@ class ImageTower(Tower):
     def modality(self) -> Modality:
         return "image"
 
+    def limit(self, max_bytes: int, max_pixels: int) -> None:
+        """Other caps than those of one's own files: what a stranger's picture may have."""
+        self._max_bytes, self._max_pixels = max_bytes, max_pixels
+
     def prepare(self, content: Any) -> Pixels:
         """Encoded bytes, or pixels uint8 [H, W, 3] -> uint8 [3, height, width]. Raises Refused."""
         if isinstance(content, np.ndarray):

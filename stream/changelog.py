@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ from kafka.net.compat import KafkaNetClient
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Cut, JournalEntry, Partition
+from stream.patience import Backoff, Patience
+from stream.records import tolerant
 from stream.states import canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
 
 log = logging.getLogger("qshift.changelog")
@@ -31,6 +33,10 @@ log = logging.getLogger("qshift.changelog")
 CHUNK_BYTES = 900_000
 """Kafka and its clients take about 1 MiB per message unless told otherwise."""
 RETRY_SECONDS = 60.0
+CONNECT_SECONDS = 5.0
+"""Of one attempt; a stop has to wait for it."""
+LOOK_SECONDS = 0.5
+"""How often a call that waits looks whether it is to hurry."""
 BACKOFF_SECONDS = (0.1, 2.0)
 """First and longest pause between attempts."""
 STATE_SETTINGS = {
@@ -68,19 +74,30 @@ class ChangelogStore:
         bootstrap_servers: host:port of any broker of the cluster.
         kafka: names of the topics, and how long one delivery may take.
         retry_seconds: how long a broker may be away before a call gives up.
+        hurry: once it is set, calls give up soon.
     """
 
     def __init__(
-        self, bootstrap_servers: str, kafka: KafkaConfig, retry_seconds: float = RETRY_SECONDS
+        self,
+        bootstrap_servers: str,
+        kafka: KafkaConfig,
+        retry_seconds: float = RETRY_SECONDS,
+        hurry: threading.Event | None = None,
     ) -> None:
         self._servers, self._kafka, self._retry_seconds = bootstrap_servers, kafka, retry_seconds
+        self._hurry = hurry
         self._producer: Any = None
         self._known: dict[Partition, _Known] = {}
+        self._unreadable = 0
 
     @staticmethod
     def topic_configs(kafka: KafkaConfig) -> dict[str, dict[str, str]]:
         """How the two topics have to be kept, by name."""
         return {kafka.state: STATE_SETTINGS, kafka.journal: JOURNAL_SETTINGS}
+
+    @property
+    def place(self) -> str:
+        return f"the topic {self._kafka.state}"
 
     # -- cuts -------------------------------------------------------------------------------------------
 
@@ -199,18 +216,29 @@ class ChangelogStore:
     def _entries(self, partition: Partition, start: int) -> Iterator[tuple[int, JournalEntry]]:
         """Offsets and entries of a partition up to the present end."""
         for offset, _, value in self._read(self._kafka.journal, partition[1], start):
-            entry = entry_from_bytes(value or b"")
+            try:
+                entry = entry_from_bytes(value or b"")
+            except ArtifactError as error:
+                self._unreadable += 1
+                log.error(
+                    "journal record skipped: it cannot be read",
+                    extra={
+                        "topic": self._kafka.journal, "partition": partition[1], "offset": offset,
+                        "skipped": self._unreadable, "error": str(error),
+                    },
+                )  # fmt: skip
+                continue
             if (entry.topic, entry.partition) == partition:
                 yield offset, entry
 
     def _deliver(self, topic: str, partition: int, keyed: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
         """Offsets of the records, all acknowledged. Raises DeliveryError after `retry_seconds`."""
-        attempts = _Attempts(self._retry_seconds)
+        attempts = _Attempts(self._retry_seconds, self._hurry)
         while True:
             try:
                 producer = self._open_producer()
                 sent = [producer.send(topic, value=v, key=k, partition=partition) for k, v in keyed]
-                return [future.get(timeout=attempts.left()).offset for future in sent]
+                return [_offset(future, attempts) for future in sent]
             except (KafkaError, OSError, ValueError) as error:  # ValueError: no such partition
                 # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
                 self._discard()
@@ -225,7 +253,8 @@ class ChangelogStore:
     ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
         """(offset, key, value) up to the present end. Raises DeliveryError after a silence."""
         at, end, position = TopicPartition(topic, partition), None, start
-        attempts, limit_ms = _Attempts(self._retry_seconds), int(1000 * min(10, self._retry_seconds))
+        attempts = _Attempts(self._retry_seconds, self._hurry)
+        limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
         while True:
             reader: Any = None
             try:
@@ -236,7 +265,7 @@ class ChangelogStore:
                     max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
                     request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
                 )  # fmt: skip
-                reader.assign([at])
+                tolerant(reader).assign([at])
                 end = reader.end_offsets([at])[at] if end is None else end
                 if position > end:  # the topic was made anew
                     position = 0
@@ -249,7 +278,7 @@ class ChangelogStore:
                     # Compaction leaves holes, at the end of the log too.
                     position = max(position, reader.position(at))
                     if position > before:
-                        attempts = _Attempts(self._retry_seconds)
+                        attempts = _Attempts(self._retry_seconds, self._hurry)
                     elif attempts.left() <= 0:
                         raise KafkaTimeoutError(f"nothing came at offset {position}, {end} is the end")
                 return
@@ -270,8 +299,10 @@ class ChangelogStore:
                 KafkaProducer,
                 bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
                 allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
-                request_timeout_ms=min(10_000, limit_ms), max_block_ms=min(10_000, limit_ms),
-                bootstrap_timeout_ms=min(10_000, limit_ms), reconnect_backoff_max_ms=1000,
+                request_timeout_ms=min(10_000, limit_ms),
+                max_block_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
+                bootstrap_timeout_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
+                reconnect_backoff_max_ms=1000,
             )  # fmt: skip
         return self._producer
 
@@ -301,25 +332,30 @@ def _connected(kind: Any, **options: Any) -> Any:
         raise
 
 
-class _Attempts:
+class _Attempts(Patience):
     """Time and pauses of one call."""
 
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._pause, self._longest = BACKOFF_SECONDS
-
-    def left(self) -> float:
-        """Seconds, at least 0."""
-        return max(0.0, self._deadline - time.monotonic())
+    def __init__(self, seconds: float, hurry: threading.Event | None) -> None:
+        super().__init__(seconds, hurry)
+        self._backoff = Backoff(*BACKOFF_SECONDS)
 
     def again(self, error: Exception, topic: str) -> bool:
         """Waits before the next attempt; False when the time is up."""
         if self.left() <= 0:
             return False
         log.warning("Kafka failed, trying again", extra={"topic": topic, "error": str(error)})
-        time.sleep(min(self._pause, self.left()))
-        self._pause = min(2 * self._pause, self._longest)
+        self.pause(self._backoff.next())
         return True
+
+
+def _offset(future: Any, attempts: Patience) -> int:
+    """Where a record was stored. Raises KafkaError when it was not, or the time is up."""
+    while True:
+        try:
+            return int(future.get(timeout=min(LOOK_SECONDS, attempts.left())).offset)
+        except KafkaTimeoutError:
+            if future.is_done or attempts.left() <= 0:
+                raise
 
 
 def _assemble(records: Mapping[str, bytes], place: str) -> tuple[Cut, int]:

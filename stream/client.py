@@ -12,6 +12,7 @@ from core.config import KafkaConfig
 from core.errors import DeliveryError
 from core.types import Coordinates, Record
 from stream.cluster import RECONNECT_MS
+from stream.records import tolerant
 from stream.sink import KafkaSink, Sent
 
 
@@ -72,10 +73,10 @@ def read_all(bootstrap_servers: str, topic: str, budget_seconds: float = 30.0) -
 
 
 def _reader(bootstrap_servers: str, topic: str) -> Any:
-    reader = KafkaConsumer(
+    reader = tolerant(KafkaConsumer(
         bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", reconnect_backoff_max_ms=RECONNECT_MS, fetch_max_wait_ms=50,
-    )  # fmt: skip
+    ))  # fmt: skip
     partitions = reader.partitions_for_topic(topic) or {0}
     reader.assign([TopicPartition(topic, number) for number in sorted(partitions)])
     reader.seek_to_beginning()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from kafka import errors as kafka_errors
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError
 
 log = logging.getLogger("qshift.kafka")
 
-CORRUPT = "CorruptRecord"
 CONNECT_SECONDS = 30.0
 LOOKUP_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
-HEADROOM_BYTES = 64 << 10  # a dead letter is the original record plus its headers
-RECORD_OVERHEAD_BYTES = 128  # of one record in the client's memory, besides its bytes
+TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 def quiet() -> None:
@@ -46,6 +46,44 @@ def ensure_topics(
     Raises:
         BrokerError: Kafka cannot be reached or refuses.
     """
+    with _admin(bootstrap_servers, budget_seconds) as admin:
+        try:
+            missing = sorted(set(topics) - set(admin.list_topics()))
+            for name in missing:
+                partitions, settings = topics[name]
+                try:
+                    admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+                except kafka_errors.TopicAlreadyExistsError:
+                    log.debug("topic was created by another process", extra={"topic": name})
+            if missing:
+                admin.wait_for_topics(missing, timeout_ms=int(budget_seconds * 1000))
+            found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
+        except KafkaError as error:
+            raise BrokerError(f"the topics {sorted(topics)} could not be made: {error}") from error
+    for name, (partitions, _) in topics.items():
+        if found[name] != partitions:
+            log.warning("topic has another number of partitions", extra={"topic": name, "has": found[name]})
+    return found
+
+
+def message_limits(
+    bootstrap_servers: str, topics: Iterable[str], budget_seconds: float = LOOKUP_SECONDS
+) -> dict[str, int]:
+    """`max.message.bytes` of the topics that exist; {} where we may not ask, or nobody answers."""
+    resources = [ConfigResource("topic", name, ["max.message.bytes"]) for name in topics]
+    try:
+        with _admin(bootstrap_servers, budget_seconds) as admin:
+            found = admin.describe_configs(resources, config_filter="all").get("topic", {})
+            asked = {name: values.get("max.message.bytes", {}).get("value") for name, values in found.items()}
+            return {name: int(limit) for name, limit in asked.items() if limit is not None}
+    except (KafkaError, BrokerError, ValueError) as error:
+        log.info("the topics cannot be asked for their largest message", extra={"error": repr(error)})
+        return {}
+
+
+@contextmanager
+def _admin(bootstrap_servers: str, budget_seconds: float) -> Iterator[Any]:
+    """A client for the cluster itself. Raises BrokerError when none answers."""
     quiet()
     timeout_ms = int(budget_seconds * 1000)
     try:
@@ -56,24 +94,9 @@ def ensure_topics(
     except KafkaError as error:
         raise unreachable(bootstrap_servers, budget_seconds, error) from error
     try:
-        missing = sorted(set(topics) - set(admin.list_topics()))
-        for name in missing:
-            partitions, settings = topics[name]
-            try:
-                admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
-            except kafka_errors.TopicAlreadyExistsError:
-                log.debug("topic was created by another process", extra={"topic": name})
-        if missing:
-            admin.wait_for_topics(missing, timeout_ms=timeout_ms)
-        found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
-    except KafkaError as error:
-        raise BrokerError(f"the topics {sorted(topics)} could not be made: {error}") from error
+        yield admin
     finally:
         admin.close()
-    for name, (partitions, _) in topics.items():
-        if found[name] != partitions:
-            log.warning("topic has another number of partitions", extra={"topic": name, "has": found[name]})
-    return found
 
 
 def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:

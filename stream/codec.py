@@ -26,6 +26,7 @@ from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused
 from core.types import Coordinates, Floats, Judgement, Modality, Outcome, Query, Record, Refusal
 from stream import messages
+from stream.letters import HEADER_BYTES, HEADROOM_BYTES, OURS, fitted
 from stream.messages import composed_query as composed_query
 from stream.messages import image_query as image_query
 from stream.messages import label as label
@@ -33,6 +34,7 @@ from stream.messages import reference_query as reference_query
 from stream.messages import sequence_query as sequence_query
 from stream.messages import text_query as text_query
 from stream.messages import vector_query as vector_query
+from stream.records import CORRUPT, content_bytes, unreadable
 from stream.states import canonical
 
 log = logging.getLogger("qshift.codec")
@@ -44,13 +46,7 @@ MODALITIES = ("image", "text", "vector", "reference", "composed", "sequence")
 """What the header `x-modality` may say."""
 SHORTEST = 1e-3
 """Length of a mean of unit vectors below which it points nowhere in particular."""
-CORRUPT = b"CorruptRecord"
-"""How the source marks a record whose checksum failed; its value is null then."""
 REASON_CHARACTERS = 500
-HEADER_BYTES = 4096
-"""Longest header that is carried along with an oversize record."""
-OURS = ("x-error-", "x-source-", "x-attempt")
-"""Headers of dead letters; those of an earlier attempt are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +107,9 @@ class Codec:
                 return self._query(record)
             raise Refused("decode", f"topic {record.at.topic!r} is neither the query nor the label topic")
         except Refused as refused:
-            if record.value is None and ("x-error-class", CORRUPT) in record.headers:
-                return Refusal(record, "decode", CORRUPT.decode(), "the record did not match its checksum")
+            if unreadable(record):
+                reason = dict(record.headers).get("x-error-message", b"the record cannot be read")
+                return Refusal(record, "decode", CORRUPT, _short(reason.decode(errors="replace")))
             return Refusal(record, refused.stage, type(refused).__name__, refused.reason)
         except Exception as error:  # the last net: a bug here must cost one dead letter, not the service
             log.exception("decoding failed unexpectedly", extra={"at": str(record.at)})
@@ -157,10 +154,11 @@ class Codec:
     def _value(self, record: Record) -> bytes:
         if record.value is None:
             raise Refused("validate", "the value is null: send a query, nothing is deleted here")
-        if _size(record) > self._limits.message_bytes:
+        size = content_bytes(record)
+        if size > self._limits.message_bytes:
             raise Refused(
                 "validate",
-                f"the record has {_size(record)} bytes, at most {self._limits.message_bytes} are taken: "
+                f"the record has {size} bytes, at most {self._limits.message_bytes} are taken: "
                 "send a smaller picture, or a reference",
             )
         return record.value
@@ -239,8 +237,8 @@ class Codec:
     def dead_letter(self, refusal: Refusal) -> tuple[bytes, bytes | None, Headers]:
         """(value, key, headers): the original bytes, and what went wrong where.
 
-        A record over `message_bytes` would not fit through the sink and would be retried for ever: its value
-        is cut, with `x-source-truncated` giving the whole size; it still lies in the log at its source.
+        A record over `message_bytes` is cut to that, see `fitted`; the sink cuts further where the topic
+        takes less.
         """
         record, at = refusal.record, refusal.record.at
         self._traces.pop(at, None)
@@ -258,13 +256,9 @@ class Codec:
         ]
         if value is None:
             headers.append(("x-source-null", b"true"))
-        if _size(record) > self._limits.message_bytes:
-            names = {"traceparent", "x-query-id", "x-tenant", "content-type"}
-            kept = [(name, v) for name, v in kept if name in names and len(v) <= HEADER_BYTES][:8]
-            key = key[:HEADER_BYTES] if key is not None else None
-            headers.append(("x-source-truncated", b"%d" % len(value or b"")))
-            value = (value or b"")[: max(0, self._limits.message_bytes - 16 * HEADER_BYTES)]
-        return value or b"", key, headers + kept
+        letter = (value or b"", key, headers + kept)
+        whole = content_bytes(record) <= self._limits.message_bytes
+        return fitted(letter, self._limits.message_bytes + (HEADROOM_BYTES if whole else 0))
 
 
 def decode_answer(value: bytes) -> Answer:
@@ -387,11 +381,6 @@ def _attempt(record: Record) -> int:
     """Which attempt this record was; `qshift redrive` counts on from here."""
     value = next((v for key, v in reversed(record.headers) if key == "x-attempt"), b"") or b""
     return int(value) if value.isdigit() and len(value) < 10 else 1
-
-
-def _size(record: Record) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.value or b"") + len(record.key or b"") + headers
 
 
 def _short(text: str) -> str:

@@ -53,6 +53,10 @@ class DirectoryStore:
         self._folder, self._prune_lines = folder, prune_lines
         self._held: dict[Partition, _Held] = {}
 
+    @property
+    def place(self) -> str:
+        return f"the folder {self._folder}"
+
     def save(self, cut: Cut) -> None:
         """Writes one slot; then forgets what no cut needs any more.
 

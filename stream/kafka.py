@@ -3,17 +3,17 @@
 Rules that come from measured traps of the client, each with a test:
 raw bytes only, no deserializers (one that raises makes `poll` hang for ever) · every future is checked
 (a flush can return normally although records expired) · a bound on un-acknowledged bytes (the producer has
-none) · reconnect back-off of 1 s (the default lets a recovery take 20 s) · a record that fails its checksum
-is skipped by us, visibly · `kafka.*` never logs below WARNING (its debug log prints keys and values).
+none) · reconnect back-off of 1 s (the default lets a recovery take 20 s) · a record that cannot be read comes
+marked (`stream.records`) · `kafka.*` never logs below WARNING (its debug log prints keys and values).
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -22,20 +22,33 @@ from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from core.config import KafkaConfig
-from core.errors import BrokerError, ConfigError, OffsetGoneError
+from core.errors import (
+    BrokerError,
+    ConfigError,
+    DeliveryError,
+    NameTaken,
+    OffsetGoneError,
+    PartitionsLost,
+    QshiftError,
+)
 from core.types import Coordinates, Partition, Record
 from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
-    CORRUPT,
     LOOKUP_SECONDS,
     RECONNECT_MS,
     SETTLE_SECONDS,
     quiet,
     unreachable,
 )
+from stream.records import tolerant
+from stream.topics import too_few
 
 log = logging.getLogger("qshift.kafka")
+
+ANEW = "state and journal belong to the old one; name new ones (kafka.state, kafka.journal), or delete them"
+SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
+CONFIRM_SECONDS = 5.0  # how long the group may take to say whether we own a partition
 
 # The partition is ours no longer, or the group is in the middle of a change: the next poll shows it.
 _STALE = (
@@ -82,6 +95,9 @@ class KafkaSource:
         fetch_wait_seconds: how long the broker may hold an empty answer.
         session_seconds: silence after which the group gives a worker's partitions away.
         max_poll_interval_seconds: longest step between two polls.
+        kept_partitions: partitions of the queries whose state has a place; those added later are not read,
+            see `unserved`. None: all.
+        metadata_seconds: how soon partitions that are added, or a topic made anew, are noticed.
 
     Raises:
         BrokerError: no Kafka at the address.
@@ -97,9 +113,11 @@ class KafkaSource:
         fetch_wait_seconds: float = 0.05,
         session_seconds: float = 15.0,
         max_poll_interval_seconds: float = 300.0,
+        kept_partitions: int | None = None,
+        metadata_seconds: float = 30.0,
     ) -> None:
         quiet()
-        self._config = config
+        self._config, self._worker = config, worker
         self._revocations = _Revocations()
         shared: dict[str, Any] = {
             "bootstrap_servers": bootstrap_servers,
@@ -112,17 +130,18 @@ class KafkaSource:
             "fetch_max_bytes": 16 << 20,
             "max_partition_fetch_bytes": 8 << 20,  # the client's 1 MiB is half a batch of pictures
             "reconnect_backoff_max_ms": RECONNECT_MS,
+            "metadata_max_age_ms": int(metadata_seconds * 1000),
             "max_poll_records": max_poll_records,
         }
         try:
-            self._labels = KafkaConsumer(group_id=None, **shared)
-            self._queries = KafkaConsumer(
+            self._labels = tolerant(KafkaConsumer(group_id=None, **shared))
+            self._queries = tolerant(KafkaConsumer(
                 group_id=config.group, group_instance_id=worker,
                 partition_assignment_strategy=[CooperativeStickyAssignor],
                 session_timeout_ms=int(session_seconds * 1000),
                 heartbeat_interval_ms=int(session_seconds * 1000 / 15),  # how soon a rebalance is noticed
                 max_poll_interval_ms=int(max_poll_interval_seconds * 1000), **shared,
-            )  # fmt: skip
+            ))  # fmt: skip
         except KafkaError as error:
             raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
         try:
@@ -140,6 +159,10 @@ class KafkaSource:
         self._held: list[Record] = []
         self._next: dict[Partition, int] = {}
         self._paused = False
+        self._kept = kept_partitions
+        self._unserved: frozenset[TopicPartition] = frozenset()
+        self._identity = self._topic_id()
+        self._labels_said = float("-inf")
 
     def _numbers(self, topic: str) -> list[int]:
         numbers = self._labels.partitions_for_topic(topic)
@@ -150,7 +173,7 @@ class KafkaSource:
     def poll(self, budget_seconds: float) -> list[Record]:
         """Labels and queries that are there, in log order per partition; waits at most about the budget.
 
-        Records that fail their checksum come with value None and the header `x-error-class`.
+        Records that cannot be read come marked, see `stream.records`.
 
         Raises:
             OffsetGoneError: retention removed records that were not read yet, or the topic was made anew.
@@ -158,7 +181,8 @@ class KafkaSource:
         """
         self._held += self._poll(self._queries, budget_seconds)
         self._settle()
-        now = self._queries.assignment()
+        self._recognise()
+        now = self._served(self._queries.assignment())
         # A partition that was taken away and came back within one poll may have been moved on by another
         # worker: show one poll without it, so that its state is loaded again.
         returned = now & self._revocations.taken
@@ -175,6 +199,37 @@ class KafkaSource:
         held, self._held = self._held, []
         labels = self._poll(self._labels, 0.0)
         return labels + [record for record in held if (record.at.topic, record.at.partition) in owned]
+
+    def _topic_id(self) -> UUID | None:
+        """What tells the query topic from another of its name; None before Kafka 2.8, or while it is gone."""
+        found = self._queries._cluster.topic_id(self._config.queries)
+        return found if found is not None and found.int else None
+
+    def _recognise(self) -> None:
+        """A topic that was deleted and made again counts its offsets anew: ours mean nothing there."""
+        found = self._topic_id()
+        self._identity = self._identity or found
+        if found is not None and found != self._identity:
+            raise OffsetGoneError(f"the topic {self._config.queries} was made anew: {ANEW}")
+
+    def _served(self, assigned: set[TopicPartition]) -> set[TopicPartition]:
+        """Without the partitions that were added since the start and whose state has no place."""
+        beyond = frozenset(p for p in assigned if self._kept is not None and p.partition >= self._kept)
+        if beyond:
+            self._queries.pause(*beyond)
+        if beyond - self._unserved:
+            count = len(self._queries.partitions_for_topic(self._config.queries))
+            log.error(
+                "partitions were added and are not read: " + too_few(self._config, count, self._kept or 0),
+                extra={"partitions": sorted(p.partition for p in beyond)},
+            )
+        self._unserved = beyond
+        return assigned - beyond
+
+    @property
+    def unserved(self) -> frozenset[Partition]:
+        """Partitions given to this worker that it does not read, because their state has no place."""
+        return frozenset((part.topic, part.partition) for part in self._unserved)
 
     def _settle(self) -> None:
         """Sees a rebalance through, for a few seconds.
@@ -193,9 +248,12 @@ class KafkaSource:
         started = time.monotonic()
         try:
             found = consumer.poll(timeout_ms=int(budget_seconds * 1000))
-        except kafka_errors.CorruptRecordError as error:
-            return self._skip(consumer, error)
         except KafkaError as error:
+            if isinstance(error, kafka_errors.FencedInstanceIdError):
+                raise self._refused(error) from error
+            if consumer is self._labels:
+                self._say_labels(error)
+                return []
             if not error.retriable and not isinstance(error, _STALE):
                 raise BrokerError(f"Kafka cannot be read: {error!r}") from error
             log.info("waiting for Kafka", extra={"error": repr(error)})
@@ -228,23 +286,21 @@ class KafkaSource:
             # Labels only measure. To miss old ones is no reason to stand still.
             log.warning("labels are missing", extra={"partition": name, "wanted": wanted, "have": have})
             return
+        if have < wanted:
+            raise OffsetGoneError(
+                f"{name} should continue at offset {wanted}, but its log ends or begins again at {have}: the "
+                f"topic was made anew; {ANEW}"
+            )
         raise OffsetGoneError(
             f"{name} should continue at offset {wanted}, but the log has it no longer and goes on at {have}: "
             "lengthen the topic's retention, and start from another state topic or directory"
         )
 
-    def _skip(self, consumer: Any, error: KafkaError) -> list[Record]:
-        """One record further. A batch shares one checksum: each of its records is skipped in its turn."""
-        named = re.search(r"TopicPartition\(topic='(.+?)', partition=(\d+)\)", str(error))
-        if named is None:
-            raise BrokerError(f"a record is corrupt, and Kafka does not say which: {error}") from error
-        partition = (named[1], int(named[2]))
-        part = TopicPartition(*partition)
-        offset = consumer.position(part, timeout_ms=int(LOOKUP_SECONDS * 1000))
-        consumer.seek(part, offset + 1)
-        self._next[partition] = offset + 1
-        log.error("corrupt record skipped", extra={"partition": partition, "offset": offset})
-        return [Record(Coordinates(*partition, offset), None, headers=(("x-error-class", CORRUPT.encode()),))]
+    def _say_labels(self, error: KafkaError) -> None:
+        """Labels only measure: that they cannot be read now must not stop the answers."""
+        if time.monotonic() - self._labels_said >= SAY_SECONDS:
+            self._labels_said = time.monotonic()
+            log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": repr(error)})
 
     def _bounds(self, consumer: Any, partition: Partition) -> tuple[int | None, int | None]:
         """First offset of the log and the one after its last; (None, None) while Kafka is away."""
@@ -295,16 +351,71 @@ class KafkaSource:
 
         The state that covers the offsets is durable already, and on a restart it wins over the group's
         offset: nothing depends on this commit but what tools show as lag.
+
+        Raises:
+            PartitionsLost, NameTaken: as `confirm`.
         """
+        try:
+            self._commit(offsets, metadata, LOOKUP_SECONDS)
+        except DeliveryError as error:
+            log.warning("offsets not committed, the next commit covers them", extra={"error": str(error)})
+
+    def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
+        """Commits once more what is committed: the group refuses that to whom it does not count as owner.
+
+        None stands for a partition of which nothing was read yet.
+
+        Raises:
+            PartitionsLost: this worker is no member, of another generation, or in the middle of a change.
+            NameTaken: another worker of the same name has taken its place.
+            DeliveryError: Kafka does not answer.
+        """
+        known: dict[Partition, int] = {}
+        for partition, offset in offsets.items():
+            found = self._position(partition) if offset is None else offset
+            if found is not None:
+                known[partition] = found
+        self._commit(known, metadata, CONFIRM_SECONDS)
+
+    def _position(self, partition: Partition) -> int | None:
+        try:
+            found = self._queries.position(TopicPartition(*partition), int(CONFIRM_SECONDS * 1000))
+        except kafka_errors.IllegalStateError as error:
+            raise PartitionsLost(f"{partition[0]}/{partition[1]} was taken away: {error}") from error
+        except KafkaError as error:
+            raise self._refused(error) from error
+        return None if found is None else int(found)
+
+    def _commit(self, offsets: Mapping[Partition, int], metadata: str, seconds: float) -> None:
         if not offsets:
             return
         wanted = {TopicPartition(*p): OffsetAndMetadata(o, metadata, -1) for p, o in offsets.items()}
         try:
-            self._queries.commit(wanted, timeout_ms=int(LOOKUP_SECONDS * 1000))
+            self._queries.commit(wanted, timeout_ms=int(seconds * 1000))
         except KafkaError as error:
-            if not error.retriable and not isinstance(error, _STALE):
-                raise BrokerError(f"offsets cannot be committed: {error!r}") from error
-            log.warning("offsets not committed, the next commit covers them", extra={"error": repr(error)})
+            raise self._refused(error) from error
+
+    def committed(self, partition: Partition) -> tuple[int, str] | None:
+        """Offset and metadata of the group's last commit. Raises DeliveryError when Kafka does not answer."""
+        part, limit_ms = TopicPartition(*partition), int(LOOKUP_SECONDS * 1000)
+        try:
+            found = self._queries.committed(part, metadata=True, timeout_ms=limit_ms)
+        except KafkaError as error:
+            raise self._refused(error) from error
+        return None if found is None or found.offset < 0 else (int(found.offset), found.metadata or "")
+
+    def _refused(self, error: KafkaError) -> QshiftError:
+        """What an error of the group means to us."""
+        if isinstance(error, kafka_errors.FencedInstanceIdError):
+            return NameTaken(
+                f"another worker is called {self._worker} in group {self._config.group}: give each its own "
+                "--worker"
+            )
+        if isinstance(error, _STALE):
+            return PartitionsLost(f"the group does not count this worker as the owner: {error!r}")
+        if error.retriable:
+            return DeliveryError(f"the group {self._config.group} does not answer: {error!r}; is Kafka up?")
+        return BrokerError(f"the group {self._config.group} cannot be used: {error!r}")
 
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 before it joined."""
@@ -317,11 +428,16 @@ class KafkaSource:
         """
         behind: dict[Partition, int] = {}
         for partition in self._assigned:
-            position = self._next.get(partition)
+            position, part = self._next.get(partition), TopicPartition(*partition)
             try:
-                end = self._queries.highwater(TopicPartition(*partition))
+                end = self._queries.highwater(part)
+                if end is not None and position is not None and end > position:
+                    # The client also knows what it has stepped over: markers of transactions are no records.
+                    position = max(position, self._queries.position(part, timeout_ms=0) or 0)
             except kafka_errors.IllegalStateError:  # lost since the last poll
                 continue
+            except KafkaError as error:
+                log.debug("position not known", extra={"partition": partition, "error": repr(error)})
             if end is not None and position is not None:
                 behind[partition] = max(0, end - position)
         return behind

@@ -28,7 +28,7 @@ class MemorySource:
         self._next = 0
         self._paused = False
         self._floor: dict[Partition, int] = {}
-        self.committed: dict[Partition, int] = {}
+        self.commits: dict[Partition, tuple[int, str]] = {}
         self._partitions = frozenset(
             (e.at.topic, e.at.partition)
             for e in self._events
@@ -61,7 +61,13 @@ class MemorySource:
         self._paused = paused
 
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
-        self.committed.update(offsets)
+        self.commits.update({partition: (offset, metadata) for partition, offset in offsets.items()})
+
+    def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
+        """Nobody else reads."""
+
+    def committed(self, partition: Partition) -> tuple[int, str] | None:
+        return self.commits.get(partition)
 
     def lag(self) -> Mapping[Partition, int]:
         return {}

@@ -12,6 +12,8 @@ from stream.states import cut_from_bytes, cut_to_bytes, settled
 class MemoryStore:
     """Keeps the newest cut of each partition and every journal entry."""
 
+    place = "memory"
+
     def __init__(self) -> None:
         self._cuts: dict[Partition, tuple[tuple[int, int], bytes]] = {}
         self._journal: dict[Partition, list[JournalEntry]] = defaultdict(list)

@@ -33,6 +33,8 @@ Repair = Callable[[str], str]
 """A query text -> the text to encode instead; the same text where nothing is wrong with it."""
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
+Quiet = Callable[[Gallery, Modality, Encoded, Hits, NDArray[np.bool_]], bool]
+"""(gallery, modality, frozen, its hits, repaired rows [B]) -> whether the frozen answer is served anyway."""
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
 
@@ -41,6 +43,8 @@ class Learner:
 
     def __init__(self, modality: Modality, adapter: Adapter, aligner: Aligner | None) -> None:
         self.modality, self.adapter, self.aligner = modality, adapter, aligner
+        self.expects_shift = False
+        """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
         self._hash: str | None = None
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -92,6 +96,8 @@ class Pipeline:
         answering: what is answered from the two shortlists, fused and by each twin alone.
         entropy: the refined entropy of the objectives, for drift.
         repair: mends misspelt texts; None leaves them.
+        quiet: whether a batch shows so little of a shift that the adapted twin will have no say: then it is
+            not asked, and nothing is learned. None: it is always asked.
     """
 
     def __init__(
@@ -106,8 +112,9 @@ class Pipeline:
         entropy: Entropy,
         device: str = "cpu",
         repair: Repair | None = None,
+        quiet: Quiet | None = None,
     ) -> None:
-        self._repair = repair
+        self._repair, self._quiet = repair, quiet
         self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
         self._new_adapter, self._new_aligner = new_adapter, new_aligner
         self._answering, self._entropy, self._device = answering, entropy, device
@@ -116,6 +123,12 @@ class Pipeline:
     def learner(self, modality: Modality) -> Learner:
         """Fresh state: source parameters, clean statistics."""
         return Learner(modality, self._new_adapter(modality), self._new_aligner(modality))
+
+    def adapts(self, modality: Modality) -> bool:
+        """Whether answers to such queries can ever differ from the frozen twin's."""
+        learner = self.learner(modality)
+        moves = learner.aligner is not None or learner.adapter.name != "frozen"
+        return moves or (modality == "text" and self._repair is not None)
 
     def admit(self, query: Query) -> Query:
         """Decodes and checks the content before it may enter a batch. Raises Refused."""
@@ -139,46 +152,58 @@ class Pipeline:
         return max(count, min(rows, self.config.batch.size))
 
     def answer(self, learner: Learner, batch: QueryBatch, repeated: bool = False) -> _Work:
-        """Encodes twice, searches twice, fuses. Changes nothing, except where `emit` says learn first."""
+        """Encodes, searches, fuses. Changes nothing, except where `emit` says learn first.
+
+        A batch without evidence of a shift is answered by the frozen twin, which is what fusion would serve
+        anyway: the adapted twin is not asked, and texts that were mended are read by the source parameters.
+        """
         clock, seconds = _Stopwatch(), {}
         encoder, gallery = self.encoders[batch.modality], self.gallery()
-        state_hash, count = learner.state_hash(), len(batch)
+        count = len(batch)
         rows = self.rows(count)
         inputs = encoder.collate([query.prepared for query in batch.queries], rows)
         mask = torch.arange(rows, device=self._device) < count
+        mended = np.array([bool(query.repaired) for query in batch.queries])
         seconds["collate"] = clock.lap()
+
         aligner = learner.aligner
-        watch = None if aligner is None or not aligner.early else _Watch(aligner.early)
-        source = encoder.encode(inputs, None, watch)
+        early = () if aligner is None else aligner.early
+        # To keep what enters early layers costs a twentieth of a forward: not on clean traffic.
+        watch = _Watch(early) if early and (self._quiet is None or learner.expects_shift) else None
+        asked = inputs
+        plain = source = encoder.encode(inputs, None, watch)
         forwards = [1]
-        plain = source
-        if any(query.repaired for query in batch.queries):
+        if mended.any():
             # The frozen twin answers what was asked; all else works with what was meant.
-            inputs = encoder.collate(
-                [
-                    query.prepared if query.repaired_prepared is None else query.repaired_prepared
-                    for query in batch.queries
-                ],
-                rows,
-            )
+            inputs = encoder.collate([_meant(query) for query in batch.queries], rows)
             source = encoder.encode(inputs)
             forwards[0] += 1
         seconds["encode_frozen"] = clock.lap()
+        frozen = self._encoded(plain, count, batch.modality)
+        frozen_hits = gallery.search(frozen.codes, self.config.answer.shortlist)
+        quiet = self._quiet is not None and self._quiet(gallery, batch.modality, frozen, frozen_hits, mended)
+        learner.expects_shift = not quiet
+        seconds["search"] = clock.lap()
+        if early and watch is None and not quiet:  # the onset of a shift
+            watch = _Watch(early)
+            encoder.encode(asked, None, watch)
+            forwards[0] += 1
+            seconds["encode_frozen"] += clock.lap()
 
-        aligned = None
-        if aligner is not None:
-            aligned = aligner.begin(source, mask, () if watch is None else watch.inputs())
-            if self.config.adapt.align.passes == 2:
-                with torch.no_grad():
-                    first_pass = encoder.encode(inputs, learner.adapter.parameters(), aligned.tap)
-                forwards[0] += 1
-                aligned = aligner.again(aligned, first_pass, mask)
-        tap = aligned.tap if aligned is not None else None
+        aligned: AlignedPass | None = None
+        moved: Tensor | None = None
         adapter = learner.adapter
         params = adapter.parameters()
         trainable = any(tensor.requires_grad for tensor in params.values())
-        moved: Tensor | None = None
-        if aligned is not None or params:
+        if aligner is not None and not quiet:
+            aligned = aligner.begin(source, mask, () if watch is None else watch.inputs())
+            if self.config.adapt.align.passes == 2:
+                with torch.no_grad():
+                    first_pass = encoder.encode(inputs, params, aligned.tap)
+                forwards[0] += 1
+                aligned = aligner.again(aligned, first_pass, mask)
+        tap = aligned.tap if aligned is not None else None
+        if (aligned is not None or params) and not quiet:
             with _grad(trainable and count >= self.config.batch.floor):
                 moved = encoder.encode(inputs, params, tap)
             forwards[0] += 1
@@ -204,8 +229,10 @@ class Pipeline:
             scrambled=self._scrambled(encoder, inputs, batch, tap, forwards),
             ids=tuple(str(query.at) for query in batch.queries),
         )  # fmt: skip
-        step: AdaptationStep | None = None
-        if adapter.learns_first:
+        state_hash = learner.state_hash()
+        step = AdaptationStep(False, "no-shift") if quiet else None
+        seconds["learn"] = 0.0
+        if adapter.learns_first and not quiet:
             step, moved = adapter.update(view)
             learner.changed()
             seconds["learn"] = clock.lap()
@@ -214,38 +241,37 @@ class Pipeline:
                     moved = encoder.encode(inputs, adapter.parameters(), tap)
                 forwards[0] += 1
                 seconds["encode_adapted"] += clock.lap()
-        emitted = adapter.emit((source if moved is None else moved).detach(), view)
 
-        k = self.config.answer.shortlist
-        frozen = self._encoded(plain, count, batch.modality)
-        adapted = self._encoded(emitted, count, batch.modality)
-        frozen_hits = gallery.search(frozen.codes, k)
-        adapted_hits = gallery.search(adapted.codes, k)
-        mended = np.array([bool(query.repaired) for query in batch.queries])
+        adapted, adapted_hits = frozen, frozen_hits
+        if not quiet or mended.any():
+            features = (source if moved is None else moved).detach()
+            emitted = features if quiet else adapter.emit(features, view)
+            adapted = self._encoded(emitted, count, batch.modality)
+            adapted_hits = gallery.search(adapted.codes, self.config.answer.shortlist)
         answers = self._answering(gallery, batch.modality, adapted, adapted_hits, frozen, frozen_hits, mended)
-        nearest = self._neighbours(gallery, plain, batch.modality)[:, 0]
-        entropy = self._entropy(batch.modality, plain, nearest, mask)[:count].cpu().numpy()
-        seconds["search"] = clock.lap()
+        entropy = self._frozen_entropy(gallery, batch.modality, plain, frozen_hits, mask)
+        seconds["search"] += clock.lap()
         outcome = Outcome(
             batch, frozen, adapted, frozen_hits, adapted_hits,
             answers.frozen, answers.adapted, answers.served, answers.weights,
-            gallery.version, state_hash, entropy.astype(np.float32), repeated=repeated,
+            gallery.version, state_hash, entropy, quiet=quiet, repeated=repeated,
         )  # fmt: skip
         return _Work(outcome, view, aligned, forwards, step, seconds)
 
     def learn(self, learner: Learner, work: _Work) -> Outcome:
         """Updates the lane from an answered batch and completes the outcome."""
         clock = _Stopwatch()
-        adapter = learner.adapter
-        if not adapter.learns_first:
-            if len(work.outcome.batch) < self.config.batch.floor:
-                work.step = AdaptationStep(False, "too-small")
-            else:
-                work.step, _ = adapter.update(work.view)
-        if work.aligned is not None and learner.aligner is not None:
-            learner.aligner.commit(work.aligned)
-        learner.changed()
-        work.seconds["learn"] = work.seconds.get("learn", 0.0) + clock.lap()
+        if not work.outcome.quiet:
+            adapter = learner.adapter
+            if not adapter.learns_first:
+                if len(work.outcome.batch) < self.config.batch.floor:
+                    work.step = AdaptationStep(False, "too-small")
+                else:
+                    work.step, _ = adapter.update(work.view)
+            if work.aligned is not None and learner.aligner is not None:
+                learner.aligner.commit(work.aligned)
+            learner.changed()
+        work.seconds["learn"] += clock.lap()
         return replace(work.outcome, step=work.step, seconds=dict(work.seconds), forwards=work.forwards[0])
 
     def _encoded(self, features: Tensor, count: int, modality: Modality) -> Encoded:
@@ -283,11 +309,31 @@ class Pipeline:
     def _neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
         """[B, D] -> [B, 16, D]: Hamming shortlist, then the best by float cosine, best first."""
         rows = features.detach().float()
-        candidates = self._shortlist(gallery, rows, modality)
-        cosine = torch.einsum("bd,bkd->bk", rows, candidates)
-        cosine[(candidates == 0).all(2)] = -2.0
-        best = cosine.topk(min(NEAREST, cosine.shape[1]), dim=1).indices
-        return candidates.gather(1, best[..., None].expand(-1, -1, candidates.shape[2]))
+        return _best(rows, self._shortlist(gallery, rows, modality), NEAREST)
+
+    @torch.no_grad()
+    def _frozen_entropy(
+        self, gallery: Gallery, modality: Modality, features: Tensor, hits: Hits, mask: Tensor
+    ) -> NDArray[np.float32]:
+        """Refined entropy [n] of the real rows of frozen features [B, D] with their hits [n, K]."""
+        candidates = torch.from_numpy(gallery.features(hits.keys)).to(features.device)
+        nearest = torch.zeros_like(features)
+        nearest[: len(hits.keys)] = _best(features[: len(hits.keys)].float(), candidates, 1)[:, 0]
+        entropy = self._entropy(modality, features, nearest, mask)[: len(hits.keys)]
+        return entropy.cpu().numpy().astype(np.float32)
+
+
+def _best(features: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Of candidates [B, K, D] (unused ones zero) the nearest [B, count, D] of features [B, D], best first."""
+    cosine = torch.einsum("bd,bkd->bk", features, candidates)
+    cosine[(candidates == 0).all(2)] = -2.0
+    best = cosine.topk(min(count, cosine.shape[1]), dim=1).indices
+    return candidates.gather(1, best[..., None].expand(-1, -1, candidates.shape[2]))
+
+
+def _meant(query: Query) -> Any:
+    """What the encoder of a text that was mended takes."""
+    return query.prepared if query.repaired_prepared is None else query.repaired_prepared
 
 
 class _Watch:

@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from core.errors import BrokerError
 from core.types import Coordinates, Record
 from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, quiet, unreachable
+from stream.records import tolerant
 
 SILENCE_SECONDS = 30.0
 
@@ -29,12 +30,12 @@ class KafkaLog:
     def __init__(self, bootstrap_servers: str) -> None:
         quiet()
         try:
-            self._consumer: Any = KafkaConsumer(
+            self._consumer: Any = tolerant(KafkaConsumer(
                 bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False,
                 auto_offset_reset="none", isolation_level="read_committed", check_crcs=True,
                 allow_auto_create_topics=False, fetch_max_wait_ms=50, max_partition_fetch_bytes=8 << 20,
                 reconnect_backoff_max_ms=RECONNECT_MS, bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
-            )  # fmt: skip
+            ))  # fmt: skip
         except KafkaError as error:
             raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
 
@@ -71,8 +72,10 @@ class KafkaLog:
     def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> list[Record]:
         """Records of each partition from its first offset up to before its second, by place.
 
+        Those that cannot be read come marked, as they do to the service (`stream.records`).
+
         Raises:
-            BrokerError: also for a record that fails its checksum, and when nothing comes for 30 s.
+            BrokerError: also when nothing comes for 30 s.
         """
         ends = {TopicPartition(topic, n): end for n, (start, end) in ranges.items() if start < end}
         records: list[Record] = []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
@@ -15,15 +14,13 @@ from core.config import KafkaConfig
 from core.errors import DeliveryError, Refused
 from core.protocols import Channel
 from core.types import Coordinates
-from stream.cluster import (
-    CLOSE_SECONDS,
-    HEADROOM_BYTES,
-    RECONNECT_MS,
-    RECORD_OVERHEAD_BYTES,
-    quiet,
-)
+from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, message_limits, quiet
+from stream.letters import HEADROOM_BYTES, fitted
+from stream.patience import Patience
+from stream.records import encoded_bytes
 
 log = logging.getLogger("qshift.kafka")
+FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
 
 
 class Sent:
@@ -75,11 +72,19 @@ class _Epoch:
         self.first_error: BaseException | None = None
         self._inflight = inflight
 
-    def watch(self, future: Any, size: int) -> None:
+    def watch(self, future: Any, size: int, too_large: Callable[[], None]) -> None:
+        """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
         with self._inflight.changed:
             self.pending += 1
         future.add_callback(lambda _: self._settle(size, None))
-        future.add_errback(lambda error: self._settle(size, error))
+
+        def failed(error: BaseException) -> None:
+            # The client then fails all that is on its way with the same error: only the first one's is true.
+            if isinstance(error, TOO_LARGE) and not self.failed:
+                too_large()
+            self._settle(size, error)
+
+        future.add_errback(failed)
 
     def _settle(self, size: int, error: BaseException | None) -> None:
         with self._inflight.changed:
@@ -100,11 +105,16 @@ class KafkaSink:
     After a failed `flush` the producer is thrown away, and the next record makes a new one: what became of
     the old one's records is not known, and the caller sends them again.
 
+    A record that a topic cannot take would be sent again for ever. So the topics are asked for their limit
+    once, a record above it is refused before it is sent, and a dead letter is cut until it fits. Where they
+    cannot be asked, or their limit was lowered since, what Kafka refuses for its size lowers ours.
+
     Args:
         bootstrap_servers: host:port[,host:port].
         config: topics, bound on un-acknowledged bytes, delivery time-out.
-        message_bytes: largest record; one larger is refused before it is sent.
+        message_bytes: largest record, without 64 KiB for headers; one larger is refused before it is sent.
         linger_seconds: how long a record may wait for company; `flush` does not wait for it.
+        hurry: once it is set, `flush` gives up soon.
     """
 
     def __init__(
@@ -113,6 +123,7 @@ class KafkaSink:
         config: KafkaConfig,
         message_bytes: int = 1 << 20,
         linger_seconds: float = 0.005,
+        hurry: threading.Event | None = None,
     ) -> None:
         quiet()
         self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
@@ -121,8 +132,11 @@ class KafkaSink:
             "labels": config.labels, "queries": config.queries,
         }  # fmt: skip
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
+        self._limits: dict[str, int] | None = None
+        self._dropped = 0
         self._inflight = _Inflight(config.max_inflight_bytes)
         self._epoch: _Epoch | None = None
+        self._hurry = hurry
         self._making = threading.Lock()
 
     @property
@@ -137,9 +151,23 @@ class KafkaSink:
 
         Raises:
             DeliveryError: Kafka is away for longer than the delivery time-out.
-            Refused: the record is larger than `message_bytes` (and 64 KiB for headers); nothing was sent.
+            Refused: the record is larger than `message_bytes` (and 64 KiB for headers), or than its topic
+                takes; nothing was sent. Never for a dead letter.
         """
-        self.emit_to(self._topics[channel], value, key, headers)
+        topic = self._topics[channel]
+        if channel != "dead-letters":
+            self.emit_to(topic, value, key, headers)
+            return
+        self._producer()  # knows the limits
+        letter = fitted((value, key, list(headers)), self._room(topic))
+        try:
+            self.emit_to(topic, *letter)
+        except Refused as refused:  # a topic that takes next to nothing must not end the service
+            self._dropped += 1
+            log.error(
+                "dead letter dropped: its topic takes not even coordinates",
+                extra={"topic": topic, "dropped": self._dropped, "error": refused.reason},
+            )
 
     def emit_to(
         self,
@@ -150,15 +178,12 @@ class KafkaSink:
         partition: int | None = None,
     ) -> Sent:
         """As `emit`, to any topic and partition; what is returned knows the record's place in the log."""
-        size = len(value or b"") + len(key or b"") + RECORD_OVERHEAD_BYTES
-        size += sum(len(name) + len(content) for name, content in headers)
-        if size > self._limit:
-            raise Refused(
-                "validate",
-                f"a record of {size} bytes for {topic}, expected at most {self._limit}: send less, or a "
-                "reference, or raise limits.message_bytes and the topic's max.message.bytes",
-            )
+        size = encoded_bytes(value, key, headers)
+        if size > self._limit:  # needs no Kafka to be refused
+            raise self._oversize(topic, size)
         epoch = self._producer()
+        if size > self._room(topic):
+            raise self._oversize(topic, size)
         # Every record is acknowledged or fails within the time-out, so waiting longer means a defect.
         if not self._inflight.take(size, self._timeout + CLOSE_SECONDS):
             raise DeliveryError(f"no room for a record: {self.inflight_bytes} bytes are not acknowledged")
@@ -166,13 +191,19 @@ class KafkaSink:
             future = epoch.producer.send(
                 topic, value=value, key=key, headers=list(headers), partition=partition
             )
+        except TOO_LARGE as error:
+            self._inflight.give(size)
+            self._lower(topic, size)
+            raise self._oversize(topic, size) from error
         except KafkaError as error:
             self._inflight.give(size)
+            if epoch.failed:  # said now, not at the next flush: the producer takes nothing any more
+                self._discard(epoch)
             raise DeliveryError(f"a record for {topic} was not taken: {error!r}; is Kafka up?") from error
         except BaseException:
             self._inflight.give(size)
             raise
-        epoch.watch(future, size)
+        epoch.watch(future, size, lambda: self._lower(topic, size))
         return Sent(future)
 
     def flush(self, budget_seconds: float) -> None:
@@ -184,13 +215,17 @@ class KafkaSink:
         epoch = self._epoch
         if epoch is None:
             return
-        started = time.monotonic()
-        try:
-            epoch.producer.flush(timeout=budget_seconds)
-        except KafkaError as error:
-            log.warning("flush failed", extra={"error": repr(error)})
-        # The producer's word is not enough: it returns normally when records have expired (T1).
-        epoch.settled(max(0.0, budget_seconds - (time.monotonic() - started)))
+        patience = Patience(budget_seconds, self._hurry)
+        while True:
+            left = patience.left()
+            try:
+                epoch.producer.flush(timeout=min(left, FLUSH_SECONDS))
+            except KafkaError as error:
+                log.info("flush failed", extra={"error": repr(error)})
+            # The producer's word is not enough: it returns normally when records have expired (T1), and never
+            # when it had to split a batch that was too large.
+            if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
+                break
         if epoch.pending or epoch.failed:
             self._discard(epoch)
             raise DeliveryError(
@@ -204,10 +239,29 @@ class KafkaSink:
         if epoch is not None:
             _end(epoch.producer, CLOSE_SECONDS)
 
+    def _room(self, topic: str) -> int:
+        """Largest record that the topic takes from us, as far as we know."""
+        return min(self._limit, (self._limits or {}).get(topic, self._limit))
+
+    def _oversize(self, topic: str, size: int) -> Refused:
+        return Refused(
+            "validate",
+            f"a record of {size} bytes for {topic}, expected at most {self._room(topic)}: send less, or a "
+            "reference, or raise limits.message_bytes and the topic's max.message.bytes",
+        )
+
+    def _lower(self, topic: str, size: int) -> None:
+        """Kafka does not take so many bytes. Dead letters can be cut: halving soon finds what is taken."""
+        limit = size // 2 if topic == self._topics["dead-letters"] else size - 1
+        self._limits = {**(self._limits or {}), topic: min(limit, self._room(topic))}
+        log.error("a record is too large for its topic", extra={"topic": topic, "bytes": size})
+
     def _producer(self) -> _Epoch:
         with self._making:
             if self._epoch is None:
                 self._epoch = _Epoch(self._connect(), self._inflight)
+            if self._limits is None:
+                self._limits = message_limits(self._servers, self._topics.values())
             return self._epoch
 
     def _connect(self) -> Any:

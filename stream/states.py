@@ -45,7 +45,7 @@ def cut_to_bytes(cut: Cut) -> bytes:
         "seq": cut.seq,
         "parent_hash": cut.parent_hash,
         "next_offset": cut.next_offset,
-        "config_hash": cut.config_hash,
+        "config_hash": cut.identity,  # the name that version 0.2.0 gave it
         "label_offsets": dict(cut.label_offsets),
         "generation": cut.generation,
         "lanes": [
@@ -97,7 +97,7 @@ def cut_from_bytes(blob: bytes) -> Cut:
         )
         for number, lane in enumerate(header.pop("lanes"))
     )
-    return Cut(lanes=lanes, **header)
+    return Cut(lanes=lanes, identity=header.pop("config_hash"), **header)
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:

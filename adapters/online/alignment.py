@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.online.clusters import Routing, StyleClusters
+from adapters.online.clusters import Routing, StyleClusters, StyleSpace
 from adapters.online.matching import CleanDomain
 from core.config import AlignConfig
 from core.types import Calibration
@@ -112,23 +112,35 @@ class _Pass:
         return scale, shift
 
 
+class CleanSide:
+    """What is known of the clean domain: the same for every lane of a modality, and never written to.
+
+    Args:
+        calibration: clean-domain pictures: features [n, D], channel mean and sd [n, W] per picture.
+        config: matching and clusters.
+        device: where tensors live.
+    """
+
+    def __init__(self, calibration: Calibration, config: AlignConfig, device: str = "cpu") -> None:
+        self.device, self.domain = device, CleanDomain(calibration, config, device)
+        clusters = config.clusters
+        possible = clusters.enabled and max(clusters.layers) < len(calibration.widths)
+        self.space = StyleSpace(calibration, clusters) if possible else None
+
+
 class ContentAlignment:
     """Owns the running moments of one lane.
 
     Args:
-        calibration: clean-domain pictures: features [n, D], channel mean and sd [n, W] per picture.
-        config: strength k, forgetting per full batch, matching, clusters.
+        clean: what all lanes share.
+        config: strength k, forgetting per full batch, clusters.
         batch: rows of a full batch, the unit of forgetting.
     """
 
-    def __init__(
-        self, calibration: Calibration, config: AlignConfig, batch: int, device: str = "cpu"
-    ) -> None:
-        self._config, self._batch, self._device = config, batch, device
-        self._domain = CleanDomain(calibration, config, device)
-        clusters = config.clusters
-        possible = clusters.enabled and max(clusters.layers) < len(calibration.widths)
-        self._styles = StyleClusters(calibration, clusters) if possible else None
+    def __init__(self, clean: CleanSide, config: AlignConfig, batch: int) -> None:
+        self._config, self._batch, self._device = config, batch, clean.device
+        self._domain = clean.domain
+        self._styles = None if clean.space is None else StyleClusters(clean.space, config.clusters)
         # Both moments start at the clean mean with the weight of one batch: the first batch moves half-way.
         self._states = {0: self._fresh(1.0)}
 

@@ -70,19 +70,19 @@ class Routing:
     retired: tuple[int, ...]
 
 
-class StyleClusters:
-    """The clusters of one lane.
+class StyleSpace:
+    """Where styles live: whitened by clean pictures, which lie around 0 within `radius`. Shared by all lanes.
 
     Args:
-        calibration: clean pictures; the statistics of layer `config.layer` give the scale of the space.
-        config: how many clusters, when one is founded.
+        calibration: clean pictures; the statistics of the layers `config.layers` give the scale of the space.
+        config: the layers, and the share of clean pictures within the radius.
     """
 
     def __init__(self, calibration: Calibration, config: ClusterConfig) -> None:
-        self._config = config
         parts = [_part(calibration.widths, layer) for layer in config.layers]
         mean, sd = (side.astype(np.float64) for side in (calibration.mean, calibration.sd))
         clean = np.concatenate([_style(mean[:, part], sd[:, part]) for part in parts], axis=1)
+        self.width = clean.shape[1]
         self._centre = clean.mean(0)
         covariance = np.cov(clean.T)
         diagonal = np.diag(np.diag(covariance) + EPS**2)
@@ -90,17 +90,6 @@ class StyleClusters:
         self._whiten = np.linalg.inv(factor).T
         lengths = np.linalg.norm((clean - self._centre) @ self._whiten, axis=1)
         self.radius = float(np.quantile(lengths, config.quantile))
-        zero = np.zeros(1, np.int64)
-        self._table = Table((0,), np.zeros((1, clean.shape[1])), zero, zero.copy())
-        self._next, self._batches = 1, 0
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return self._config.layers
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self._table.ids
 
     def styles(self, early: Sequence[Tensor]) -> Styles:
         """Inputs [b, C, H, W] of the layers -> styles [b, S]."""
@@ -117,6 +106,37 @@ class StyleClusters:
         kept = np.minimum(lengths, full + 2 * np.log1p(np.maximum(lengths - full, 0)))
         styles: Styles = found * kept / np.maximum(lengths, EPS)
         return styles
+
+
+class StyleClusters:
+    """The clusters of one lane.
+
+    Args:
+        space: where styles live.
+        config: how many clusters, when one is founded.
+    """
+
+    def __init__(self, space: StyleSpace, config: ClusterConfig) -> None:
+        self._config, self.space = config, space
+        zero = np.zeros(1, np.int64)
+        self._table = Table((0,), np.zeros((1, space.width)), zero, zero.copy())
+        self._next, self._batches = 1, 0
+
+    @property
+    def radius(self) -> float:
+        return self.space.radius
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self._config.layers
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self._table.ids
+
+    def styles(self, early: Sequence[Tensor]) -> Styles:
+        """Inputs [b, C, H, W] of the layers -> styles [b, S]."""
+        return self.space.styles(early)
 
     def route(self, styles: Styles) -> Routing:
         """Assigns rows [b, S], founding clusters where enough rows are far from all. Changes nothing."""

@@ -16,7 +16,7 @@ from app.bars import bars, reporter
 from app.evaluate.domains import TASKS, Domains, tasks_of
 from app.evaluate.files import Cells
 from app.evaluate.methods import METHODS, methods_of
-from app.evaluate.report import NOTES, markdown, page, rows, tables
+from app.evaluate.report import NOTES, markdown, page, rows, sheets
 from app.evaluate.run import Cell, DbCodes, Done, check, evaluated
 from app.suite.processes import usual_workers
 from benchmarks.hashing.splits import Scheme
@@ -65,8 +65,8 @@ def evaluate(options: Options, console: Console) -> dict[Cell, Done]:
             results[cell] = done
             told(len(results), len(cells), "fits")
     found = {cell: results[cell] for cell in cells}
-    for table in tables(found):
-        console.print(table)
+    for sheet in sheets(found):
+        sheet.print(console)
     for note in NOTES:
         console.print(note, style="dim")
     _write(options, found)

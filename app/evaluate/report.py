@@ -9,10 +9,9 @@ from html import escape
 
 import numpy as np
 from plotly.offline import get_plotlyjs
-from rich import box
-from rich.table import Table
 
 from app.evaluate.run import DIRECTIONS, PLACES, Cell, Direction, Done, Score
+from app.sheet import Head, Sheet
 from app.suite.report_html import COLOURS, STYLE, script_json
 
 Results = Mapping[Cell, Done]
@@ -111,25 +110,21 @@ def _line(bits: int, pairs: Sequence[tuple[Score, float]]) -> Line:
     )  # fmt: skip
 
 
-def tables(results: Results) -> list[Table]:
+def sheets(results: Results) -> list[Sheet]:
     """One per task and direction: a line per method, mAP and pooled area by code length."""
     lines, found = grouped(results), []
     lengths = sorted({cell.bits for cell in results if cell.bits}) or [0]
     for task in dict.fromkeys(cell.task for cell in results):
         for direction in DIRECTIONS:
-            title = f"{task}, {direction}: mAP ± sd over splits (pooled PR area)"
-            table = Table(
-                title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+            columns = [Head(f"{bits} bits" if bits else "mAP") for bits in lengths]
+            sheet = Sheet(
+                f"{task}, {direction}: mAP ± sd over splits (pooled PR area)",
+                [Head("method", left=True), Head("codes", 2, left=True), *columns, Head("fit, s", 1)],
             )
-            table.add_column("method")
-            table.add_column("codes")
-            for bits in lengths:
-                table.add_column(f"{bits} bits" if bits else "mAP", justify="right", no_wrap=True)
-            table.add_column("fit, s", justify="right")
             for (method, own, way), means in lines.items():
                 if (own, way) == (task, direction):
-                    table.add_row(method, *_cells(results, method, direction, means, lengths))
-            found.append(table)
+                    sheet.add(method, *_cells(results, method, direction, means, lengths))
+            found.append(sheet)
     return found
 
 
@@ -156,11 +151,11 @@ def _codes(results: Results, method: str) -> str:
 def markdown(results: Results, title: str) -> str:
     """The same tables."""
     parts = [f"# {title}"]
-    for table in tables(results):
-        heads = [str(column.header) for column in table.columns]
-        body = zip(*([str(cell).replace("\n", " ") for cell in column.cells] for column in table.columns))
+    for sheet in sheets(results):
+        heads = [head.text for head in sheet.heads]
+        body = [[str(value).replace("\n", " ") for value in row] for row in sheet.rows]
         lines = [heads, ["---"] * len(heads), *body]
-        parts.append(f"**{table.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(f"**{sheet.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join((*parts, *NOTES)) + "\n"
 
 
@@ -173,7 +168,7 @@ def page(results: Results, title: str) -> str:
         "{responsive: true, displaylogo: false});"
         for n, (_, figure) in enumerate(drawn)
     )
-    found = "\n".join(f"<h3>{escape(str(table.title))}</h3>{_html(table)}" for table in tables(results))
+    found = "\n".join(f"<h3>{escape(sheet.title)}</h3>{_html(sheet)}" for sheet in sheets(results))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in NOTES)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>
@@ -244,10 +239,10 @@ def _plot(
     return {"data": data, "layout": layout}
 
 
-def _html(table: Table) -> str:
-    heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
-    lines = zip(*([str(cell) for cell in column.cells] for column in table.columns))
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+def _html(sheet: Sheet) -> str:
+    heads = "".join(f"<th>{escape(head.text)}</th>" for head in sheet.heads)
+    lines = ["".join(f"<td>{escape(str(value))}</td>" for value in row) for row in sheet.rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{heads}</tr>\n{body}</table></div>'
 
 

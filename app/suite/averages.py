@@ -1,4 +1,7 @@
-"""The averages that a suite is read by. Streams are fixed, queries and seeds are what is resampled."""
+"""The averages that a suite is read by. Streams are fixed, queries and seeds are what is resampled.
+
+A stream on which no method can change an answer is left out: a 0.0 by construction would only dilute.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +76,8 @@ AVERAGES = (
 def averaged(cells: Sequence[Cell], methods: Sequence[str]) -> list[list[Averaged]]:
     """Per average that has streams here, one entry per method, in order."""
     table = []
+    alive = {cell.stream for cell in cells if cell.adapts and cell.method in methods}
+    cells = [cell for cell in cells if cell.stream in alive]
     for average in AVERAGES:
         line = [_of(average.title, average.cells(cells, method), method) for method in methods]
         if line and all(one is not None for one in line):

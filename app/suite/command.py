@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,10 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from app.methods import METHODS, SUITE_METHODS
 from app.methods import known as known_method
+from app.sheet import Head, Sheet
 from app.suite.processes import Settings, usual_workers, work
 from app.suite.report import Report, report_of
 from app.suite.report_html import page
@@ -114,11 +113,11 @@ def replay_suite(options: Options, config: Config, console: Console, known: Know
     title = f"qshift replay --suite {suite.name}{' --quick' if options.quick else ''}"
     found.missing.sort(key=lambda missing: names.index(missing.name))  # not in the order of their finding
     report = report_of(title, _results(found.jobs, names, files), found.missing)
-    console.print(terminal(report, console.width))
+    console.print(terminal(report, console.width), crop=False)
     for missing in found.missing:
         console.print(f"left out: {missing.name}: {missing.reason}", highlight=False)
     timings = _timings(report, found.jobs, files)
-    console.print(time_table(timings))
+    time_table(timings).print(console)
     _write(options, report, timings)
     return report
 
@@ -285,7 +284,7 @@ def _timings(report: Report, jobs: Sequence[Job], files: ResultFiles) -> list[di
     ]
 
 
-def time_table(timings: Sequence[Mapping[str, object]]) -> Table:
+def time_table(timings: Sequence[Mapping[str, object]]) -> Sheet:
     """Mean milliseconds per query of every method, for the terminal alone: files are free of clocks.
 
     Args:
@@ -297,13 +296,11 @@ def time_table(timings: Sequence[Mapping[str, object]]) -> Table:
         if isinstance(time, float) and not math.isnan(time):
             own.append(time)
     means = {method: sum(own) / len(own) if own else math.nan for method, own in by_method.items()}
-    found = Table(title="milliseconds per query", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    found.add_column("method", no_wrap=True)
-    for head in ("ms", "× frozen"):
-        found.add_column(head, justify="right", no_wrap=True)
+    sheet = Sheet(
+        "milliseconds per query", [Head("method", left=True), Head("ms"), Head("× frozen")],
+        caption="measured while other workers ran: compare within this run only",
+    )  # fmt: skip
     for method, mean in means.items():
         ratio = mean / means[FROZEN] if means.get(FROZEN) else math.nan
-        found.add_row(method, *("n/a" if math.isnan(v) else f"{v:.{d}f}" for v, d in ((mean, 2), (ratio, 1))))
-    found.caption = "measured while other workers ran: compare within this run only"
-    found.caption_justify = "left"
-    return found
+        sheet.add(method, *("n/a" if math.isnan(v) else f"{v:.{d}f}" for v, d in ((mean, 2), (ratio, 1))))
+    return sheet

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from app.sheet import Head, Sheet
 from app.suite.averages import Averaged
 from app.suite.report import Report
 from app.suite.rows import FROZEN, Cell, Measures, Part
@@ -22,6 +21,7 @@ from app.suite.rows import FROZEN, Cell, Measures, Part
 UNSHIFTED = ("clean", "sorted")
 """Groups of streams that only ask clean queries."""
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+BY_CONSTRUCTION = "= frozen"
 NAMES_WIDTH, CELL_WIDTH = 56, 26
 """Characters of a terminal row that names take, and of a method's column."""
 NOTES = (
@@ -30,6 +30,8 @@ NOTES = (
     "An average over streams takes the streams as given.",
     "*, **, ***: p < .05, .01, .001 of a paired sign-flip test over the queries of all seeds (10,000 flips), "
     "corrected by Holm for the number of streams of the method.",
+    "= frozen: the method, or the base, has nothing that could change such an answer, so that it is "
+    "the frozen one by construction. Streams on which this holds for all methods are in no average.",
     "Forgetting on return: gain of the second visit minus that of the first; in brackets the gains over the "
     "last 64 queries of the first visit and the first 64 of the second.",
     "Passes are those of a query through the encoder, the frozen one included; of the backward passes only "
@@ -42,7 +44,9 @@ def gain_text(gain: float, low: float, high: float) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """Gain, interval and stars."""
+    """Gain, interval and stars; said where nothing could change."""
+    if not cell.adapts:
+        return BY_CONSTRUCTION
     stars = next((mark for bound, mark in STARS if cell.p < bound), "")
     return f"{gain_text(cell.gain, cell.low, cell.high)}{stars}"
 
@@ -60,43 +64,38 @@ def terminal(report: Report, width: int) -> Group:
     """
     most = max(1, (width - NAMES_WIDTH) // CELL_WIDTH)
     groups = [report.adapting[start : start + most] for start in range(0, len(report.adapting), most)]
-    tables = [_stream_table(report, group) for group in groups or [()]]
-    return Group(*tables, *(_average_table(report, group) for group in groups))
+    sheets = [_stream_table(report, group) for group in groups or [()]]
+    sheets += [_average_table(report, group) for group in groups]
+    return Group(*(sheet.table(width) for sheet in sheets))
 
 
-def _stream_table(report: Report, methods: Sequence[str]) -> Table:
+def _stream_table(report: Report, methods: Sequence[str]) -> Sheet:
     title = f"{report.title}: gain of mAP over frozen, points"
-    found = _empty(title, ("task", "stream", "frozen", *methods), 2)
+    names = [Head("task", left=True), Head("stream", left=True), Head("frozen", 1)]
+    sheet = Sheet(title, [*names, *map(Head, methods)])
     for line in report.lines:
         frozen = line[FROZEN]
         cells = [line[name] for name in methods]
-        found.add_row(
+        sheet.add(
             frozen.task, frozen.stream.name, f"{frozen.frozen.map:.1f}",
             *(Text(cell_text(cell), style=colour(cell.low, cell.high)) for cell in cells),
         )  # fmt: skip
-    return found
+    return sheet
 
 
-def _average_table(report: Report, methods: Sequence[str]) -> Table:
-    found = _empty("averages", ("average", "streams", *methods), 1)
+def _average_table(report: Report, methods: Sequence[str]) -> Sheet:
+    sheet = Sheet("averages", [Head("average", left=True), Head("streams", 1), *map(Head, methods)])
     for average in report.averages:
         own = [one for one in average if one.method in methods]
         gains = (Text(gain_text(o.gain, o.low, o.high), style=colour(o.low, o.high)) for o in own)
-        found.add_row(average[0].title, str(average[0].streams), *gains)
-    found.add_section()
+        sheet.add(average[0].title, str(average[0].streams), *gains)
+    if report.averages:
+        sheet.rule()
     worst = [cell for cell in report.worst if cell.method in methods]
-    found.add_row("worst single stream", "", *(_signed(cell.gain) for cell in worst))
-    found.add_row("  which", "", *(f"{c.task}\n{c.stream.name}" for c in worst), style="dim")
-    found.add_row("passes per query", "", *(_passes(report, name) for name in methods))
-    return found
-
-
-def _empty(title: str, heads: Sequence[str], left: int) -> Table:
-    """The first `left` columns are text."""
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, head in enumerate(heads):
-        found.add_column(head, justify="right" if number >= left else "left", no_wrap=True)
-    return found
+    sheet.add("worst single stream", "", *(_signed(cell.gain) for cell in worst))
+    sheet.add("  which", "", *(f"{c.task}\n{c.stream.name}" for c in worst), dim=True)
+    sheet.add("passes per query", "", *(_passes(report, name) for name in methods))
+    return sheet
 
 
 def markdown(report: Report) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.streams import Stream
 from core.errors import ArtifactError
 
-RESULTS = 1
+RESULTS = 2
 """Raise it when what a result means, or how it is measured, changes: older files are then not used."""
 
 
@@ -23,6 +23,7 @@ class Result:
 
     `offsets` are the places of the judged queries in the stream, `segments` index `segment_names`, per
     judged query. `batch_*` are per batch, in order. `forwards` and `backwards` are passes per query.
+    `adapts` is False where method and base have nothing that could change an answer to such queries.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Result:
     batch_backwards: tuple[int, ...]
     batch_updated: tuple[bool, ...]
     batch_resets: tuple[int, ...]
+    adapts: bool = True
 
     @property
     def forwards(self) -> float:

@@ -38,6 +38,8 @@ class Row:
     high: float
     forwards: float
     backwards: float
+    adapts: bool
+    """False: the answers are the frozen ones by construction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Cell:
     means: Array
     curve: tuple[tuple[float, float], ...]
     resets: tuple[float, ...]
+    adapts: bool = True
+    """False: the answers are the frozen ones by construction, and a gain of 0.0 says nothing."""
 
     @property
     def task(self) -> str:
@@ -117,7 +121,7 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
             Row(
                 result.task, result.stream, result.method, result.seed, len(result.offsets),
                 float(served[:, AP].mean()), float(served[:, R1].mean()), float(gains.mean()),
-                float(low), float(high), result.forwards, result.backwards,
+                float(low), float(high), result.forwards, result.backwards, result.adapts,
             )
         )  # fmt: skip
     return rows
@@ -155,6 +159,7 @@ def cells_of(stream: Stream, by_seed: Group) -> list[Cell]:
                 _mean([r.forwards for r in results]), _mean([r.backwards for r in results]),
                 _mean([float(np.mean(r.batch_updated or (False,))) for r in results]),
                 _parts(results), means[:, column], curve(results), _resets(results),
+                any(r.adapts for r in results),
             )
         )  # fmt: skip
     return cells

@@ -91,7 +91,9 @@ def run_stream(
         log = log or log_of(task, stream, seed, own)
         encoder = shared[task.modality]
         encoder.saved_seconds = 0.0
-        judge = _one(build.assemble(own, sharing, Shelf(gallery)), log, stream, seed, known)
+        engine = build.assemble(own, sharing, Shelf(gallery))
+        adapts = engine.pipeline.adapts(task.modality)
+        judge = _one(engine, log, stream, seed, known)
         if judge.refused:
             first = judge.refused[0]
             raise QshiftError(
@@ -99,7 +101,8 @@ def run_stream(
                 f"({first.reason}); a benchmark answers every query"
             )
         seconds = sum(batch.seconds for batch in judge.batches) + encoder.saved_seconds
-        save(name, _result(task, stream, name, seed, log, judge), 1000.0 * seconds / max(1, len(log.labels)))
+        result = _result(task, stream, name, seed, log, judge, adapts)
+        save(name, result, 1000.0 * seconds / max(1, len(log.labels)))
 
 
 def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:
@@ -113,12 +116,14 @@ def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[
     # A clock that stands still: batches end where they are full or planned, never because time has passed.
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
-        [judge], config, clock=lambda: 0.0,
+        [judge], config, clock=lambda: 0.0, base_version=engine.base.version,
     )  # fmt: skip
     return judge
 
 
-def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge: Judge) -> Result:
+def _result(
+    task: Task, stream: Stream, method: str, seed: int, log: Log, judge: Judge, adapts: bool
+) -> Result:
     offsets = tuple(sorted(judge.served))
     batches = judge.batches
     return Result(
@@ -137,6 +142,7 @@ def _result(task: Task, stream: Stream, method: str, seed: int, log: Log, judge:
         batch_backwards=tuple(batch.backwards for batch in batches),
         batch_updated=tuple(batch.updated for batch in batches),
         batch_resets=tuple(batch.resets for batch in batches),
+        adapts=adapts,
     )
 
 
@@ -147,7 +153,7 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     plain = config.model_copy(update={"adapt": adapt})
     made: list[Any] = [
         build.adapter(plain, base, modality, "cpu"),
-        build.aligner(plain, base, modality, "cpu"),
+        build.Aligners(plain, base, "cpu")(modality),
     ]
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adapters.online import clusters
-from adapters.online.alignment import EPS, FOUNDED, LARGE, ContentAlignment
+from adapters.online.alignment import EPS, FOUNDED, LARGE, CleanSide, ContentAlignment
 from adapters.online.matching import CleanDomain
 from core.config import AlignConfig, ClusterConfig
 from core.protocols import AlignedPass
@@ -26,6 +26,10 @@ def calibration(seed: int = 0, n: int = 40) -> Calibration:
     mean = rng.normal(size=(n, 5)).astype(np.float32)
     sd = rng.uniform(0.5, 2.0, size=(n, 5)).astype(np.float32)
     return Calibration(features, mean, sd, WIDTHS)
+
+
+def aligning(clean: Calibration, config: AlignConfig) -> ContentAlignment:
+    return ContentAlignment(CleanSide(clean, config), config, BATCH)
 
 
 def queries(seed: int = 1, rows: int = BATCH) -> torch.Tensor:
@@ -78,7 +82,7 @@ def slow(
 def test_first_batch_equals_the_slow_loop(rows: int, k: float) -> None:
     source = calibration()
     config = AlignConfig(strength=k, matched=False)
-    aligned = ContentAlignment(source, config, BATCH)
+    aligned = aligning(source, config)
     mask = torch.arange(BATCH) < rows
     done = aligned.begin(queries(), mask)
     moments = np.stack((source.mean, source.mean**2 + source.sd**2)).astype(np.float64).mean(1)
@@ -89,13 +93,13 @@ def test_first_batch_equals_the_slow_loop(rows: int, k: float) -> None:
 
 
 def test_strength_zero_is_the_identity() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(strength=0.0), BATCH)
+    aligned = aligning(calibration(), AlignConfig(strength=0.0))
     x = inputs(0)
     torch.testing.assert_close(apply(aligned.begin(queries(), ALL), 0, x), x, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_does_not_count() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    aligned = aligning(calibration(), AlignConfig())
     mask = torch.arange(BATCH) < 6
     x, other = inputs(0), inputs(0)
     other[6:] = 1e6
@@ -106,7 +110,7 @@ def test_padding_does_not_count() -> None:
 
 
 def test_answering_changes_nothing_and_later_encodes_use_the_same_statistics() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    aligned = aligning(calibration(), AlignConfig())
     before = aligned.snapshot()
     done = aligned.begin(queries(), ALL)
     x = inputs(0)
@@ -119,7 +123,7 @@ def test_answering_changes_nothing_and_later_encodes_use_the_same_statistics() -
 
 
 def test_statistics_carry_no_gradient() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    aligned = aligning(calibration(), AlignConfig())
     x = inputs(0).requires_grad_()
     out = apply(aligned.begin(queries(), ALL), 0, x)
     (gradient,) = torch.autograd.grad(out.sum(), x)
@@ -137,17 +141,17 @@ def run(aligned: ContentAlignment, seeds: list[int]) -> list[torch.Tensor]:
 
 
 def test_restoring_continues_to_the_last_bit() -> None:
-    one = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    one = aligning(calibration(), AlignConfig())
     run(one, [1, 2, 3])
     tensors, meta = one.snapshot()
-    other = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    other = aligning(calibration(), AlignConfig())
     other.restore(tensors, meta)
     for a, b in zip(run(one, [4, 5]), run(other, [4, 5])):
         assert torch.equal(a, b)
 
 
 def test_non_finite_statistics_are_not_remembered() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    aligned = aligning(calibration(), AlignConfig())
     before = aligned.snapshot()
     done = aligned.begin(queries(), ALL)
     bad = inputs(0)
@@ -177,7 +181,7 @@ def test_a_stream_of_clean_statistics_stays_where_it_is() -> None:
     source = calibration()
     moments = np.stack((source.mean, source.mean**2 + source.sd**2)).astype(np.float64).mean(1)
     sd = np.sqrt(moments[1] - moments[0] ** 2)
-    aligned = ContentAlignment(source, AlignConfig(matched=False), BATCH)
+    aligned = aligning(source, AlignConfig(matched=False))
     x = torch.randn(BATCH, 3, 15, 15, generator=torch.Generator().manual_seed(0))
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True, unbiased=False)
     x = x * torch.tensor(sd[:3]).float()[:, None, None] + torch.tensor(moments[0, :3]).float()[:, None, None]
@@ -187,7 +191,7 @@ def test_a_stream_of_clean_statistics_stays_where_it_is() -> None:
 def test_a_calibration_that_does_not_fit_is_refused() -> None:
     source = calibration()
     with pytest.raises(ValueError, match="channels"):
-        ContentAlignment(Calibration(source.features, source.mean, source.sd, (3, 3)), AlignConfig(), BATCH)
+        aligning(Calibration(source.features, source.mean, source.sd, (3, 3)), AlignConfig())
 
 
 # Running moments over several batches and kinds, against a loop in float64
@@ -244,7 +248,7 @@ def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> 
     """The weight of what was seen before is decayed, never forgotten: total = decay total + share."""
     source = calibration()
     config = AlignConfig(strength=k, forgetting=0.7, shrink=MATCHED, clusters=ClusterConfig(enabled=False))
-    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    aligned, domain = aligning(source, config), CleanDomain(source, config)
     running = Running(prior_of(source), 1.0)
     for seed, size in enumerate(sizes):
         mask, asked, share = torch.arange(BATCH) < size, queries(seed), size / BATCH
@@ -266,7 +270,7 @@ def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> 
 
 
 def test_the_weight_saturates() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(forgetting=0.8), BATCH)
+    aligned = aligning(calibration(), AlignConfig(forgetting=0.8))
     for seed in range(60):
         run(aligned, [seed])
     assert aligned.snapshot()[1]["totals"]["0"] == pytest.approx(1 / (1 - 0.8), rel=1e-4)
@@ -294,7 +298,7 @@ MIX = [0, 1, 0, 1, 1, 0, 1, 0]
 def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
     source = calibration()
     config = AlignConfig(strength=0.5, shrink=MATCHED, clusters=KINDS)
-    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    aligned, domain = aligning(source, config), CleanDomain(source, config)
     assert aligned.early == (0,) and aligned.kinds() == 1
     mask = torch.arange(BATCH) < rows
     running = {0: Running(prior_of(source), 1.0), 1: Running(prior_of(source), FOUNDED)}
@@ -323,29 +327,29 @@ def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
 
 
 def test_one_kind_alone_is_moved_by_channel() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
     early = kinds_of(calibration(), [0] * BATCH)
     move = aligned.begin(queries(), ALL, early).tap(0, early[0])
     assert move is not None and move[0].shape == (3,)
 
 
 def test_without_early_inputs_all_rows_are_of_the_clean_kind() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
     done = aligned.begin(queries(), ALL)
     assert set(done.labels.tolist()) == {0} and done.routing is None
 
 
 def test_a_tower_with_too_few_layers_has_one_kind() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=ClusterConfig(layers=(0, 2))), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=ClusterConfig(layers=(0, 2))))
     assert aligned.early == ()
     off = AlignConfig(clusters=ClusterConfig(enabled=False, layers=(0,)))
-    assert ContentAlignment(calibration(), off, BATCH).early == ()
+    assert aligning(calibration(), off).early == ()
 
 
 def test_the_second_pass_matches_content_anew_and_keeps_the_kinds() -> None:
     source = calibration()
     config = AlignConfig(shrink=MATCHED, clusters=KINDS)
-    aligned, domain = ContentAlignment(source, config, BATCH), CleanDomain(source, config)
+    aligned, domain = aligning(source, config), CleanDomain(source, config)
     early, moved = kinds_of(source, MIX), queries(9)
     first = aligned.begin(queries(), ALL, early)
     first.tap(0, early[0])
@@ -387,7 +391,7 @@ def served(aligned: ContentAlignment, labels: list[int], seed: int = 0) -> list[
 def test_a_retired_kind_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "PATIENCE", 2)
     few = ClusterConfig(layers=(0,), founding=3, most=2)
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=few), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=few))
     served(aligned, MIX)
     assert set(aligned.snapshot()[1]["totals"]) == {"0", "1"}
     served(aligned, [0] * BATCH)
@@ -397,7 +401,7 @@ def test_a_retired_kind_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_merged_kind_leaves_nothing_behind() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
     served(aligned, MIX)
     served(aligned, [2 * kind for kind in MIX])
     tensors, meta = copy.deepcopy(aligned.snapshot())
@@ -410,7 +414,7 @@ def test_a_merged_kind_leaves_nothing_behind() -> None:
 
 
 def test_statistics_that_are_not_finite_found_no_kind() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
     early = kinds_of(calibration(), MIX)
     done = aligned.begin(queries(), ALL, early)
     broken = early[0].clone()
@@ -422,10 +426,10 @@ def test_statistics_that_are_not_finite_found_no_kind() -> None:
 
 
 def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
-    one = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    one = aligning(calibration(), AlignConfig(clusters=KINDS))
     served(one, MIX)
     tensors, meta = one.snapshot()
-    other = ContentAlignment(calibration(), AlignConfig(clusters=KINDS), BATCH)
+    other = aligning(calibration(), AlignConfig(clusters=KINDS))
     other.restore(tensors, json.loads(json.dumps(meta)))
     for seed, labels in enumerate(
         (MIX, [2 * kind for kind in MIX], [2 * kind for kind in MIX], MIX), start=1
@@ -439,7 +443,7 @@ def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
 
 
 def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
-    aligned = ContentAlignment(calibration(), AlignConfig(), BATCH)
+    aligned = aligning(calibration(), AlignConfig())
     small = torch.randn(BATCH, 3, LARGE // 2, LARGE // 2, generator=torch.Generator().manual_seed(0))
     patches = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = aligned.begin(queries(), ALL).tap(0, small)
@@ -453,3 +457,19 @@ def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
     assert again is not None and torch.equal(again[1], got[1])
     whole = aligned.begin(queries(), ALL).tap(0, patches[:, :, : LARGE - 1])
     assert whole is not None and float((whole[1] - got[1]).abs().min()) > 0.1
+
+
+def test_lanes_share_the_clean_side_and_nothing_else() -> None:
+    """Ten thousand lanes must not hold ten thousand copies of the calibration."""
+    config = AlignConfig(clusters=KINDS)
+    clean = CleanSide(calibration(), config)
+    lanes = [ContentAlignment(clean, config, BATCH) for _ in range(3)]
+    fresh = lanes[1].snapshot()[0]
+    run(lanes[0], [1, 2])
+    for name, array in lanes[1].snapshot()[0].items():
+        np.testing.assert_array_equal(array, fresh[name])
+    assert lanes[0]._domain is lanes[1]._domain is clean.domain
+    alone = ContentAlignment(CleanSide(calibration(), config), config, BATCH)
+    run(alone, [1, 2])
+    for name, array in alone.snapshot()[0].items():
+        np.testing.assert_array_equal(array, lanes[0].snapshot()[0][name])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adapters.online import clusters
-from adapters.online.clusters import APART, EPS, LINEAR, PATIENCE, SHRINK, StyleClusters
+from adapters.online.clusters import APART, EPS, LINEAR, PATIENCE, SHRINK, StyleClusters, StyleSpace
 from core.config import ClusterConfig
 from core.types import Calibration
 
@@ -40,7 +40,7 @@ def early(mean: np.ndarray, sd: np.ndarray) -> list[torch.Tensor]:
 
 
 def made(config: ClusterConfig = CONFIG) -> StyleClusters:
-    return StyleClusters(calibration(), config)
+    return StyleClusters(StyleSpace(calibration(), config), config)
 
 
 def kind(found: StyleClusters, axis: int, seed: int = 0, rows: int = 12, away: float = 3.0) -> np.ndarray:

@@ -296,12 +296,42 @@ def test_a_query_asked_again_and_again_counts_once() -> None:
     np.testing.assert_allclose(world.answer(copies, again).weights, once, rtol=1e-6)
 
 
-def test_a_modality_without_clean_queries_counts_fully() -> None:
-    world = World(evidence=(90.0, 99.0))
+def test_without_clean_queries_the_frozen_twin_answers_alone_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(evidence=(-99.0, -90.0))  # any drop would count fully
     adapted, frozen = twins(world, 3)
     marks = np.zeros(3, bool)
-    answers = world.answering(world.gallery, "image", *world.seen(adapted), *world.seen(frozen), marks)
-    assert (answers.weights == 1).all()
+    for _ in range(2):
+        answers = world.answering(world.gallery, "image", *world.seen(adapted), *world.seen(frozen), marks)
+        assert (answers.weights == 0).all() and same(answers.served, answers.frozen)
+        assert world.answering.quiet(world.gallery, "image", *world.seen(frozen), marks)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "the base model has no clean reference for such queries"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["max", "sum", "mixture"])
+def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> None:
+    seen = set()
+    for seed in range(40):
+        world = World(fuse=mode, shortlist=ITEMS)
+        rows = (1, 3, 9, 24)[seed % 4]
+        frozen = near(world.items[np.arange(rows)], 0.1 * seed, seed)
+        marks = np.arange(rows) % 5 == 4
+        quiet = world.answering.quiet(world.gallery, "vector", *world.seen(frozen), marks)
+        best = world.answer(world.items[np.arange(rows)], frozen, marks)  # nothing recovers more than this
+        assert quiet == (best.weights[~marks] == 0).all()
+        if quiet:
+            assert same(best.served, best.frozen, ~marks)
+        seen.add(quiet)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("answer", [{"fuse": "none"}, {"evidence": None}])
+def test_without_fusion_or_evidence_no_batch_is_quiet(answer: dict[str, Any]) -> None:
+    world = World(**answer)
+    assert not world.answering.quiet(world.gallery, "vector", *world.seen(world.items[:9]), np.zeros(9, bool))
 
 
 # Judged as it was served

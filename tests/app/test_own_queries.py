@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +352,7 @@ def test_unlabelled_queries_give_agreement(
     assert document[0]["map"] is None and document[1]["same_first"] == round(rows[1].same_first, 3)
     json.dumps(document, allow_nan=False)
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(own_table(rows, "own"))
+    own_table(rows, "own").print(console)
     text = console.export_text()
     assert "mAP" not in text and "100.0, 100.0" in text and "nan" not in text
 
@@ -402,6 +403,8 @@ def test_boundaries_of_the_journal_are_obeyed(
     ]
     assert entry_to_bytes(same[0])
     assert run_records(own.records, own.labels, settings, ["default"], same) == plain
+    later = [replace(entry, seq=entry.seq + 5) for entry in same]  # a stretch from the middle of a recording
+    assert run_records(own.records, own.labels, settings, ["default"], later) == plain
     other = [JournalEntry(settings.kafka.queries, 0, "0:vector", 0, tuple(range(9)), "", 0, 0)]
     assert run_records(own.records, own.labels, settings, ["default"], other) != plain
 

@@ -215,7 +215,7 @@ def test_times_are_printed_as_means_and_as_multiples_of_frozen() -> None:
     times = {"frozen": [1.0, 3.0], "good": [5.0, float("nan")], "bad": [float("nan")]}
     rows = [{"method": method, "ms_per_query": ms} for method, own in times.items() for ms in own]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(time_table(rows))
+    time_table(rows).print(console)
     text = console.export_text()
     assert re.search(r"frozen +2\.00 +1\.0 *\n", text)
     assert re.search(r"good +5\.00 +2\.5 *\n", text) and re.search(r"bad +n/a +n/a *\n", text)
@@ -257,3 +257,29 @@ def test_a_narrow_terminal_gets_more_tables_not_broken_cells(width: int) -> None
     assert text.count("averages") == (2 if width == 80 else 1)
     for name in ("good", "bad"):
         assert cell_text(found.lines[0][name]) in text
+
+
+def test_results_that_are_frozen_by_construction_are_marked_and_in_no_average() -> None:
+    """Composed queries have nothing to adapt: their 0.0 is no finding."""
+    composed = Stream("composition/composed-picture", "noise", "single", STREAM.segments[:1], "corruption")
+    moving = Stream("composition/text-picture", "noise", "single", STREAM.segments[:1], "corruption")
+
+    def found(stream: Stream, adapts: bool) -> list[dict[str, Result]]:
+        gains = {"frozen": 0.0, "good": 0.3 if adapts else 0.0}
+        return [
+            {name: dataclasses.replace(result(stream, name, 0, gain), adapts=adapts and name != "frozen")
+             for name, gain in gains.items()}
+        ]  # fmt: skip
+
+    both = report_of("t", [(composed, found(composed, False)), (moving, found(moving, True))], [])
+    alone = report_of("t", [(moving, found(moving, True))], [])
+    assert [average[0].streams for average in both.averages] == [1]
+    assert both.averages == alone.averages
+    assert not report_of("t", [(composed, found(composed, False))], []).averages
+    assert cell_text(both.lines[0]["good"]) == "= frozen" and "[" in cell_text(both.lines[1]["good"])
+    assert [row.adapts for row in both.rows if row.method == "good"] == [False, True]
+    line = next(
+        text for text in markdown(both).splitlines() if "composed-picture" in text and "= frozen" in text
+    )
+    assert "+0.0" not in line
+    assert "by construction" in markdown(both)

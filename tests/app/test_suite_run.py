@@ -146,7 +146,7 @@ def test_rows_have_exactly_the_fields_of_the_contract_and_two_runs_are_equal(
         texts.append([path.read_text() for path in files.values()])
     assert texts[0] == texts[1]
     rows = json.loads(texts[0][0])
-    fields = "task stream method seed queries map r1 map_minus_frozen low high forwards backwards"
+    fields = "task stream method seed queries map r1 map_minus_frozen low high forwards backwards adapts"
     assert all(list(row) == fields.split() for row in rows)
     assert len(rows) == (6 + 1) * 2 * 3  # streams of two tasks, seeds, methods
     assert all(

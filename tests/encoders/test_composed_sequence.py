@@ -1,5 +1,8 @@
 """Composed and sequence queries against hand-computed sums; both towers learn; company does not show."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -311,3 +314,24 @@ def test_tap_of_a_sequence_sees_one_frame_a_row_and_moves_all(towers: tuple[Imag
     assert len(calls) == 1, "a tap that only watches changes nothing and is called once"
     measured = calibrate(clips, [clips.collate([clips.prepare(clip) for clip in contents], 3)])
     assert measured.mean.shape == (3, 4)
+
+
+def test_a_tokenizer_never_meets_two_threads() -> None:
+    """Composed queries are prepared beside the loop, texts in it; transformers' tokenizers raise then."""
+    busy, met = threading.Lock(), []
+
+    def lonely(texts: list[str]) -> Tensor:
+        if not busy.acquire(blocking=False):
+            met.append(texts)
+            return tokenize(texts)
+        time.sleep(0.001)
+        busy.release()
+        return tokenize(texts)
+
+    tower = TextTower(Read(), lonely)
+    threads = [threading.Thread(target=lambda: [tower.prepare("a b") for _ in range(20)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not met

@@ -1,13 +1,20 @@
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 
-from core.errors import ArtifactError, ConfigError
+from app.build import limit_pictures
+from core.config import LimitConfig
+from core.errors import ArtifactError, ConfigError, Refused
 from encoders.images import Preprocess
+from encoders.sequence import FrameSequence
 from encoders.vision import ImageTower, backbone, read_backbone, vision_tower, write_backbone
 
 SMALL = Preprocess((64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -125,3 +132,23 @@ def test_alexnet_cuts_its_classifier() -> None:
     module = backbone("alexnet")
     assert isinstance(module.classifier[6], torch.nn.Identity)
     assert module.classifier[4].out_features == 4096
+
+
+def test_the_limits_of_the_service_reach_every_kind_of_picture() -> None:
+    def png(width: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (width, 10)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    tower = ImageTower(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12288, 8)), SMALL)
+    base: Any = SimpleNamespace(encoders={"image": tower, "sequence": FrameSequence(tower)})
+    limit_pictures(base, LimitConfig(image_bytes=1000, image_pixels=200))
+    tower.prepare(png(20))
+    for encoder, content in ((tower, png(21)), (base.encoders["sequence"], (png(20), png(21)))):
+        with pytest.raises(Refused, match="21 x 10 pixels, at most 200"):
+            encoder.prepare(content)
+    limit_pictures(base, LimitConfig(image_bytes=10))
+    with pytest.raises(Refused, match="at most 10 are accepted"):
+        tower.prepare(png(20))
+    limit_pictures(base, LimitConfig(image_bytes=1 << 20))  # above the default, too
+    tower.prepare(png(20) + b"\0" * (600 << 10))

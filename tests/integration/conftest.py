@@ -190,9 +190,9 @@ class Site:
                 raise AssertionError(f"not done within {seconds:.0f} s\n{last}")
             time.sleep(0.02)
 
-    def worker(self) -> Worker:
-        """Starts `qshift serve` as a process of its own, always under the same worker name."""
-        made = Worker(self.nursery, self.file, self.file.with_name(f"worker-{len(self.started)}.log"))
+    def worker(self, name: str = "worker-0") -> Worker:
+        """Starts `qshift serve` as a process of its own."""
+        made = Worker(self.nursery, self.file, self.file.with_name(f"worker-{len(self.started)}.log"), name)
         self.started.append(made)
         return made
 
@@ -200,10 +200,10 @@ class Site:
 class Worker:
     """`qshift serve` in a process of its own, forked from one that has done the slow imports."""
 
-    def __init__(self, nursery: Nursery, config: Path, log: Path) -> None:
+    def __init__(self, nursery: Nursery, config: Path, log: Path, name: str) -> None:
         self._nursery, self._log = nursery, log
         self._code: int | None = None
-        self.pid = int(nursery.ask(f"start\t{config}\t{log}"))
+        self.pid = int(nursery.ask(f"start\t{config}\t{log}\t{name}"))
 
     def output(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
@@ -255,7 +255,7 @@ class Worker:
 NURSERY = """
 import os, sys
 import torch._dynamo  # what the first optimizer imports: seconds that every worker would wait for
-import app.serve
+import app.serve, app.service
 from app.cli import main
 
 children = set()
@@ -269,7 +269,7 @@ for line in sys.stdin:
                 for handle in (1, 2):
                     os.dup2(out, handle)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                sys.argv = ["qshift", "serve", "--config", rest[0], "--worker", "worker-0"]
+                sys.argv = ["qshift", "serve", "--config", rest[0], "--worker", rest[2]]
                 code = 1
                 try:
                     main()

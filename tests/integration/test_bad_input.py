@@ -10,17 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka import KafkaProducer
+from kafka.admin import ConfigResource, KafkaAdminClient
 from PIL import Image
 
 from app.service import Service
 from core.types import Coordinates, Record
 from stream.codec import image_query, text_query, vector_query
-from stream.sink import KafkaSink
+from stream.records import CORRUPT
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 Message = tuple[bytes | None, list[tuple[str, bytes]]]
 WIDTH = 32
+
+
+class Latin(str):
+    """A header name whose bytes are not UTF-8, as a producer in another language may send it."""
+
+    def encode(self, *_: Any) -> bytes:
+        return b"caf\xe9"
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
@@ -61,6 +70,9 @@ def bad() -> dict[str, tuple[Message, str, str]]:
         "nan": ((with_nan, []), "validate", "finite"),
         "zero": (vector([0.0] * WIDTH), "validate", "zero"),
         "5 MiB": ((b"x" * (5 << 20), []), "validate", "bytes"),
+        # 1.14 MB on the wire, though names and values are a third of it: whole it fits no topic of ours.
+        "380,000 headers": ((b"{", [("h", b"")] * 380_000), "validate", "at most 1048576"),
+        "header name": ((b"{", [(Latin("cafe"), b"x")]), "decode", "utf-8"),
         "null": ((None, []), "validate", "null"),
         "empty picture": (image_query(b""), "validate", "empty"),
     }
@@ -81,14 +93,17 @@ def serving() -> Iterator[Any]:
         service.stop()
 
 
-def produce(site: Any, messages: list[Message]) -> list[Coordinates]:
-    """Past the client's own limits, as a foreign producer would."""
-    sink = KafkaSink(site.servers, site.kafka, message_bytes=8 << 20)
+def produce(site: Any, messages: list[Message], topic: str = "") -> list[Coordinates]:
+    """Past our own client and its limits, as a foreign producer would."""
+    producer = KafkaProducer(bootstrap_servers=site.servers, max_request_size=8 << 20)
     try:
-        sent = [sink.emit_to(site.kafka.queries, value, b"key", headers) for value, headers in messages]
-        return [one.coordinates() for one in sent]
+        sent = [
+            producer.send(topic or site.kafka.queries, value, b"key", headers) for value, headers in messages
+        ]
+        stored = [one.get(30) for one in sent]
+        return [Coordinates(one.topic, one.partition, one.offset) for one in stored]
     finally:
-        sink.close()
+        producer.close()
 
 
 def header(record: Record, name: str) -> str:
@@ -131,6 +146,9 @@ def test_each_bad_input_is_one_dead_letter_and_every_good_query_is_answered(
         reason = header(letter, "x-error-message")
         assert header(letter, "x-error-stage") == stage, name
         assert reason and word.lower() in reason.lower(), (name, reason)
+        if name == "header name":  # nothing of it could be read
+            assert header(letter, "x-error-class") == CORRUPT and header(letter, "x-source-null") == "true"
+            continue
         assert letter.key == b"key", name
         if name == "5 MiB":
             assert header(letter, "x-source-truncated") == str(5 << 20)
@@ -171,3 +189,57 @@ def test_a_stream_of_nothing_but_bad_input_moves_on(
     site.wait(lambda: len(site.decoded()) == 1)
     service.stop()
     assert [source_of(letter) for letter in site.dead_letters()] == sent[:-1]
+
+
+def test_poison_is_passed_by_at_every_start(
+    broker: Any, make_site: Any, vector_world: Any, messages: Any, serving: Any
+) -> None:
+    """Labels are read from their beginning and refused records again until a cut: each start meets them."""
+    site = make_site(broker, vector_world, batch={"linger_seconds": 0.2})
+    limited(site, site.kafka.dead_letters, 3000)
+    poison: list[Message] = [
+        (b"{", [(Latin("cafe"), b"x")]),
+        (b"{", [("h", b"")] * 380_000),
+        (b"x" * 2_000_000, []),
+        (b"{" * 9_000, []),
+    ]
+    produce(site, poison[:1], site.kafka.labels)
+    good = messages(6)[0]
+    sent = produce(site, [*poison, *good[:2]])
+    for start in range(3):
+        service = serving(site)
+        wanted = len(good[: 2 + start])
+        site.wait(lambda count=wanted: len(site.decoded()) == count)
+        assert service.ready()["running"] and max(service._source.lag().values()) == 0
+        service.stop()
+        sent += produce(site, good[2 + start : 3 + start])
+    letters = {source_of(letter): letter for letter in site.dead_letters()}
+    assert set(letters) == {*sent[:4], Coordinates(site.kafka.labels, 0, 0)}
+    for letter in letters.values():
+        assert len(letter.value or b"") < 3000 and header(letter, "x-error-message")
+
+
+def test_an_answer_too_large_for_its_topic_is_a_dead_letter(
+    broker: Any, make_site: Any, vector_world: Any, messages: Any, serving: Any
+) -> None:
+    """Sent again it would be too large again."""
+    site = make_site(broker, vector_world, batch={"linger_seconds": 0.2}, answer={"top": 100})
+    values = messages(4)[0]
+    sent = produce(site, values[:2])
+    service = serving(site)
+    site.wait(lambda: len(site.decoded()) == 2)
+    size = max(len(answer.value or b"") for answer in site.answers())
+    service.stop()
+    limited(site, site.kafka.answers, size // 2)
+    sent += produce(site, values[2:])
+    service = serving(site)
+    site.wait(lambda: len(site.dead_letters()) == 2)
+    service.stop()
+    assert [source_of(letter) for letter in site.dead_letters()] == sent[2:]
+    assert f"expected at most {size // 2}" in header(site.dead_letters()[0], "x-error-message")
+
+
+def limited(site: Any, topic: str, size: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=site.servers)
+    admin.alter_configs([ConfigResource("topic", topic, {"max.message.bytes": str(size)})])
+    admin.close()

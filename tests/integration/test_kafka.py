@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError, DeliveryError, OffsetGoneError, Refused
 from core.types import Partition, Record
 from stream.broker import Broker
-from stream.cluster import CORRUPT, ensure_topics
+from stream.client import read_all
+from stream.cluster import ensure_topics
 from stream.kafka import KafkaSource
+from stream.records import CORRUPT
 from stream.sink import KafkaSink
 
 pytestmark = pytest.mark.kafka
@@ -238,7 +240,8 @@ def test_corrupt_record_is_skipped_with_its_coordinates(broker: Broker, config: 
     assert [r.value for r in records] == [
         None if number == 2 else b"value-%d" % number * 20 for number in range(5)
     ]
-    assert dict(records[2].headers) == {"x-error-class": CORRUPT.encode()}
+    assert dict(records[2].headers)["x-error-class"] == CORRUPT.encode()
+    assert b"checksum" in dict(records[2].headers)["x-error-message"]
 
 
 def test_corrupt_batch_loses_each_of_its_records_visibly(broker: Broker, config: KafkaConfig) -> None:
@@ -337,9 +340,59 @@ def test_too_large_is_refused_before_it_is_sent(broker: Broker, config: KafkaCon
     with source(broker, config) as incoming:
         assert [len(r.value or b"") for r in read(incoming, 1)] == [1 << 20]
     with sink(broker, config, message_bytes=8 << 20) as out:  # the broker's own limit
-        sent = out.emit_to(config.queries, bytes(5 << 20))
-        with pytest.raises(DeliveryError, match=r"MessageSizeTooLarge|RecordListTooLarge|TooLarge"):
-            sent.coordinates(10)
+        with pytest.raises(Refused, match="at most 2097152"):
+            out.emit_to(config.queries, bytes(5 << 20))
+        out.emit_to(config.queries, bytes(2 << 20)[:-200]).coordinates(10)
+
+
+def test_limits_of_existing_topics_are_obeyed(broker: Broker, config: KafkaConfig) -> None:
+    """What a topic does not take is refused or cut before it is sent; headers count as Kafka encodes them."""
+    limit(broker, config.answers, 10_000)
+    limit(broker, config.dead_letters, 4_000)
+    many = [("h", b"")] * 3400  # 10,200 bytes on the wire
+    with sink(broker, config) as out:
+        with pytest.raises(Refused, match=f"for {config.answers}, expected at most 10000"):
+            out.emit("answers", b"v", b"k", many)
+        out.emit("answers", b"v", b"k", many[:3200])
+        out.emit("dead-letters", bytes(9_000), b"k", [*many, ("x-source-offset", b"7")])
+        out.flush(10)
+    (letter,) = read_all(broker.bootstrap_servers, config.dead_letters)
+    assert letter.key == b"k" and 3_700 < len(letter.value or b"") < 4_000
+    assert dict(letter.headers) == {"x-source-offset": b"7", "x-source-truncated": b"9000"}
+
+
+def test_what_kafka_refuses_for_its_size_is_not_sent_again_for_ever(
+    broker: Broker, config: KafkaConfig
+) -> None:
+    """A limit that was lowered under a running sink: the first failure is learned from."""
+    with sink(broker, config) as out:
+        out.emit("answers", b"small", b"k")
+        out.emit("dead-letters", b"small", b"k")
+        out.flush(10)
+        limit(broker, config.answers, 10_000)
+        limit(broker, config.dead_letters, 10_000)
+        out.emit("answers", bytes(20_000), b"k")
+        out.emit("answers", b"small too", b"k")
+        with pytest.raises(DeliveryError, match="TooLarge"):
+            out.flush(10)
+        with pytest.raises(Refused, match="expected at most 20"):
+            out.emit("answers", bytes(20_000), b"k")
+        for attempt in range(8):
+            out.emit("dead-letters", bytes(60_000), b"k", [("x-source-offset", b"7")])
+            try:
+                out.flush(10)
+                break
+            except DeliveryError:
+                assert attempt < 6
+    letters = read_all(broker.bootstrap_servers, config.dead_letters)
+    assert len(letters) == 2 and 3_000 < len(letters[1].value or b"") < 10_000
+    assert dict(letters[1].headers)["x-source-offset"] == b"7"
+
+
+def limit(broker: Broker, topic: str, size: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    admin.alter_configs([ConfigResource("topic", topic, {"max.message.bytes": str(size)})])
+    admin.close()
 
 
 def test_broker_killed_in_mid_stream_loses_nothing(broker: Broker, config: KafkaConfig) -> None:

@@ -141,7 +141,7 @@ def test_pages_over_http_and_late_labels(
     assert fetched(f"{service.url}/healthz") == (200, "ok\n")
     site.wait(lambda: fetched(f"{service.url}/readyz")[0] == 200)
     assert json.loads(fetched(f"{service.url}/readyz")[1]) == dict.fromkeys(
-        ("running", "assigned", "gallery"), True
+        ("running", "assigned", "partitions", "gallery", "delivering"), True
     )
 
     queries, classes = messages(96)

@@ -17,6 +17,7 @@ from core.errors import Refused
 from core.types import Coordinates, Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Record, Refusal
 from stream import codec, messages
 from stream.codec import Codec
+from stream.letters import LEAST_BYTES, fitted
 
 GOLDEN = Path(__file__).with_name("golden")
 TOPICS = KafkaConfig()
@@ -273,9 +274,11 @@ def test_null_headers_are_legal() -> None:
 
 
 def test_record_that_failed_its_checksum_says_so() -> None:
-    headers = [("x-error-class", b"CorruptRecord")]
-    found = border().decode(record(None, headers))
-    assert isinstance(found, Refusal) and (found.stage, found.error) == ("decode", "CorruptRecord")
+    headers = [("x-error-class", b"CorruptRecord"), ("x-error-message", b"the checksum does not fit")]
+    for topic in (TOPICS.queries, TOPICS.labels):
+        found = border().decode(record(None, headers, topic))
+        assert isinstance(found, Refusal) and (found.stage, found.error) == ("decode", "CorruptRecord")
+        assert found.reason == "the checksum does not fit"
     assert dict(border().dead_letter(found)[2])["x-error-class"] == b"CorruptRecord"
     assert accepted(codec.text_query("a")[0], headers).content == "a"
 
@@ -526,6 +529,51 @@ def test_dead_letter_of_an_oversize_record_fits() -> None:
     assert dict(found)["x-source-truncated"] == b"%d" % (2 << 20)
     assert dict(found)["traceparent"] == b"00"
     assert big.value is not None and big.value.startswith(value) and len(value) > 900_000
+
+
+def letter_bytes(letter: tuple[bytes, bytes | None, codec.Headers]) -> int:
+    """As Kafka's format v2 has it: header of the batch, the record's numbers, each part behind its length."""
+    value, key, headers = letter
+    lengths = [len(value), len(key or b""), len(headers)]
+    lengths += [part for name, content in headers for part in (len(name.encode()), len(content))]
+    content = sum(lengths) - len(headers)
+    return 61 + 21 + content + sum(1 + (n > 63) + (n > 8191) + (n > (1 << 20) - 1) for n in lengths)
+
+
+def test_headers_are_counted_as_kafka_encodes_them() -> None:
+    """380,000 headers of one letter are 1.14 MB, though names and values are a third of it."""
+    many = Record(AT, codec.text_query("a")[0], b"key", tuple([("h", b"")] * 380_000))
+    refusal = border().decode(many)
+    assert isinstance(refusal, Refusal) and "1140" in refusal.reason and "at most 1048576" in refusal.reason
+    letter = border().dead_letter(refusal)
+    assert letter_bytes(letter) <= 1 << 20
+    assert letter[:2] == (many.value, b"key")
+    assert ("h", b"") not in letter[2] and dict(letter[2])["x-source-offset"] == b"7"
+
+
+@pytest.mark.parametrize("limit", [*range(800, 3000, 37), 10_000, 40_000, 70_000, 150_000])
+def test_a_letter_is_cut_until_it_fits(limit: int) -> None:
+    """Value first, then the client's headers and the key, then our own long ones; never the place."""
+    headers = [("traceparent", b"00-ab"), ("x-tenant", b"t" * 3000), ("other", b"o" * 60_000)]
+    refusal = Refusal(record(b"v" * 100_000, headers), "decode", "E" * 300, "ż" * 2000)
+    whole = border().dead_letter(refusal)
+    cut = fitted(whole, limit)
+    found = dict(cut[2])
+    assert letter_bytes(cut) <= limit and b"v" * len(cut[0]) == cut[0]
+    assert found["x-source-truncated"] == b"100000" and found["x-source-topic"] == b"qshift.queries"
+    assert found["x-source-offset"] == b"7" and found["x-error-message"].startswith("ż".encode())
+    if limit >= 10_000:
+        assert cut[1] == b"key" and found["traceparent"] == b"00-ab"
+        assert len(cut[0]) == 100_000 or limit - letter_bytes(cut) <= 32
+    if limit >= LEAST_BYTES:
+        assert len(found["x-error-class"]) == 300
+    assert fitted(whole, letter_bytes(whole)) == whole
+
+
+def test_the_shortest_letter_is_within_what_every_topic_must_take() -> None:
+    at = Coordinates("t" * 249, 2**31 - 1, 2**62)
+    refusal = Refusal(Record(at, b"v" * 100, b"k" * 9000, (), 2**62), "validate", "E" * 900, "r" * 5000)
+    assert letter_bytes(fitted(border().dead_letter(refusal), LEAST_BYTES)) <= LEAST_BYTES
 
 
 # -- versions -------------------------------------------------------------------------------------------
