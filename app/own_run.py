@@ -14,6 +14,7 @@ from app.bars import bars
 from app.build import engine
 from app.methods import METHODS, known, with_method
 from app.observers import judged
+from app.points import gain_text, plain
 from app.sheet import Head, Sheet
 from core.config import Config
 from core.errors import ConfigError
@@ -170,7 +171,7 @@ def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
         title, [Head("method", left=True), Head("queries", 4), *(scores if judged_rows else []), agreement]
     )
     for row in rows:
-        gain = f"{row.map_minus_frozen:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-        cells = [str(row.labels), f"{row.map:.1f}", f"{row.r1:.1f}", gain] if judged_rows else []
-        sheet.add(row.method, str(row.queries), *cells, f"{row.same_first:.1f}, {row.same_items:.1f}")
+        gain = gain_text(row.map_minus_frozen, row.low, row.high)
+        cells = [str(row.labels), plain(row.map), plain(row.r1), gain] if judged_rows else []
+        sheet.add(row.method, str(row.queries), *cells, f"{plain(row.same_first)}, {plain(row.same_items)}")
     return sheet

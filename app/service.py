@@ -14,6 +14,7 @@ from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
 from core.types import Record
+from monitoring.aside import Aside, Errors, SafeOperations
 from monitoring.http import Serving, Views, create_app, serve
 from monitoring.metrics import Metrics
 from stream.kafka import KafkaSource
@@ -61,6 +62,7 @@ class Service:
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
         self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
         self.extra: list[Observer] = []
+        self._errors = Errors(self.observers.metrics.observer_failed)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._report: Report | None = None
@@ -74,7 +76,7 @@ class Service:
         if config.http.enabled:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
-                picture, attribution=attribution,
+                picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
             )  # fmt: skip
             self._http = serve(create_app(views), config.http.host, config.http.port)
 
@@ -116,16 +118,19 @@ class Service:
     def run(self) -> Report:
         """Works in this thread until `request_stop`."""
         self._running = True
+        metrics, judged = self.observers.metrics, self.observers.judged
+        aside = Aside([*self.observers.all(), *self.extra], self._errors, judged.overflowed)
         try:
             return run(
-                _Watched(self._source, self.observers.metrics), self.engine.pipeline, self.engine.codec,
-                self._sink, self._store, [*self.observers.all(), *self.extra], self.config, self._stop,
-                on_lanes=self._on_lanes, operations=self.observers.metrics,
+                _Watched(self._source, metrics), self.engine.pipeline, self.engine.codec,
+                self._sink, self._store, [aside], self.config, self._stop,
+                on_lanes=self._on_lanes, operations=SafeOperations(metrics, self._errors),
                 decoders=self.config.limits.decoders, base_version=self.engine.base.version,
                 on_trouble=self._on_trouble,
             )  # fmt: skip
         finally:
             self._running = False
+            aside.close()
 
     def start(self) -> None:
         """Works in a thread of its own; `check` raises what ended it."""

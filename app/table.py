@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rich.text import Text
 
+from app.points import gain_text, plain
 from app.sheet import Head, Sheet, Value
 
 
@@ -36,7 +38,9 @@ def as_json(rows: Sequence[PhaseRow]) -> list[dict[str, object]]:
 
 
 def _rounded(value: object) -> object:
-    return round(value, 3) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else round(value, 3)
 
 
 def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Sheet:
@@ -54,11 +58,11 @@ def render(rows: Sequence[PhaseRow], title: str, timing: bool = True) -> Sheet:
         colour = "green" if row.diff_low > 0 else "red" if row.diff_high < 0 else "default"
         cells: list[Value] = [
             row.phase, f"{row.queries} {row.labels}",
-            *(f"{value:.1f}" for value in (row.map_frozen, row.map_adapted, row.map_served)),
-            Text(f"{row.diff:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]", style=colour),
-            f"{row.r1_frozen:.1f} {row.r1_served:.1f}",
+            *map(plain, (row.map_frozen, row.map_adapted, row.map_served)),
+            Text(gain_text(row.diff, row.diff_low, row.diff_high), style=colour),
+            f"{plain(row.r1_frozen)} {plain(row.r1_served)}",
         ]  # fmt: skip
         if timing:
-            cells += [f"{row.p50_ms:.0f}, {row.p95_ms:.0f}", f"{row.qps:.1f}"]
+            cells += [", ".join(plain(ms, 0) for ms in (row.p50_ms, row.p95_ms)), plain(row.qps)]
         sheet.add(*cells)
     return sheet

@@ -249,6 +249,7 @@ class HttpConfig(Section):
     enabled: bool = True
     host: Name = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
+    hosts: tuple[Name, ...] = ()  # served besides this machine's local names; "*": every name
 
 
 class Config(Section):

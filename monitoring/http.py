@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import math
 import socket
 import threading
 import time
@@ -26,11 +27,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import ConfigError
+from monitoring.gate import Hosts, Paced
 from monitoring.history import History
 
 PAGE = Path(__file__).parent / "page"
 EVENT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
+MOST_STREAMS = 32
+"""Pages that are kept up to date at once."""
+MOST_CONNECTIONS = 512
 TYPES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -67,16 +72,21 @@ class Views:
     gallery_picture: Picture = lambda _: None
     query_picture: Picture | None = None
     attribution: str = ""
+    hosts: tuple[str, ...] = ()
+    """Names that are served besides the local ones, see `monitoring.gate.Hosts`."""
+    metrics_seconds: float = 1.0
+    """How old an exposition may be that is given again."""
 
 
 def create_app(views: Views) -> Starlette:
     """The ASGI application; setting `app.state.ended` ends its event streams."""
     ended = threading.Event()
+    exposition = _Exposition(views.registry, views.metrics_seconds)
+    streams = asyncio.Semaphore(MOST_STREAMS)
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        body = await run_in_threadpool(encode, views.registry)
-        return Response(body, headers={"content-type": content_type})
+        body, kind = await exposition.get(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": kind})
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -92,8 +102,10 @@ def create_app(views: Views) -> Starlette:
         return JSONResponse(await run_in_threadpool(views.history.snapshot))
 
     async def events(request: Request) -> Response:
+        if streams.locked():
+            return PlainTextResponse("too many pages are open\n", status_code=503)
         return StreamingResponse(
-            _events(views.history, ended),
+            _held(streams, _events(views.history, ended)),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
@@ -123,7 +135,7 @@ def create_app(views: Views) -> Starlette:
             Route("/picture/query/{name:path}", _pictures(query_picture, 3600)),
             Mount("/static", StaticFiles(directory=PAGE)),
         ],
-        middleware=[Middleware(_Headers)],
+        middleware=[Middleware(_Headers), Middleware(Hosts, hosts=views.hosts), Middleware(Paced)],
     )
     app.state.ended = ended
     return app
@@ -160,6 +172,30 @@ def _pictures(find: Picture, seconds: int) -> Callable[[Request], Awaitable[Resp
         return Response(data, media_type=kind, headers={"cache-control": f"private, max-age={seconds}"})
 
     return picture
+
+
+class _Exposition:
+    """The metrics as text: made once for all who ask within `seconds`, one at a time."""
+
+    def __init__(self, registry: CollectorRegistry, seconds: float) -> None:
+        self._registry, self._seconds = registry, seconds
+        self._lock = asyncio.Lock()
+        self._made: dict[str, tuple[float, bytes]] = {}
+
+    async def get(self, accept: str) -> tuple[bytes, str]:
+        encode, kind = choose_encoder(accept)
+        async with self._lock:
+            at, body = self._made.get(kind, (-math.inf, b""))
+            if time.monotonic() - at >= self._seconds:
+                body = await run_in_threadpool(encode, self._registry)
+                self._made[kind] = (time.monotonic(), body)
+        return body, kind
+
+
+async def _held(streams: asyncio.Semaphore, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    async with streams:
+        async for event in events:
+            yield event
 
 
 async def _events(history: History, ended: threading.Event) -> AsyncIterator[str]:
@@ -233,6 +269,7 @@ def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8765, budget_seco
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=2,
+        limit_concurrency=MOST_CONNECTIONS,
         ws="none",
     )
     server = uvicorn.Server(config)

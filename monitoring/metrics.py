@@ -93,6 +93,7 @@ class Metrics:
         lane = self.lane_label(outcome.batch.lane)
         self._counters["qshift_queries_total"].labels(lane).inc(count)
         self._counters["qshift_batches_total"].labels(lane).inc()
+        self._counters["qshift_quiet_batches_total"].labels(lane).inc(outcome.quiet)
         self._histograms["qshift_batch_rows"].observe(count)
         self._adaptation(lane, outcome)
         self._meaning(lane, outcome)
@@ -141,6 +142,10 @@ class Metrics:
         gauge.labels(version).set(1)
         self._gauges["qshift_index_items"].set(items)
 
+    def observer_failed(self, name: str) -> None:
+        """Counts an error of an observer, by its kind."""
+        self._counters["qshift_observer_errors_total"].labels(name).inc()
+
     def watch(self, name: str, read: Callable[[], float]) -> None:
         """Reads a gauge without labels at every scrape, e.g. qshift_inflight_bytes."""
         self._gauges[name].set_function(read)
@@ -174,7 +179,10 @@ class Metrics:
         if step.updated:
             self._counters["qshift_updates_total"].labels(lane).inc()
         else:
-            self._counters["qshift_refused_updates_total"].labels(lane, step.reason or "none").inc()
+            # A quiet batch had nothing to teach: that is no refusal, and no reason to wake anybody.
+            self._counters["qshift_refused_updates_total"].labels(lane, step.reason or "none").inc(
+                not outcome.quiet
+            )
         if step.rolled_back:
             self._counters["qshift_resets_total"].labels(lane).inc()
         for part, loss in step.losses.items():

@@ -40,6 +40,9 @@ SERIES: tuple[Series, ...] = (
     # Adaptation
     Series("qshift_updates_total", "counter", "Updates that changed a lane's state.", ("lane",)),
     Series(
+        "qshift_quiet_batches_total", "counter", "Batches without a sign of a shift: not adapted.", ("lane",)
+    ),
+    Series(
         "qshift_refused_updates_total", "counter", "Batches nothing was learned from.", ("lane", "reason")
     ),
     Series("qshift_resets_total", "counter", "Times a lane was rolled back.", ("lane",)),
@@ -120,5 +123,6 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_waiting_queries", "gauge", "Accepted queries that wait for a batch."),
     Series("qshift_index_items", "gauge", "Items in the gallery being searched."),
     Series("qshift_index_info", "gauge", "1 for the gallery version being searched.", ("version",)),
+    Series("qshift_observer_errors_total", "counter", "Errors of what watches the run.", ("observer",)),
     Series("qshift_build_info", "gauge", "1; the version and the method that run.", ("version", "method")),
 )

@@ -5,7 +5,6 @@ No clocks: equal results, equal text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from rich.console import Group
 from rich.text import Text
 
+from app.points import gain_text, signed
 from app.sheet import Head, Sheet
 from app.suite.averages import Averaged
 from app.suite.report import Report
@@ -37,10 +37,6 @@ NOTES = (
     "Passes are those of a query through the encoder, the frozen one included; of the backward passes only "
     "those through the encoder count.",
 )
-
-
-def gain_text(gain: float, low: float, high: float) -> str:
-    return f"{_signed(gain)} [{_signed(low)}, {_signed(high)}]"
 
 
 def cell_text(cell: Cell) -> str:
@@ -92,7 +88,7 @@ def _average_table(report: Report, methods: Sequence[str]) -> Sheet:
     if report.averages:
         sheet.rule()
     worst = [cell for cell in report.worst if cell.method in methods]
-    sheet.add("worst single stream", "", *(_signed(cell.gain) for cell in worst))
+    sheet.add("worst single stream", "", *(signed(cell.gain) for cell in worst))
     sheet.add("  which", "", *(f"{c.task}\n{c.stream.name}" for c in worst), dim=True)
     sheet.add("passes per query", "", *(_passes(report, name) for name in methods))
     return sheet
@@ -163,9 +159,9 @@ def _averages(report: Report) -> Grid:
     for average in report.averages:
         count = Entry(str(average[0].streams))
         lines.append(Line([average[0].title], [count, *map(_gain, average)]))
-        worst = [Entry(_signed(one.worst)) for one in average]
+        worst = [Entry(signed(one.worst)) for one in average]
         lines.append(Line([f"{average[0].title}: worst stream"], [Entry(""), *worst]))
-    gains = [Entry(_signed(cell.gain)) for cell in report.worst]
+    gains = [Entry(signed(cell.gain)) for cell in report.worst]
     lines.append(Line(["worst single stream"], [Entry(""), *gains]))
     lines.append(Line(["which"], [Entry(""), *map(_which, report.worst)]))
     return Grid("Averages", ["average"], ["streams", *report.adapting], lines)
@@ -181,7 +177,7 @@ def _harm(report: Report) -> Grid:
     worst = [min(cells, key=lambda cell: cell.gain) for cells in of]
     harmed = [sum(cell.gain < 0 and cell.p < STARS[-1][0] for cell in cells) for cells in of]
     count = Entry(str(len(clean)))
-    mean = [Entry(_signed(sum(cell.gain for cell in cells) / len(cells))) for cells in of]
+    mean = [Entry(signed(sum(cell.gain for cell in cells) / len(cells))) for cells in of]
     lines = [
         Line(["mean gain"], [count, *mean]),
         Line(["worst stream"], [count, *(_gain(cell) for cell in worst)]),
@@ -209,7 +205,7 @@ def _recalls(report: Report) -> Grid:
 
 def _unfused(report: Report) -> Grid:
     lines = [
-        Line(_names(line), [Entry(_signed(line[name].unfused)) for name in report.adapting])
+        Line(_names(line), [Entry(signed(line[name].unfused)) for name in report.adapting])
         for line in report.lines
     ]
     title = "The adapted encoder alone: gain of mAP over frozen"
@@ -288,7 +284,7 @@ def _recall(measures: Measures) -> Entry:
 
 
 def _return(before: Part, after: Part) -> Entry:
-    return Entry(_signed(after.gain - before.gain), f"({_signed(before.end)} → {_signed(after.start)})")
+    return Entry(signed(after.gain - before.gain), f"({signed(before.end)} → {signed(after.start)})")
 
 
 def _passes(report: Report, name: str) -> str:
@@ -297,10 +293,3 @@ def _passes(report: Report, name: str) -> str:
         sum(getattr(c, part) for c in own) / len(own) for part in ("forwards", "backwards")
     )
     return f"{forwards:.1f} + {backwards:.1f}"
-
-
-def _signed(value: float) -> str:
-    if math.isnan(value):
-        return "n/a"
-    # -0.04 would print as -0.0, and differ from 0.0 for no reason.
-    return f"{round(value, 1) + 0.0:+.1f}"

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.judged import JudgedQuality
-from monitoring.ranking import levels
 from monitoring.metrics import Metrics
+from monitoring.ranking import levels
 from monitoring.series import SERIES
 
 
