@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from core.errors import Refused
+from encoders.metadata import format_of, pixels_only, upright
 
 Pixels = NDArray[np.uint8]
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -70,6 +71,8 @@ def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: in
         return _decode(bytes(content), side, max_pixels)
     except Refused:
         raise
+    except UnidentifiedImageError:  # its own text names the address of a buffer
+        raise Refused("image", _unidentified(bytes(content))) from None
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, ...
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
         raise Refused("image", f"not a whole {', '.join(FORMATS)} picture ({reason})") from error
@@ -79,7 +82,7 @@ def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow only warns about large pictures where our own cap refuses them, and about odd EXIF.
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(pixels_only(content)), formats=FORMATS) as opened:
             width, height = opened.size
             if width * height > max_pixels:
                 raise Refused(
@@ -88,13 +91,23 @@ def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
             if side and opened.format == "JPEG":
                 opened.draft(None, (2 * side, 2 * side))
             opened.load()
-            return _rgb(ImageOps.exif_transpose(opened))
+            return _rgb(upright(opened))
+
+
+def _unidentified(content: bytes) -> str:
+    found, wanted = format_of(content), f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if found in FORMATS:
+        return f"this starts as a {found}, but is not whole: send it again"
+    named = f"{'an' if found[0] in 'AHIS' else 'a'} {found}" if found else "no picture"
+    return f"this is {named}, expected {wanted}" + (": convert it" if found else "")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # convert("RGB") clips 16-bit greys at 255 instead of scaling them: nearly all white.
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        grey[values == image.info.get("transparency")] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
