@@ -6,6 +6,7 @@ Either gives pictures, line art, captions and labels; from these come base model
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +17,48 @@ from PIL import Image, ImageFilter
 from app.emoji import EmojiSet, load_emoji, png
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
-from app.pictures import load_pictures
+from app.own_message import sendable
+from app.pictures import PictureSet, load_pictures
 from app.schedule import Item, Phase, Schedule, demo_phases
-from benchmarks.shifts.images import PICTURE_SHIFTS, jitter
+from benchmarks.shifts.images import PICTURE_SHIFTS, Picture, as_picture, jitter
 from benchmarks.shifts.seeds import generator
 from benchmarks.shifts.text import TEXT_SHIFTS
+from core.config import LimitConfig
 from core.errors import ArtifactError, ConfigError, Refused
 from encoders.base_model import load_base
-from encoders.images import decode
+from encoders.images import Content, decode
 from index.gallery import VersionedGallery
 from stream.codec import image_query, text_query
 
 Progress = Callable[[int, int, str], None]
 SIDE = 112
+PIXELS = 12 * SIDE**2
+"""Most of a picture that is shifted: noise, which does not compress, must fit into a query."""
 BITS = 64
 MISSPELT_WORDS = 0.5
 RECIPE = "2"
 """Part of the names of cached artifacts: raise it when the recipe of base or gallery changes."""
 
 
+@dataclass(frozen=True, slots=True)
 class FolderSet(EmojiSet):
-    """A user's pictures; their sketches are contours found in them."""
+    """A user's pictures: `colour` has them small, at their own aspect ratio; contours are their sketches."""
+
+    pictures: PictureSet
+
+    @property
+    def noun(self) -> str:
+        return "pictures"
+
+    @property
+    def side(self) -> int:
+        return SIDE
+
+    def content(self, item: int) -> Content:
+        return picture_bytes(self.pictures, item)
+
+    def sketch(self, item: int) -> Picture:
+        return as_picture(Image.fromarray(self.colour[item]).convert("L").filter(ImageFilter.CONTOUR))
 
     def captions(self, item: int) -> tuple[str, ...]:
         own = self.names[item].split("\n")
@@ -81,7 +103,7 @@ def make_query(data: EmojiSet, seed: int, phase: Phase, index: int) -> Item:
         draw = generator(seed, sample, shift)
         value, headers = text_query(TEXT_SHIFTS[shift](text, MISSPELT_WORDS, draw), sample)
         return Item(phase.name, value, tuple(headers), data.labels[item])
-    look = data.line[item] if shift == "sketch" else data.colour[item]
+    look = data.sketch(item) if shift == "sketch" else data.colour[item]
     picture = jitter(look, 1.0, generator(seed, sample, "jitter"))
     if shift != "sketch":
         found = PICTURE_SHIFTS[shift]
@@ -109,43 +131,57 @@ def prepare_catalogue(
     try:
         gallery = VersionedGallery.load(gallery_folder, base_version=base.version)
     except ArtifactError:
-        contents = [png(picture) for picture in data.colour]
+        contents = map(data.content, range(len(data)))
         gallery = build_gallery(base, contents, data.hexcodes, data.labels, data.names, progress)
         gallery.save(gallery_folder)
-    return Catalogue(data, base_folder, gallery_folder, gallery, "emoji" if folder is None else "pictures")
+    return Catalogue(data, base_folder, gallery_folder, gallery, data.noun)
 
 
 def fingerprint(data: EmojiSet) -> str:
     """Short hash of pictures and captions."""
     sha = hashlib.sha256("\n".join(data.names).encode())
-    sha.update(np.ascontiguousarray(data.colour).tobytes())
+    for item in range(len(data)):
+        content = data.content(item)
+        sha.update(hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest())
     return sha.hexdigest()[:12]
 
 
-def load_folder(folder: Path) -> EmojiSet:
-    """A user's folder as a set: pictures on white squares, contours as their sketches."""
+def load_folder(folder: Path) -> FolderSet:
+    """A user's folder as a set.
+
+    Raises:
+        ConfigError: see `load_pictures`; a picture that cannot be read.
+    """
     pictures = load_pictures(folder)
-    colour, line = [], []
+    colour = []
     for item in range(len(pictures)):
         try:
-            image = decode(pictures.content(item))
+            colour.append(_small(decode(picture_bytes(pictures, item), SIDE)))
         except Refused as refused:
             raise ConfigError(f"{pictures.paths[item]}: {refused.reason}; remove or repair it") from refused
-        square = _square(image)
-        colour.append(np.asarray(square, dtype=np.uint8))
-        line.append(
-            np.asarray(square.convert("L").filter(ImageFilter.CONTOUR).convert("RGB"), dtype=np.uint8)
-        )
     names = tuple("\n".join(captions) for captions in pictures.captions)
     ids = tuple(pictures.identifier(item) for item in range(len(pictures)))
     return FolderSet(
-        np.stack(colour), np.stack(line), names, tuple(name[:1] for name in names), ids, ids,
-        f"Pictures: {folder.name}",
+        tuple(colour), (), names, tuple(name[:1] for name in names), ids, ids, f"Pictures: {folder.name}",
+        pictures,
     )  # fmt: skip
 
 
-def _square(image: Image.Image) -> Image.Image:
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (SIDE, SIDE), "white")
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    return square
+def picture_bytes(pictures: PictureSet, item: int) -> bytes:
+    """A file of a user's as a query of it would be sent. Raises Refused."""
+    most = LimitConfig().image_bytes
+    found = sendable(pictures.content(item), most)
+    if found is None:
+        raise Refused("image", f"it does not fit into {most} bytes however it is scaled")
+    return found
+
+
+def _small(image: Image.Image) -> Picture:
+    """The picture that shifts are applied to, as a client would have it: its own aspect ratio, no margin.
+
+    Its shorter side is the emoji's, so that shifts are as strong as theirs; nothing is enlarged, and slivers
+    end at `PIXELS`. The encoder prepares it like the file it is of.
+    """
+    share = min(1.0, SIDE / min(image.size), math.sqrt(PIXELS / (image.width * image.height)))
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return as_picture(image if size == image.size else image.resize(size, Image.Resampling.BICUBIC))

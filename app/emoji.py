@@ -21,6 +21,7 @@ from PIL import Image
 
 from core import artifacts
 from core.errors import ArtifactError, ConfigError
+from encoders.images import Content
 
 log = logging.getLogger("qshift.emoji")
 
@@ -47,12 +48,14 @@ class Entry:
 class EmojiSet:
     """n emoji: `colour` and `line` are uint8 [n, size, size, 3], RGB on white, memory-mapped, read-only.
 
+    `colour` is what shifts are applied to, `content` what is prepared: for emoji the same pictures.
+
     `labels` say what is relevant: items whose colour pictures are equal to the last byte share one (the
     flags of France and of its islands), all others have their hexcode.
     """
 
-    colour: Pictures
-    line: Pictures
+    colour: Pictures | tuple[Pictures, ...]
+    line: Pictures | tuple[Pictures, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     hexcodes: tuple[str, ...]
@@ -61,6 +64,23 @@ class EmojiSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def noun(self) -> str:
+        """What a person calls its items."""
+        return "emoji"
+
+    @property
+    def side(self) -> int:
+        """Of the towers that are fitted to it, in pixels."""
+        return int(self.colour[0].shape[0])
+
+    def content(self, item: int) -> Content:
+        """What a client has of an item, and a gallery is built from."""
+        return self.colour[item]
+
+    def sketch(self, item: int) -> Pictures:
+        return self.line[item]
 
     def captions(self, item: int) -> tuple[str, ...]:
         return tuple(template.format(name=self.names[item]) for template in TEMPLATES)

@@ -8,7 +8,7 @@ Deterministic for one seed and thread count.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from adapters.offline.two_tower import Projection as Head
 from adapters.offline.two_tower import TwoTowerConfig, fit_two_tower
 from app.emoji import TEMPLATES, EmojiSet
-from app.measure import BATCH, Count, Progress, Step, collated, jittered, measure, resize_input
+from app.measure import (
+    BATCH,
+    Count,
+    Progress,
+    Step,
+    collated,
+    jittered,
+    measure,
+    prepared_pictures,
+    resize_input,
+)
 from benchmarks.shifts.images import Picture
 from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
@@ -27,6 +37,7 @@ from core.types import Floats, Modality, SourcePairs
 from encoders.base_model import write_base
 from encoders.clip import Towers, open_clip_towers
 from encoders.head import HashHead, itq
+from encoders.images import Content
 from encoders.norms import calibrate
 from encoders.packages import emoji_towers
 from encoders.projection import Projection
@@ -58,18 +69,18 @@ def fit_emoji_base(
 
     Args:
         folder: where the base goes.
-        data: at least two batches of emoji; the side of its pictures becomes the tower's.
+        data: at least two batches of items; its side becomes the tower's.
         bits: width of the codes, a multiple of 8.
         seed: of jitter, heads and hash head.
         progress: called with (done, total, text).
         name: of the base.
 
     Raises:
-        ConfigError: fewer than 128 emoji.
+        ConfigError: fewer than 128 items.
         ArtifactError: the packages of the demo extra are missing.
     """
     if len(data) < 2 * BATCH:
-        raise ConfigError(f"{len(data)} emoji are too few for a base: expected at least {2 * BATCH}")
+        raise ConfigError(f"{len(data)} {data.noun} are too few for a base: expected at least {2 * BATCH}")
     clean_queries = min(CLEAN_QUERIES, len(data) // BATCH * BATCH)
     config = TwoTowerConfig(seed=seed)
     per_pass = -(-len(data) // BATCH)
@@ -78,7 +89,7 @@ def fit_emoji_base(
     with tempfile.TemporaryDirectory() as scratch:
         towers_folder = Path(scratch) / "towers"
         emoji_towers(towers_folder)
-        resize_input(towers_folder, data.colour.shape[1])
+        resize_input(towers_folder, data.side)
         towers = open_clip_towers(f"local-dir:{towers_folder}")
         looks, phrases = _views(towers, data, seed, count)
         heads = fit_two_tower(looks, phrases, config, lambda *_: count.step("training the two heads"))
@@ -113,18 +124,19 @@ def fit_emoji_base(
                 "loss": heads.losses[-1],
                 "items": len(data),
             },
-            memory=_memory(data, gallery, seed),
+            memory=_memory(served.image, data, gallery, seed),
             vocabulary=count_words(text for item in range(len(data)) for text in data.captions(item)),
+            preprocess=served.image.preprocess,
         )
 
 
-def _memory(data: EmojiSet, gallery: Floats, seed: int) -> dict[Modality, SourcePairs]:
+def _memory(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> dict[Modality, SourcePairs]:
     """Pictures taken again, and names, each with the gallery features [D] of its own item."""
     items = generator(seed, "memory", PURPOSE).permutation(len(data))[:MEMORY]
     looks = _jittered(data, items.tolist(), seed, COPIES + 1)
     names = [data.captions(item)[0] for item in items.tolist()]
     return {
-        "image": SourcePairs(tuple(looks), gallery[items]),
+        "image": SourcePairs(prepared_pictures(tower, looks), gallery[items]),
         "text": SourcePairs(tuple(names), gallery[items]),
     }
 
@@ -134,7 +146,7 @@ def _views(
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
     """Raw tower features of clean and jittered pictures, and of each phrasing of the names."""
     everything = range(len(data))
-    pictures: list[Sequence[Picture]] = [list(data.colour)]
+    pictures: list[Iterable[Content]] = [map(data.content, everything)]
     pictures += [_jittered(data, everything, seed, copy) for copy in range(COPIES)]
     texts = [[data.captions(item)[phrasing] for item in everything] for phrasing in range(len(TEMPLATES))]
     looks = [_raw(towers.image, collated(towers.image, view, count)) for view in pictures]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,10 +10,10 @@ from rich.console import Console
 
 from adapters.offline.parallel import Team
 from app.bars import bars, reporter
-from app.catalogue import SIDE, load_folder
+from app.catalogue import SIDE, load_folder, picture_bytes
 from app.domains.base import HEADS, fit_domain_base
 from app.domains.material import FitOptions
-from app.emoji import EmojiSet, load_emoji, png
+from app.emoji import EmojiSet, load_emoji
 from app.emoji_base import fit_emoji_base
 from app.gallery import build_gallery
 from app.measure import Progress
@@ -21,6 +21,7 @@ from app.open_clip_base import fit_open_clip_base
 from app.pictures import PictureSet, load_pictures
 from core.errors import ConfigError
 from encoders.base_model import load_base
+from encoders.images import Content
 
 CACHE = Path("qshift-data/demo")
 MODELS: Mapping[str, Callable[[Path, EmojiSet, int, int, Progress], None]] = MappingProxyType(
@@ -70,7 +71,7 @@ def fit(
                 "has a folder of pictures for each class"
             )
         own, other = _sorted_by_class(folder), load_pictures(target)
-        contents = [[one.content(item) for item in range(len(one))] for one in (own, other)]
+        contents = [[picture_bytes(one, item) for item in range(len(one))] for one in (own, other)]
         if Team.of_environment().rank:
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         if options.backbone is not None and options.weights is None:
@@ -94,22 +95,21 @@ def _sorted_by_class(folder: Path) -> PictureSet:
 
 
 def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
-    """Builds a gallery of captioned pictures, or of pictures sorted by class, which is their label."""
-    sorted_in = load_pictures(folder) if folder is not None else None
+    """Builds a gallery of captioned pictures, or of pictures sorted by class, which is their label.
+
+    Files are prepared as they are, by the same function as queries: each finds itself.
+    """
+    if folder is None:
+        data = load_emoji(CACHE, SIDE)
+        ids, labels, titles = data.hexcodes, data.labels, data.names
+        contents: Iterator[Content] = map(data.content, range(len(data)))
+    else:
+        own = load_pictures(folder)
+        ids = tuple(own.identifier(item) for item in range(len(own)))
+        labels = own.classes or ids
+        titles = own.classes or tuple("\n".join(captions) for captions in own.captions)
+        contents = (picture_bytes(own, item) for item in range(len(own)))
     with bars(console) as progress:
-        if sorted_in is not None and sorted_in.classes:
-            items = range(len(sorted_in))
-            # As they are: queries reach the tower without a margin around them, too.
-            found = build_gallery(
-                load_base(base), [sorted_in.content(item) for item in items],
-                [sorted_in.identifier(item) for item in items], sorted_in.classes, sorted_in.classes,
-                reporter(progress),
-            )  # fmt: skip
-        else:
-            data = _data(folder)
-            found = build_gallery(
-                load_base(base), [png(p) for p in data.colour], data.hexcodes, data.labels, data.names,
-                reporter(progress),
-            )  # fmt: skip
+        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress))
     found.save(out)
     console.print(f"{len(found):,} items with {found.bits}-bit codes in {out}, version {found.version}")

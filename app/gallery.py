@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.errors import GalleryError, Refused
@@ -16,7 +16,7 @@ BATCH = 64
 
 def build_gallery(
     base: Base,
-    contents: Sequence[Any],
+    contents: Iterable[Any],
     ids: Sequence[str],
     labels: Sequence[Label],
     titles: Sequence[str],
@@ -27,7 +27,7 @@ def build_gallery(
 
     Args:
         base: the base model.
-        contents: what the tower takes: encoded pictures or uint8 [H, W, 3], or texts.
+        contents: what the tower takes, one at a time: files or uint8 [H, W, 3] of pictures, or texts.
         ids, labels, titles: of the items, in the same order.
         progress: called with (done, total, "gallery").
         modality: of the items.
@@ -40,10 +40,10 @@ def build_gallery(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
     encoder, features = base.encoders[modality], []
-    prepared = []
-    for name, content in zip(ids, contents, strict=True):
-        try:
-            prepared.append(encoder.prepare(content))
+    waiting, prepared = iter(contents), []
+    for name in ids:
+        try:  # reading a file may refuse it, too
+            prepared.append(encoder.prepare(next(waiting, None)))
         except Refused as refused:
             noun = "picture" if modality == "image" else modality
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +96,23 @@ def measure(
 
 
 def jittered(data: EmojiSet, items: Iterable[int], seed: int, purpose: str) -> list[Picture]:
-    """Pictures as taken again; each draw is keyed by seed, item and purpose."""
+    """Pictures as taken again, each at its own aspect ratio; draws are keyed by seed, item and purpose."""
     return [jitter(data.colour[i], 1.0, generator(seed, data.hexcodes[i], purpose)) for i in items]
 
 
-def collated(tower: Encoder, contents: Sequence[object], count: Count) -> Iterable[torch.Tensor]:
-    """Inputs of a tower, 64 rows at a time without padding."""
-    text = "encoding pictures" if contents and not isinstance(contents[0], str) else "encoding names"
-    for start in range(0, len(contents), BATCH):
-        prepared = [tower.prepare(content) for content in contents[start : start + BATCH]]
+def collated(tower: Encoder, contents: Iterable[object], count: Count) -> Iterable[torch.Tensor]:
+    """Inputs of a tower as the service prepares them, 64 rows at a time without padding."""
+    waiting = iter(contents)
+    while batch := list(islice(waiting, BATCH)):
+        prepared = [tower.prepare(content) for content in batch]
         yield tower.collate(prepared, len(prepared))
-        count.step(text)
+        count.step("encoding names" if isinstance(batch[0], str) else "encoding pictures")
+
+
+def prepared_pictures(tower: Encoder, contents: Iterable[object]) -> tuple[Picture, ...]:
+    """Pictures [H, W, 3] of one size, which the tower takes as they are: prepared once, the same for ever."""
+    prepared = (tower.prepare(content) for content in contents)
+    return tuple(np.ascontiguousarray(pixels.transpose(1, 2, 0)) for pixels in prepared)
 
 
 def resize_input(towers: Path, side: int) -> None:

@@ -67,12 +67,13 @@ def fit_open_clip_base(
     count = Count(config.steps + 2 * per_pass + 2 * len(queries) // BATCH, progress)
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         towers_folder = Path(scratch)
+        contents = [data.content(item) for item in everything]
         captions = [data.captions(item) for item in everything]
         losses = train_clip(
-            towers_folder, data.colour, captions, config, seed, lambda *_: count.step("training the model")
+            towers_folder, contents, captions, config, seed, lambda *_: count.step("training the model")
         )
         towers = open_clip_towers(f"local-dir:{towers_folder}")
-        gallery = _features(towers.image, list(data.colour), count)
+        gallery = _features(towers.image, contents, count)
         texts = _features(towers.text, [own[0] for own in captions], count)
         mean = gallery.mean(0)
         means: dict[Modality, Floats] = {"image": mean, "text": texts.mean(0)}
@@ -102,6 +103,7 @@ def fit_open_clip_base(
                 "text_to_image_r1": first_hits(texts, gallery, data.labels),
                 "items": len(data),
             },
+            preprocess=towers.image.preprocess,
         )
 
 

@@ -78,6 +78,20 @@ def _picture(path: Any, folder: Path, most_bytes: int) -> bytes:
         content = place.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
         raise Refused("fetch", f"{str(place)!r:.200} cannot be read: {type(error).__name__}") from error
+    found = sendable(content, most_bytes)
+    if found is None:
+        raise Refused(
+            "image",
+            f"{str(place)!r:.200} does not fit into {most_bytes} bytes: scale it down, or send fewer frames",
+        )
+    return found
+
+
+def sendable(content: bytes, most_bytes: int) -> bytes | None:
+    """A picture file as a client sends it: as it is, or scaled down until it fits; None if it never does.
+
+    Galleries are built from the same bytes. Raises Refused.
+    """
     if len(content) <= most_bytes:
         return content
     image = decode(content, max(SIDES), FILE_BYTES)
@@ -87,7 +101,4 @@ def _picture(path: Any, folder: Path, most_bytes: int) -> bytes:
         image.save(buffer, "JPEG", quality=92)
         if buffer.tell() <= most_bytes:
             return buffer.getvalue()
-    raise Refused(
-        "image",
-        f"{str(place)!r:.200} does not fit into {most_bytes} bytes: scale it down, or send fewer frames",
-    )
+    return None

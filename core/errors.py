@@ -16,9 +16,15 @@ A message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 Stage = Literal["decode", "validate", "fetch", "image", "encode", "adapt", "search"]
+
+
+def plain(text: object) -> str:
+    """An error's text without addresses in memory: the same fault must read the same everywhere."""
+    return re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", str(text))
 
 
 class QshiftError(Exception):
@@ -62,10 +68,10 @@ class Refused(QshiftError):
 
     Args:
         stage: where it failed; goes into the header `x-error-stage` of the dead letter.
-        reason: one sentence for a person.
+        reason: one sentence for a person; it becomes part of a dead letter, so that addresses are taken out.
     """
 
     def __init__(self, stage: Stage, reason: str) -> None:
-        super().__init__(reason)
         self.stage: Stage = stage
-        self.reason = reason
+        self.reason = plain(reason)
+        super().__init__(self.reason)

@@ -1,6 +1,6 @@
 """A base model on disk: towers, projections, hash head and what the source's own data say about it.
 
-    manifest.json                      name, bits, width, constants, provenance, sha256 of every file
+    manifest.json                      name, bits, preprocess, constants, provenance, sha256 of every file
     towers/                            open_clip's local-dir format, or a torchvision backbone; may be absent
     projection-<modality>.safetensors  where a tower needs one
     head.safetensors                   weight, bias, mean.<modality>
@@ -34,6 +34,7 @@ from core.protocols import Encoder
 from core.types import Calibration, DriftReference, Modality, SourceConstants, SourcePairs
 from encoders.composed import Composed, composed_calibration, composed_mean
 from encoders.head import HashHead
+from encoders.images import Preprocess
 from encoders.projection import Projection
 from encoders.sequence import FrameSequence
 from encoders.vector import VectorEncoder
@@ -91,6 +92,7 @@ def write_base(
     vocabulary: Mapping[str, int] | None = None,
     extras: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
     fusion: Fusion | None = None,
+    preprocess: Preprocess | None = None,
 ) -> None:
     """Writes a base model, all or nothing.
 
@@ -106,6 +108,8 @@ def write_base(
         vocabulary: word -> count, at least 1, in the training texts.
         extras: further tensors, by the name of what reads them ("semantics").
         fusion: what image features go through behind the tower, in place of a projection.
+        preprocess: how the pictures were prepared that the base was fitted to and measured with; the same
+            holds for gallery items and queries. None leaves it to the towers' folder.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -135,6 +139,8 @@ def write_base(
     }
     if extras:  # bases without any keep their digest
         manifest["extras"] = sorted(extras)
+    if preprocess is not None:
+        manifest["preprocess"] = asdict(preprocess)
     if fusion is not None:
         manifest["fusion"] = dict(fusion.settings)
     with writing(folder, KIND, manifest) as draft:
@@ -287,7 +293,10 @@ def _encoders(
             tensors = {key: from_numpy(value) for key, value in _read(path).items()}
             projections[modality] = Projection.from_tensors(tensors)
     if manifest["towers"]:
-        found.update(_towers(folder / "towers", projections, device, precision))
+        # Bases of before 0.2.1 do not say it themselves: their towers do, and were fitted with that.
+        said = manifest.get("preprocess")
+        preprocess = Preprocess.written(said) if said is not None else None
+        found.update(_towers(folder / "towers", projections, device, precision, preprocess))
     if "fusion" in manifest:
         found["image"] = _fused(found["image"], folder, manifest["fusion"], precision)
     found["vector"] = VectorEncoder(head.width, device)
@@ -310,16 +319,22 @@ def _encoders(
 
 
 def _towers(
-    folder: Path, projections: Mapping[Modality, Projection | None], device: str, precision: str
+    folder: Path,
+    projections: Mapping[Modality, Projection | None],
+    device: str,
+    precision: str,
+    preprocess: Preprocess | None,
 ) -> dict[Modality, Encoder]:
     # Imported late: a base of vectors starts without open_clip, timm and transformers.
     if (folder / "backbone.json").exists():
         from encoders.vision import read_backbone
 
-        return {"image": read_backbone(folder, projections.get("image"), device, precision)}
+        return {"image": read_backbone(folder, projections.get("image"), device, precision, preprocess)}
     from encoders.clip import open_clip_towers
 
-    pair = open_clip_towers(f"local-dir:{folder}", device, precision, projections=projections)
+    pair = open_clip_towers(
+        f"local-dir:{folder}", device, precision, projections=projections, preprocess=preprocess
+    )
     return {"image": pair.image, "text": pair.text}
 
 

@@ -192,6 +192,7 @@ def open_clip_towers(
     quick_gelu: bool | None = None,
     projections: Mapping[Modality, Projection | None] | None = None,
     exclude: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
 ) -> Towers:
     """Loads a model once and gives its two encoders.
 
@@ -199,11 +200,13 @@ def open_clip_towers(
         source, device, precision, weights, quick_gelu: see `load_open_clip`.
         projections: by modality, into the shared space.
         exclude: norm layers that do not adapt (TCR's code leaves `ln_final` out).
+        preprocess: of pictures, in place of the model's own.
     """
     model: Any = load_open_clip(source, device, precision, weights=weights, quick_gelu=quick_gelu)
     tokenize, wanted = tokenizer_of(source), projections or {}
     pad = int(model.text.config.pad_token_id) if isinstance(model.text, HFTextEncoder) else None
-    preprocess = Preprocess.of(model.visual.preprocess_cfg)
+    own = Preprocess.of(model.visual.preprocess_cfg)
+    preprocess = (preprocess or own).sized(own.size)
     with torch.no_grad():
         image = ImageTower(model.visual, preprocess, wanted.get("image"), exclude, device)
         text = TextTower(model.text, tokenize, pad, wanted.get("text"), exclude, device)

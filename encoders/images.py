@@ -10,16 +10,20 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from core.errors import Refused
+from core.errors import ArtifactError, Refused
+from encoders.metadata import format_of, pixels_only, upright
 
 Pixels = NDArray[np.uint8]
+Content = bytes | Pixels
+"""A picture: the file as it is, or RGB [H, W, 3]."""
+ResizeMode = Literal["shortest", "longest", "squash"]
 FORMATS = ("PNG", "JPEG", "WEBP")
 BYTES = 512 << 10
 PIXELS = 40_000_000
@@ -38,7 +42,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    resize_mode: ResizeMode = "shortest"
     fill_color: int = 0
 
     @classmethod
@@ -53,6 +57,64 @@ class Preprocess:
         if known.get("interpolation") == "random":  # a training option; open_clip's inference takes bicubic
             known["interpolation"] = "bicubic"
         return cls(**known)
+
+    @classmethod
+    def written(cls, values: object) -> Preprocess:
+        """What a base's manifest holds: `asdict` of one, with nothing left to defaults.
+
+        Raises:
+            ArtifactError: anything else; pictures prepared in another way would find other items.
+        """
+        try:
+            found = cls.of(values) if isinstance(values, dict) and set(values) == set(asdict(cls())) else None
+        except (TypeError, ValueError):
+            found = None
+        wrong = found is None or not (
+            found.resize_mode in get_args(ResizeMode)
+            and found.interpolation in ("bicubic", "bilinear")
+            and [len(part) for part in (found.size, found.mean, found.std)] == [2, 3, 3]
+            and all(isinstance(side, int) and side > 0 for side in found.size)
+        )
+        if found is None or wrong:
+            raise ArtifactError(
+                f"the base says {values!r:.300} of how pictures are prepared, which this version cannot do: "
+                "build the base again"
+            )
+        return found
+
+    def sized(self, size: tuple[int, int]) -> Preprocess:
+        """Itself, where it is for a tower of this size. Raises ArtifactError."""
+        if self.size != size:
+            raise ArtifactError(
+                f"the base prepares pictures of {self.size}, its tower takes {size}: build the base again"
+            )
+        return self
+
+
+def prepare(content: Content, to: Preprocess, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Pixels:
+    """The one way from a picture to a tower's input, uint8 [3, height, width].
+
+    Gallery items, queries, and what a base is fitted to and measured with all come through here: pictures
+    prepared in two ways do not find themselves.
+
+    Args:
+        content: see there.
+        to: of the base.
+        max_bytes, max_pixels: see `decode`.
+
+    Raises:
+        Refused: stage "image", for what is no whole picture.
+    """
+    return fit(opened(content, max(to.size), max_bytes, max_pixels), to)
+
+
+def opened(content: Content, side: int = 0, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Image.Image:
+    """RGB, whether it comes as a file (see `decode`) or as pixels. Raises Refused."""
+    if isinstance(content, np.ndarray):
+        if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != 3 or not content.size:
+            raise Refused("image", f"expected uint8 [H, W, 3], got {content.dtype} {content.shape}")
+        return Image.fromarray(np.ascontiguousarray(content))
+    return decode(content, side, max_bytes, max_pixels)
 
 
 def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Image.Image:
@@ -78,6 +140,8 @@ def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: in
         return _decode(bytes(content), side, max_pixels)
     except Refused:
         raise
+    except UnidentifiedImageError:  # its own text names the address of a buffer
+        raise Refused("image", _unidentified(bytes(content))) from None
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, ...
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
         raise Refused("image", f"not a whole {', '.join(FORMATS)} picture ({reason})") from error
@@ -87,7 +151,7 @@ def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
     # Pillow only warns about large pictures where our own cap refuses them, and about odd EXIF. Not
     # catch_warnings: pictures are decoded in several threads, and what it restores is everybody's.
     warnings.filterwarnings("ignore", module="PIL")
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+    with Image.open(io.BytesIO(pixels_only(content)), formats=FORMATS) as opened:
         width, height = opened.size
         if width * height > max_pixels:
             raise Refused(
@@ -100,7 +164,7 @@ def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
         opened.load()
         small = _small(opened, side)
         small.info = opened.info  # which way is up
-        return ImageOps.exif_transpose(small)
+        return upright(small)
 
 
 def _check_scans(content: bytes) -> None:
@@ -123,10 +187,20 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     return small
 
 
+def _unidentified(content: bytes) -> str:
+    found, wanted = format_of(content), f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if found in FORMATS:
+        return f"this starts as a {found}, but is not whole: send it again"
+    named = f"{'an' if found[0] in 'AHIS' else 'a'} {found}" if found else "no picture"
+    return f"this is {named}, expected {wanted}" + (": convert it" if found else "")
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # convert("RGB") clips 16-bit greys at 255 instead of scaling them: nearly all white.
-        grey = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        grey[values == image.info.get("transparency")] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

@@ -19,18 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from open_clip import SimpleTokenizer
 from open_clip.model import CustomTextCLIP
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.errors import ArtifactError, ConfigError
+from core.errors import ArtifactError, ConfigError, Refused
 from encoders.augment import shaken
 from encoders.contrast import multi_positive
-from encoders.images import Preprocess, fit
+from encoders.images import Content, Preprocess, opened, prepare
 from encoders.threads import one_thread
 
 Progress = Callable[[int, int, str], None]
@@ -98,7 +96,7 @@ class ScratchConfig:
 
 def train_clip(
     folder: Path,
-    pictures: NDArray[np.uint8],
+    pictures: Sequence[Content],
     captions: Sequence[tuple[str, ...]],
     config: ScratchConfig | None = None,
     seed: int = 0,
@@ -108,7 +106,7 @@ def train_clip(
 
     Args:
         folder: created if missing; gets open_clip_config.json and open_clip_model.safetensors.
-        pictures: [n, H, W, 3] RGB, on white where they are no full frames.
+        pictures: n files, or RGB [H, W, 3], on white where they are no full frames.
         captions: of each picture, at least one; pictures may share captions.
         config: sizes and training.
         seed: of weights, batches, captions and augmentation.
@@ -123,9 +121,12 @@ def train_clip(
     """
     config = config or ScratchConfig()
     _check(pictures, captions)
-    preprocess = _preprocess(pictures, config)
+    try:
+        preprocess = _preprocess(pictures, config)
+        squares = np.stack([prepare(picture, preprocess) for picture in pictures])
+    except Refused as refused:
+        raise ConfigError(f"a picture cannot be learned from: {refused.reason}") from refused
     with one_thread():
-        squares = np.stack([fit(Image.fromarray(np.asarray(picture)), preprocess) for picture in pictures])
         with torch.random.fork_rng(devices=[]):  # layers are initialised from the global generator
             torch.manual_seed(seed)
             sizes = config.model()
@@ -222,12 +223,16 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
-def _preprocess(pictures: NDArray[np.uint8], config: ScratchConfig) -> Preprocess:
-    """Channel statistics of these pictures; other shapes than square are set on white, like the gallery's."""
-    every = range(0, len(pictures), max(1, len(pictures) // 1024))
-    pixels = np.stack([pictures[i].reshape(-1, 3).astype(np.float64) / WHITE for i in every])
-    red, green, blue = (round(float(v), 4) for v in pixels.mean((0, 1)))
-    sds = tuple(round(max(float(v), FLAT), 4) for v in pixels.std((0, 1)))
+def _preprocess(pictures: Sequence[Content], config: ScratchConfig) -> Preprocess:
+    """Channel statistics of these pictures; other shapes than square are set on white."""
+    total, square, count = np.zeros(3), np.zeros(3), 0
+    for i in range(0, len(pictures), max(1, len(pictures) // 1024)):
+        image = opened(pictures[i], config.image_size)
+        pixels = np.asarray(image).reshape(-1, 3).astype(np.float64) / WHITE
+        total, square, count = total + pixels.sum(0), square + (pixels**2).sum(0), count + len(pixels)
+    mean = total / count
+    red, green, blue = (round(float(v), 4) for v in mean)
+    sds = [round(max(float(v), FLAT), 4) for v in np.sqrt(np.maximum(square / count - mean**2, 0.0))]
     size = (config.image_size, config.image_size)
     return Preprocess(size, (red, green, blue), (sds[0], sds[1], sds[2]), "bicubic", "longest", WHITE)
 
@@ -238,11 +243,9 @@ def _preprocess_config(preprocess: Preprocess) -> dict[str, Any]:
     return values
 
 
-def _check(pictures: NDArray[np.uint8], captions: Sequence[tuple[str, ...]]) -> None:
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3 or len(pictures) < 2:
-        raise ConfigError(
-            f"expected at least two pictures uint8 [n, H, W, 3], got {pictures.dtype} {list(pictures.shape)}"
-        )
+def _check(pictures: Sequence[Content], captions: Sequence[tuple[str, ...]]) -> None:
+    if len(pictures) < 2:
+        raise ConfigError(f"expected at least two pictures, got {len(pictures)}")
     if len(captions) != len(pictures):
         raise ConfigError(f"{len(pictures)} pictures have {len(captions)} sets of captions: expected equal")
     bare = next((i for i, texts in enumerate(captions) if not any(text.strip() for text in texts)), None)

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.errors import ArtifactError, ConfigError, QshiftError, Refused
+from core.errors import ArtifactError, ConfigError, QshiftError
 from core.types import Modality
-from encoders.images import BYTES, PIXELS, Pixels, Preprocess, decode, fit
+from encoders.images import BYTES, PIXELS, Pixels, Preprocess, prepare
 from encoders.norms import to_bfloat16
 from encoders.projection import Projection
 from encoders.tower import Tower
@@ -61,12 +60,7 @@ class ImageTower(Tower):
 
     def prepare(self, content: Any) -> Pixels:
         """Encoded bytes, or pixels uint8 [H, W, 3] -> uint8 [3, height, width]. Raises Refused."""
-        if isinstance(content, np.ndarray):
-            if content.dtype != np.uint8 or content.ndim != 3 or content.shape[2] != 3 or not content.size:
-                raise Refused("image", f"expected uint8 [H, W, 3], got {content.dtype} {content.shape}")
-            return fit(Image.fromarray(np.ascontiguousarray(content)), self.preprocess)
-        image = decode(content, max(self.preprocess.size), self._max_bytes, self._max_pixels)
-        return fit(image, self.preprocess)
+        return prepare(content, self.preprocess, self._max_bytes, self._max_pixels)
 
     def collate(self, prepared: Sequence[Pixels], rows: int) -> Tensor:
         """[rows, 3, H, W] float32, normalised; added rows repeat the last picture."""
@@ -183,17 +177,23 @@ def write_backbone(
     (folder / DESCRIPTION).write_text(json.dumps({"name": name, "preprocess": asdict(preprocess)}, indent=1))
 
 
-def read_backbone(folder: Path, projection: Projection | None, device: str, precision: str) -> ImageTower:
-    """What `write_backbone` wrote. Raises ArtifactError."""
+def read_backbone(
+    folder: Path,
+    projection: Projection | None,
+    device: str,
+    precision: str,
+    preprocess: Preprocess | None = None,
+) -> ImageTower:
+    """What `write_backbone` wrote; `preprocess` in place of its own. Raises ArtifactError."""
     try:
         document = json.loads((folder / DESCRIPTION).read_text())
         module = backbone(document["name"], folder / WEIGHTS)
-        preprocess = Preprocess.of(document["preprocess"])
+        own = Preprocess.of(document["preprocess"])
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{folder / DESCRIPTION} cannot be read: {error}; build the base again"
         ) from error
-    return _encoder(module, preprocess, projection, device, precision)
+    return _encoder(module, (preprocess or own).sized(own.size), projection, device, precision)
 
 
 def _encoder(

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from core.config import KafkaConfig, LimitConfig
-from core.errors import Refused
+from core.errors import Refused, plain
 from core.types import Coordinates, Floats, Judgement, Modality, Outcome, Query, Record, Refusal
 from stream import messages
 from stream.letters import HEADER_BYTES, HEADROOM_BYTES, OURS, fitted
@@ -41,7 +41,10 @@ log = logging.getLogger("qshift.codec")
 Headers = list[tuple[str, bytes]]
 T = TypeVar("T")
 
-PICTURES = frozenset({"image/png", "image/jpeg", "image/webp"})
+PICTURES = frozenset({"image/png", "image/jpeg", "image/jpg", "image/webp"})
+STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")
+"""First bytes of pictures, none of which starts a JSON text: such a value needs no header to be known."""
+UNSAID = frozenset({"", "application/octet-stream"})
 MODALITIES = ("image", "text", "vector", "reference", "composed", "sequence")
 """What the header `x-modality` may say."""
 SHORTEST = 1e-3
@@ -113,7 +116,7 @@ class Codec:
             return Refusal(record, refused.stage, type(refused).__name__, refused.reason)
         except Exception as error:  # the last net: a bug here must cost one dead letter, not the service
             log.exception("decoding failed unexpectedly", extra={"at": str(record.at)})
-            return Refusal(record, "decode", type(error).__name__, _short(str(error)))
+            return Refusal(record, "decode", type(error).__name__, _short(plain(error)))
 
     def _judgement(self, record: Record) -> Judgement:
         message = _validated(messages.labels, self._value(record))
@@ -124,7 +127,7 @@ class Codec:
         query_id, tenant = _header(record, "x-query-id"), _header(record, "x-tenant")
         modality: Modality
         content: Any  # what `Encoder.prepare` of the modality takes
-        if _is_picture(record):
+        if _is_picture(record, value):
             modality, content = "image", self._picture(value)
         else:
             message = _validated(messages.queries, value)
@@ -284,7 +287,7 @@ def _validated(model: TypeAdapter[T], value: bytes) -> T:
         raise Refused("decode" if first["type"] == "json_invalid" else "validate", reason) from None
 
 
-def _is_picture(record: Record) -> bool:
+def _is_picture(record: Record, value: bytes) -> bool:
     kind = _header(record, "content-type").partition(";")[0].strip().lower()
     modality = _header(record, "x-modality").strip().lower()
     if kind.startswith("image/") and kind not in PICTURES:
@@ -293,7 +296,8 @@ def _is_picture(record: Record) -> bool:
         raise Refused("validate", f"x-modality {modality!r}: expected one of {', '.join(MODALITIES)}")
     if kind in PICTURES and modality not in ("", "image"):
         raise Refused("validate", f"content-type {kind!r} contradicts x-modality {modality!r}")
-    return kind in PICTURES or modality == "image"
+    unsaid = kind in UNSAID and not modality and value.startswith(STARTS)
+    return kind in PICTURES or modality == "image" or unsaid
 
 
 def _vector(values: Sequence[float]) -> Floats:

@@ -143,6 +143,7 @@ def fit_domain_base(
             },
             extras=learnt.extras,
             fusion=learnt.fusion,
+            preprocess=served.preprocess,
         )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learnt.notes

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from adapters.offline.two_tower import Projection as Head
 from adapters.offline.two_tower import TwoTowerConfig, TwoTowerHeads, fit_two_tower
-from app.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+from app.measure import BATCH, Count, Progress, Step, collated, measure, prepared_pictures, resize_input
 from benchmarks.shifts.images import Picture, jitter
 from benchmarks.shifts.seeds import generator
 from benchmarks.tasks.fashion import Product, Products
@@ -118,6 +118,7 @@ def fit_pair_base(
             },
             memory=_memory(towers, heads, data),
             vocabulary=count_words(p.text for p in data.fit),
+            preprocess=served.image.preprocess,
         )
 
 
@@ -170,7 +171,7 @@ def _memory(towers: Towers, heads: TwoTowerHeads, data: Products) -> dict[Modali
     targets = project(heads.image, raw(towers, "image", pictures, Count(0, None)))
     again = _jittered(products, pictures, COPIES)
     return {
-        "image": SourcePairs(tuple(again), targets),
+        "image": SourcePairs(prepared_pictures(towers.image, again), targets),
         "text": SourcePairs(tuple(product.text for product in products), targets),
     }
 

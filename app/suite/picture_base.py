@@ -79,6 +79,7 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
                 "items": len(pictures),
             },
             memory={"image": _memory(pictures, gallery)},
+            preprocess=tower.preprocess,
         )
 
 

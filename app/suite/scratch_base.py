@@ -69,7 +69,7 @@ def fit_scratch_base(
         towers_folder = Path(scratch)
         losses = train_clip(
             towers_folder,
-            np.stack([shown.picture for shown in data.fit]),
+            [shown.picture for shown in data.fit],
             [shown.scene.captions() for shown in data.fit],
             config,
             0,
@@ -104,6 +104,7 @@ def fit_scratch_base(
             },
             memory=_memory(towers.image, towers.text, data.fit),
             vocabulary=count_words(text for shown in data.fit for text in shown.scene.captions()),
+            preprocess=towers.image.preprocess,
         )
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.shifts.images import WHITE
 from benchmarks.shifts.seeds import generator
 from benchmarks.tasks.types import Picture, Sample
 from core.errors import ConfigError
@@ -60,7 +59,7 @@ class Products:
     clean: tuple[Product, ...]
 
     def pictures(self, products: Sequence[Product]) -> list[Picture]:
-        """Squares [80, 80, 3] with the picture in the middle, on white.
+        """As the files are, [80, 60, 3] with few exceptions: the base's preparation makes squares of them.
 
         Raises:
             ConfigError: the archive or a picture in it is missing or broken.
@@ -146,6 +145,4 @@ def _decode(content: bytes) -> Picture:
         scale = SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (SIDE, SIDE), WHITE)
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    return np.asarray(square, dtype=np.uint8)
+    return np.asarray(image, dtype=np.uint8)

@@ -143,7 +143,7 @@ def test_command_chooses_the_model(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     for model, message in (
         ("tree", "no method 'tree': expected one of two-tower, open_clip, psca, couple, tpsnet"),
-        ("two-tower", "3 emoji are too few"),
+        ("two-tower", "3 pictures are too few for a base: expected at least 128"),
         ("open_clip", "3 pictures are too few for 64 bits"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -19,6 +19,7 @@ from app.suite.bases import RECIPES, contents_hash, prepare, stamp
 from app.suite.fingerprint import Fingerprints
 from app.suite.picture_base import _clean_queries, cropped, fit_picture_base
 from app.suite.tasks import DEVELOP, TASKS, _matched, balanced, drawn, load_task, squares
+from app.suite.word_tasks import BASE_OF_FASHION
 from benchmarks.tasks.types import Picture, Sample, Task
 from core.errors import ArtifactError, ConfigError, GalleryError
 from encoders.base_model import load_base
@@ -97,6 +98,7 @@ def test_bases_of_off_line_adapters_are_made_again_when_their_code_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert stamp("emoji") == stamp("pictures-usps") == "v1"
+    assert stamp(BASE_OF_FASHION) == "v2"  # its pictures had a margin in 0.2.0
     before = stamp("chain-couple")
     assert before == stamp("chain-psca") != "v1"
     followed = Fingerprints()
