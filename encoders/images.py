@@ -164,7 +164,9 @@ def _decode(content: bytes, side: int, max_pixels: int) -> Image.Image:
         opened.load()
         small = _small(opened, side)
         small.info = opened.info  # which way is up
-        return upright(small)
+        turned = upright(small)
+        turned.info = {}  # turned once, and not again by the next who looks
+        return turned
 
 
 def _check_scans(content: bytes) -> None:
