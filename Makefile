@@ -8,7 +8,7 @@ SPREAD ?= -n auto --dist loadgroup
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test nightly check lock clean
+.PHONY: install demo test nightly check rounding lock clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,11 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest $(SPREAD) -m "not slow and not kafka and not browser and not nightly"
+
+# What must not depend on the order in which a processor adds, under other kernels than this machine's own.
+rounding: install
+	ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell $(VENV)/bin/pytest $(SPREAD) -m rounding
+	ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=SkylakeX MKL_ENABLE_INSTRUCTIONS=AVX2 $(VENV)/bin/pytest $(SPREAD) -m rounding
 
 # Needed after a change of dependencies only.
 lock:

@@ -179,27 +179,51 @@ def power_iteration(gram: Floats, moments: Floats, frame: Floats, steps: int) ->
 
 
 def leading_frame(features: Floats, bits: int, draw: np.random.Generator) -> Floats:
-    """The leading `bits` principal directions of features [n, m], turned at random: [m, L], orthonormal.
+    """The span of the leading `bits` principal directions of features [n, m], turned at random: [m, L].
 
-    A random frame would spend bits on directions in which the features have nothing.
+    A random frame would spend bits on directions in which the features have nothing. Which vectors an
+    eigensolver gives for equal eigenvalues, and for those that are rounding, depends on its library and on
+    the processor: nothing here does. Drawn vectors are projected onto spans, which have no such freedom, and
+    where a group of equal eigenvalues is cut by L the draws decide which part of its span is taken.
+
+    Returns:
+        Orthonormal columns.
     """
     xp = array_namespace(features)
-    directions = xp.flip(xp.linalg.eigh(features.T @ features)[1], axis=1)[:, :bits]
-    # A direction has no sign of its own; without one, codes would depend on the linear algebra library.
-    largest = xp.abs(directions).argmax(0)
-    directions = directions * xp.sign(directions[largest, xp.arange(bits, device=device(features))])
-    turn = np.linalg.qr(draw.standard_normal((bits, bits)))[0]  # drawn on the processor: equal everywhere
-    found: Floats = directions @ xp.asarray(turn, dtype=features.dtype, device=device(features))
-    return found
+    width = features.shape[1]
+    # Drawn on the processor: equal everywhere.
+    drawn = xp.asarray(draw.standard_normal((2, width, bits)), dtype=features.dtype, device=device(features))
+    values, directions = xp.linalg.eigh(features.T @ features)
+    last = values[width - bits]
+    slack = _tolerance(features) * xp.abs(values[-1])
+    sure, tied = directions[:, values > last + slack], directions[:, xp.abs(values - last) <= slack]
+    span = sure @ sure.T
+    missing = bits - int(sure.shape[1])
+    if missing:
+        taken = polar(tied @ (tied.T @ drawn[1][:, :missing]))
+        span = span + taken @ taken.T
+    return polar(span @ drawn[0])
+
+
+def _tolerance(features: Floats) -> float:
+    """Share of the largest value below which a difference is rounding."""
+    return float(array_namespace(features).finfo(features.dtype).eps) ** 0.5 / 10
 
 
 def ridge(x: Floats, codes: Floats, strength: float) -> Floats:
-    """(X' X + strength I)^-1 X' H [D, L]: the linear hash of features [n, D] learned from codes [n, L]."""
+    """(X' X + strength I)^-1 X' H [D, L]: the linear hash of features [n, D] learned from codes [n, L].
+
+    A bit that is the same for all rows, or says nothing that features do, has X'h = 0 but for rounding: its
+    column is 0, and the bit 1 for everybody, rather than one that depends on the processor.
+    """
     xp = array_namespace(x)
+    moments = x.T @ codes
+    told = xp.sqrt((moments**2).sum(0)) > _tolerance(x) * xp.sqrt((x**2).sum() * len(x))
+    codes = codes * xp.astype(told, codes.dtype)
     diagonal = strength * xp.eye(min(x.shape), dtype=x.dtype, device=device(x))
     found: Floats
     if x.shape[1] > x.shape[0]:
         found = x.T @ xp.linalg.solve(x @ x.T + diagonal, codes)
     else:
-        found = xp.linalg.solve(x.T @ x + diagonal, x.T @ codes)
+        found = xp.linalg.solve(x.T @ x + diagonal, moments * xp.astype(told, codes.dtype))
     return found

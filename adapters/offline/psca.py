@@ -174,8 +174,9 @@ def quantise(source: Floats, target: Floats, config: PscaConfig) -> Quantisation
 
 
 def _signs(relaxed: Floats) -> Floats:
-    """+1 where >= 0, else -1."""
+    """+1 where >= 0, else -1; what is 0 but for rounding is +1."""
     xp = array_namespace(relaxed)
     ones = xp.ones_like(relaxed)
-    found: Floats = xp.where(relaxed >= 0, ones, -ones)
+    zero = float(xp.finfo(relaxed.dtype).eps) ** 0.5 / 10 * xp.max(xp.abs(relaxed))
+    found: Floats = xp.where(relaxed >= -zero, ones, -ones)
     return found

@@ -218,7 +218,6 @@ def test_float32_agrees_with_float64() -> None:
     assert single.relaxed(target).dtype == np.float32
     assert single.alignment.membership == pytest.approx(double.alignment.membership, abs=1e-2)
     assert np.array_equal(single.pseudo_labels(target), double.pseudo_labels(target))
-    # Stage 2 may start in directions in which features hold nothing: those are rounding, and so their bits.
     assert (single.bits(target) == double.bits(target)).mean() > 0.9
 
 
@@ -238,8 +237,7 @@ def test_tensors_and_arrays_give_the_same_map(width: int, kind: Literal["soft", 
         assert isinstance(given.hash, np.ndarray) and given.hash.dtype == np.float64
         assert given.relaxed_by_membership(target).shape == (80, 8)
         assert given.trained.gap == pytest.approx(arrays.trained.gap)
-        # Stage 2 starts in directions that may be rounding, as in the test of float32.
-        assert (given.bits(target) == arrays.bits(torch.from_numpy(target))).mean() > 0.9
+        assert np.array_equal(given.bits(target), arrays.bits(torch.from_numpy(target)))
     single = fit(torch.from_numpy(source), y, target, replace(config, dtype="float32"))
     assert single.hash.dtype == np.float32
     assert (single.pseudo_labels(target) == arrays.pseudo_labels(target)).mean() > 0.97
@@ -382,25 +380,67 @@ def test_settings_out_of_range_are_refused() -> None:
 
 @pytest.mark.skipif(not DIGITS.exists(), reason="the MNIST-USPS features are not there: set QSHIFT_DATA")
 def test_mnist_to_usps_at_64_bits_reaches_the_band() -> None:
+    """Mean of three splits: how a frame is turned is drawn, and one draw is worth 3 points."""
     with np.load(DIGITS) as stored:
         source, y, x, y_x = (stored[k] for k in ("mnist_x", "mnist_y", "usps_x", "usps_y"))
-    order = np.random.default_rng(0).permutation(len(x))
-    queries, training = order[:180], order[180:]
-    began = time.process_time()
-    fitted = fit(source, y, x[training], PscaConfig(bits=64))
-    assert time.process_time() - began < 20, "measured: under a second; far more means a wrong form was taken"
-    assert (fitted.alignment.membership.argmax(1) == y_x[training]).mean() > 0.76
-    codes = np.where(fitted.bits(x[queries]), 1, -1)
-    learned, hashed = fitted.quantisation.source_codes, np.where(fitted.bits(source), 1, -1)
     scores = []
-    for gallery in (learned, hashed):
-        precision = []
-        for query, label in zip(codes, y_x[queries]):
-            product = gallery.astype(np.int64) @ query
-            relevant = y == label
-            # Behind ties: the least that any order could give, so no tie rule can lift it.
-            worst = np.lexsort((relevant, -product))
-            ranks = np.flatnonzero(relevant[worst]) + 1
-            precision.append((np.arange(1, len(ranks) + 1) / ranks).mean())
-        scores.append(float(np.mean(precision)))
-    assert scores[0] > 0.74 and scores[1] > 0.64 and scores[0] > scores[1]
+    for split in range(3):
+        order = np.random.default_rng(split).permutation(len(x))
+        queries, training = order[:180], order[180:]
+        began = time.process_time()
+        fitted = fit(source, y, x[training], PscaConfig(bits=64))
+        assert time.process_time() - began < 20, "measured: a second; far more means a wrong form was taken"
+        assert (fitted.alignment.membership.argmax(1) == y_x[training]).mean() > 0.76
+        codes = np.where(fitted.bits(x[queries]), 1, -1)
+        galleries = (fitted.quantisation.source_codes, np.where(fitted.bits(source), 1, -1))
+        scores.append([worst_map(gallery, y, codes, y_x[queries]) for gallery in galleries])
+    learned, hashed = np.mean(scores, axis=0)
+    assert learned > 0.74 and hashed > 0.64 and learned > hashed
+
+
+def worst_map(gallery: NDArray[np.int8], labels: Any, codes: NDArray[np.int64], asked: Any) -> float:
+    """mAP with the least that any order of ties could give, so no tie rule can lift it."""
+    precision = []
+    for query, label in zip(codes, asked):
+        product, relevant = gallery.astype(np.int64) @ query, labels == label
+        ranks = np.flatnonzero(relevant[np.lexsort((relevant, -product))]) + 1
+        precision.append((np.arange(1, len(ranks) + 1) / ranks).mean())
+    return float(np.mean(precision))
+
+
+# Rounding.
+
+
+@pytest.mark.rounding
+@pytest.mark.parametrize("kind", ["soft", "hard", "fcm"])
+@pytest.mark.parametrize("width", [12, 200])
+def test_what_is_rounding_decides_no_bit(width: int, kind: Literal["soft", "hard", "fcm"]) -> None:
+    """Another processor is like inputs that differ in their last digits."""
+    for seed in range(3):
+        source, y, target, _ = domains(seed, width)
+        config = replace(SMALL, membership=kind, sigma=1.5 if kind == "soft" else 2.0)
+        draw = np.random.default_rng(seed)
+        moved = [x + 1e-12 * draw.standard_normal(x.shape) for x in (source, target)]
+        one, other = fit(source, y, target, config), fit(moved[0], y, moved[1], config)
+        assert np.array_equal(one.bits(target), other.bits(target))
+        assert np.array_equal(one.quantisation.target_codes, other.quantisation.target_codes)
+        assert np.array_equal(one.pseudo_labels(target), other.pseudo_labels(target))
+
+
+@pytest.mark.rounding
+def test_a_leading_frame_depends_on_no_basis() -> None:
+    """Equal eigenvalues at the cut, above it, and none at all: the frame is that of any turned input."""
+    draw = np.random.default_rng(4)
+    left = np.linalg.qr(draw.standard_normal((50, 10)))[0]
+    right = np.linalg.qr(draw.standard_normal((10, 10)))[0]
+    for values in ([5, 5, 5, 2, 2, 2, 2, 1, 1, 1], [9, 8, 7, 0, 0, 0, 0, 0, 0, 0], [3] * 10):
+        features = left * np.array(values, float) @ right.T
+        turned = (
+            np.linalg.qr(draw.standard_normal((50, 50)))[0] @ features
+        )  # the same gram matrix, rounded anew
+        frames = [leading_frame(x, 5, np.random.default_rng(7)) for x in (features, turned, features + 1e-13)]
+        for frame in frames:
+            np.testing.assert_allclose(frame.T @ frame, np.eye(5), atol=1e-9)
+            np.testing.assert_allclose(frame, frames[0], atol=1e-5)
+        kept = np.linalg.norm(features @ frames[0]) ** 2
+        assert kept == pytest.approx(sum(sorted((v**2 for v in values), reverse=True)[:5]), rel=1e-6)
