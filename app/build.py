@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
+from encoders.word_lists import english, written_in
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -234,6 +235,13 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
     if not config.repair.enabled or not isinstance(tower, TextTower):
         return None
     whole = kept_whole(tower)
+
+    def known(word: str) -> bool:
+        return whole(word) or english(word)
+
+    def foreign(words: Sequence[str]) -> bool:
+        return bool(written_in(words))
+
     made: dict[str, Repairer] = {}
 
     def mend(text: str) -> str:
@@ -242,7 +250,7 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
             titles = gallery.titles()
             words = Counter(base.vocabulary) + Counter(count_words(titles))
             made.clear()
-            made[gallery.version] = Repairer(words, config.repair, whole, titles)
+            made[gallery.version] = Repairer(words, config.repair, known, titles, foreign)
         mended, changes = made[gallery.version].repair(text)
         if changes:
             log.debug("query repaired", extra={"changes": changes})

@@ -41,7 +41,7 @@ FREQUENT = 5  # how often a word must occur to be worth two edits, or one half o
 COMMON = 20  # how often a word must occur to be worth an edit more than LONG allows
 EDIT = 5.0  # nats: what an edit costs against frequency and context
 STRENGTH = 0.7  # of the context; below 1, as the words beside tell much the same
-SOME, STRONG = 1.0, 4.0  # nats of context needed for the edits of WIDE, and against a word the tower knows
+SOME, STRONG = 1.0, 2.0  # nats of context needed for the edits of WIDE, and against a word the tower knows
 PASSES = 2  # the second sees the repairs of the first around each word
 SAME_FIRST = 4  # a word with the same first letter counts as if so many times as frequent
 HALF = 2  # letters of each half of a split word, at least
@@ -93,7 +93,8 @@ class Repairer:
     """Maps unknown words to near words of a vocabulary. The result depends on nothing but its arguments.
 
     Left alone: words of the vocabulary, in any case; words the tower knows, unless the words beside them
-    speak strongly for another, one edit away; words shorter than `config.shortest` or longer than 40 letters;
+    speak strongly for another, one edit away; texts in another language (word_lists.py); words shorter than
+    `config.shortest` or longer than 40 letters;
     numbers; known words with digits before or behind; letters without case (there, words need not stand
     apart, and a letter can be a word). With fewer than 50 words in the vocabulary everything is left alone,
     and the log says so once.
@@ -102,6 +103,7 @@ class Repairer:
         vocabulary: word -> count, of the gallery and of the base model's training texts.
         config: `shortest` and `distance`.
         whole: whether the text tower knows a word, see `kept_whole`. Such words are no targets.
+        foreign: whether these words, all of a text, are of another language.
         titles: of the gallery; which of their words stand together decides between candidates. Without them
             no context is looked at.
     """
@@ -112,8 +114,9 @@ class Repairer:
         config: RepairConfig,
         whole: Callable[[str], bool] | None = None,
         titles: Iterable[str] = (),
+        foreign: Callable[[Sequence[str]], bool] | None = None,
     ) -> None:
-        self._config, self._whole = config, whole
+        self._config, self._whole, self._foreign = config, whole, foreign
         counts: Counter[str] = Counter()
         for word, count in vocabulary.items():
             for piece in WORD.findall(word):  # "t-shirt" is known as "t" and "shirt", as texts are read
@@ -133,6 +136,9 @@ class Repairer:
     def repair(self, text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         """The text with its misspelt words replaced, and what was replaced: (from, to) in order of place."""
         if not self.active:
+            return text, ()
+        unknown = [word for word in _words(text) if word not in self._counts]
+        if unknown and self._foreign is not None and self._foreign(_words(text)):
             return text, ()
         new, changes = text, tuple[tuple[str, str], ...]()
         for _ in range(PASSES if len(self._context) else 1):

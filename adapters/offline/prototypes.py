@@ -11,6 +11,7 @@ Every step minimises its own part of the objective in `psca` exactly, or never r
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,8 @@ def leading_frame(features: Floats, bits: int, draw: np.random.Generator) -> Flo
 
 def _tolerance(features: Floats) -> float:
     """Share of the largest value below which a difference is rounding."""
-    return float(array_namespace(features).finfo(features.dtype).eps) ** 0.5 / 10
+    eps: float = array_namespace(features).finfo(features.dtype).eps
+    return math.sqrt(eps) / 10
 
 
 def ridge(x: Floats, codes: Floats, strength: float) -> Floats:
