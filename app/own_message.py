@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from app.readers.lines import BadLine, document, lines
 from core.config import LimitConfig
 from core.errors import Refused
 from core.types import Floats
@@ -27,6 +28,30 @@ EXPECTED = (
     'one of {"text"}, {"image": path}, {"vector": [...]}, {"image", "text"} or {"frames": [paths or vectors]}'
     ', with an optional "label" and "id"'
 )
+
+
+def query_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+    """(line, query) of a JSONL file; what is no query comes as the reason. Raises ConfigError."""
+    for number, line in lines(path):
+        try:
+            entry = document(line)
+        except BadLine as error:
+            yield number, error
+            continue
+        yield number, entry if isinstance(entry, dict) else BadLine(f"expected an object, {EXPECTED}")
+
+
+def word_of(entry: Mapping[str, Any], name: str) -> str:
+    """A label or an identifier; "" where there is none. Raises Refused."""
+    value = entry.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Refused("validate", f"the {name} is {value!r}: expected a text")
+    word = str(value)
+    if any("\ud800" <= letter <= "\udfff" for letter in word):
+        raise Refused("validate", f"the {name} holds half of a surrogate pair: write valid Unicode")
+    return word
 
 
 def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig) -> Message:

@@ -6,16 +6,16 @@ refuse is refused here, with its line, and costs nothing else.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.own_message import EXPECTED, own_message
-from app.pictures import SUFFIXES, load_pictures
+from app.own_message import EXPECTED, own_message, query_lines, word_of
+from app.pictures import SUFFIXES, composed, load_pictures
+from app.readers.lines import BadLine as Unusable
+from app.readers.table import rows
 from benchmarks.shifts.seeds import generator
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
@@ -99,7 +99,7 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
         try:
             if isinstance(entry, BadLine):
                 raise Refused("decode", entry.reason)
-            label = _word(entry, "label")
+            label = word_of(entry, "label")
             record = _record(at, entry, path if path.is_dir() else path.parent, config.limits)
             _checked(border, base, record)
         except Refused as error:
@@ -126,11 +126,13 @@ def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
     order = generator(0, "order", "own queries").permutation(len(names)) if pictures.classes else None
     for item in range(len(names)) if order is None else order.tolist():
         name = names[item]
-        label = _known(pictures.captions[item], gallery) if listed is None else listed.get(name, "")
-        yield name, {"image": name, "id": name, "label": label}
-    for number, name in enumerate(listed or (), 2):
+        label = _known(pictures.captions[item], gallery) if listed is None else listed.get(name, (0, ""))[1]
+        # The path as the file system writes it, the name as everybody does.
+        place = str(pictures.paths[item].relative_to(folder))
+        yield name, {"image": place, "id": name, "label": label}
+    for name, (line, _) in (listed or {}).items():
         if name not in names:
-            yield f"{LABELS}, line {number}", BadLine("", f"no picture {name} in {folder}")
+            yield f"{LABELS}, line {line}", BadLine("", f"no picture {name} in {folder}")
 
 
 def _known(captions: tuple[str, ...], gallery: VersionedGallery) -> str:
@@ -138,57 +140,25 @@ def _known(captions: tuple[str, ...], gallery: VersionedGallery) -> str:
     return next((caption for caption in captions if gallery.relevant(caption).any()), "")
 
 
-def _labels_csv(folder: Path) -> dict[str, str] | None:
+def _labels_csv(folder: Path) -> dict[str, tuple[int, str]] | None:
+    """File name -> (line, label)."""
     path = folder / LABELS
     if not path.exists():
         return None
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not rows or not {"file", "label"} <= rows[0].keys():
-        raise ConfigError(f"{path}: expected the columns file and label in its first line, and rows below")
-    return {row["file"] or "": row["label"] or "" for row in rows}
+    return {
+        composed(row["file"].strip()): (line, row["label"]) for line, row in rows(path, ("file", "label"))
+    }
 
 
 def _lines(path: Path) -> Iterator[Entry]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}; name a folder or a JSONL file"
-        ) from error
     if path.suffix.lower() in SUFFIXES:
         raise ConfigError(f"{path} is one picture: name the folder that holds it, or a JSONL file")
-    for number, line in enumerate(lines, 1):
-        where = f"line {number}"
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            entry = BadLine("", f"not JSON: {error}")
-        if not isinstance(entry, dict | BadLine):
-            entry = BadLine("", f"expected an object, {EXPECTED}")
-        yield where, entry
-
-
-def _word(entry: dict[str, Any], name: str) -> str:
-    """A label or an identifier; "" where there is none."""
-    value = entry.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Refused("validate", f"the {name} is {value!r}: expected a text")
-    word = str(value)
-    if any("\ud800" <= letter <= "\udfff" for letter in word):
-        raise Refused("validate", f"the {name} holds half of a surrogate pair: write valid Unicode")
-    return word
+    for number, entry in query_lines(path):
+        yield f"line {number}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
 
 
 def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig) -> Record:
-    value, headers = own_message(entry, _word(entry, "id"), folder, limits)
+    value, headers = own_message(entry, word_of(entry, "id"), folder, limits)
     return Record(at, value, None, tuple(headers))
 
 

@@ -8,21 +8,26 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from app.bars import bars
 from app.catalogue import SIDE, load_folder, make_query
 from app.emoji import load_emoji
+from app.own_message import EXPECTED, own_message, query_lines, word_of
+from app.readers.lines import BadLine, document, lines
 from app.schedule import Item, Phase
 from app.traffic import Traffic
 from benchmarks.shifts.images import PICTURE_SHIFTS
 from benchmarks.shifts.text import TEXT_SHIFTS
-from core.config import load_connected
-from core.errors import ConfigError
+from core.config import LimitConfig, load_connected
+from core.errors import ConfigError, Refused
 from core.types import Coordinates, Modality
 from stream import codec
 from stream.client import QueryClient
+from stream.messages import LabelMessage
 
+LABEL_LINE = 'a line is {"offset": 7, "label": "cat"}, with "topic" and "partition" where they differ'
 WINDOW = 128
 """Queries that wait for an answer at most."""
 
@@ -44,7 +49,7 @@ def produce(
         ConfigError: no Kafka named, an unknown shift, an unreadable source.
     """
     config = load_connected(config_file)
-    items = _items(source, shifts, modality, queries, seed)
+    items = _items(source, shifts, modality, queries, seed, config.limits)
     client = QueryClient(config.kafka.bootstrap_servers, config.kafka)
     traffic, began = Traffic(client, config.kafka, labels), time.monotonic()
     try:
@@ -75,19 +80,7 @@ def send_labels(file: Path, config_file: Path | None, console: Console) -> int:
         ConfigError: no Kafka named, or a line that cannot be used, by its number.
     """
     config = load_connected(config_file)
-    parsed = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            at = Coordinates(str(entry.get("topic", config.kafka.queries)), int(entry.get("partition", 0)),
-                             int(entry["offset"]))  # fmt: skip
-            parsed.append((at, str(entry["label"])))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f'{file}, line {number}: expected {{"offset": 7, "label": "..."}}: {error}'
-            ) from error
+    parsed = read_labels(file, config.kafka.queries)
     client = QueryClient(config.kafka.bootstrap_servers, config.kafka)
     try:
         for at, label in parsed:
@@ -100,10 +93,11 @@ def send_labels(file: Path, config_file: Path | None, console: Console) -> int:
 
 
 def _items(
-    source: Path | None, shifts: tuple[str, ...], modality: Modality, queries: int, seed: int
-) -> Iterator[Item]:
+    source: Path | None, shifts: tuple[str, ...], modality: Modality, queries: int, seed: int,
+    limits: LimitConfig,
+) -> Iterator[Item]:  # fmt: skip
     if source is not None and source.suffix == ".jsonl":
-        return _lines(source)
+        return _lines(source, limits)
     known = {*TEXT_SHIFTS} if modality == "text" else {*PICTURE_SHIFTS, "sketch"}
     unknown = [shift for shift in shifts if shift not in known]
     if unknown:
@@ -115,22 +109,43 @@ def _items(
     return (make_query(data, seed, phase, index) for index in range(queries))
 
 
-def _lines(source: Path) -> Iterator[Item]:
-    """Lines {"text"} or {"vector"} or {"image": path}, each with an optional "label" and "id"."""
-    for number, line in enumerate(source.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
+def _lines(source: Path, limits: LimitConfig) -> Iterator[Item]:
+    """Queries of a JSONL file, each with an optional "label" and "id": all are read before one is sent."""
+    found = []
+    for number, entry in query_lines(source):
         try:
-            entry = json.loads(line)
-            name, label = str(entry.get("id", number)), str(entry.get("label", ""))
-            if "text" in entry:
-                value, headers = codec.text_query(entry["text"], name)
-            elif "vector" in entry:
-                import numpy as np
+            if isinstance(entry, BadLine):
+                raise Refused("decode", str(entry))
+            name, label = word_of(entry, "id") or str(number), word_of(entry, "label")
+            value, headers = own_message(entry, name, source.parent, limits)
+        except Refused as refused:
+            raise ConfigError(f"{source}, line {number}: {refused.reason}") from refused
+        found.append(Item("file", value, tuple(headers), label))
+    if not found:
+        raise ConfigError(f"{source} holds no query: a line is {EXPECTED}")
+    return iter(found)
 
-                value, headers = codec.vector_query(np.asarray(entry["vector"], np.float32), name)
-            else:
-                value, headers = codec.image_query((source.parent / entry["image"]).read_bytes(), name)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise ConfigError(f"{source}, line {number}: {error}; expected text, vector or image") from error
-        yield Item("file", value, tuple(headers), label)
+
+def read_labels(file: Path, topic: str) -> list[tuple[Coordinates, str]]:
+    """The labels of a JSONL file, each as the service takes it. Raises ConfigError, with the line."""
+    found = []
+    for number, line in lines(file):
+        try:
+            entry = document(line)
+            if not isinstance(entry, dict):
+                raise BadLine("it is no object")
+            place = {"topic": entry.get("topic", topic), "partition": entry.get("partition", 0)}
+            place["offset"] = entry.get("offset")
+            message = LabelMessage.model_validate_json(
+                json.dumps({"query": place, "label": entry.get("label")})
+            )
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = str(first["loc"][-1]) if first["loc"] else "it"
+            raise ConfigError(f"{file}, line {number}: {where}: {first['msg']}; {LABEL_LINE}") from error
+        except BadLine as error:
+            raise ConfigError(f"{file}, line {number}: {error}; {LABEL_LINE}") from error
+        found.append((message.query.coordinates(), message.label))
+    if not found:
+        raise ConfigError(f"{file} holds no label; {LABEL_LINE}")
+    return found

@@ -11,11 +11,13 @@ from rich.console import Console
 from app.bars import bars, reporter
 from app.catalogue import prepare_catalogue
 from app.methods import METHODS, known, with_method
+from app.readers.lines import lines
 from app.replay import replay
 from app.schedule import Phase, demo_phases
 from app.table import as_json, render
 from core.config import Config, load
-from core.errors import ConfigError
+from core.errors import ArtifactError, ConfigError
+from stream.states import entry_from_bytes
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
 
@@ -47,11 +49,11 @@ def tables(
     schedule = catalogue.schedule(queries, seed, phases)
     document = load(config_file).model_dump()
     document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
-    lines = journal.read_bytes().splitlines() if journal else []
+    boundaries = read_journal(journal) if journal else []
     found: dict[str, object] = {}
     for name in methods:
         config = with_method(Config.model_validate(document), name)
-        result = replay(config, schedule, lines, console, name)
+        result = replay(config, schedule, boundaries, console, name)
         render(result.rows, name, timing=False).print(console)
         console.print(
             f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
@@ -65,6 +67,18 @@ def tables(
     if json_file:
         json_file.write_text(json.dumps(found, indent=1))
     return 0
+
+
+def read_journal(path: Path) -> list[bytes]:
+    """Entries of a journal, a line each. Raises ConfigError, with the line that is none."""
+    found = []
+    for number, line in lines(path):
+        try:
+            entry_from_bytes(line)
+        except ArtifactError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
+        found.append(line)
+    return found
 
 
 def sorted_phases(queries: int) -> tuple[Phase, ...]:

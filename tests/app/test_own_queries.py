@@ -220,7 +220,7 @@ def test_a_bad_line_is_named_and_costs_nothing_else(
 
 
 def test_files_that_give_nothing(tmp_path: Path, parts: tuple[VersionedGallery, Base]) -> None:
-    with pytest.raises(ConfigError, match="name a folder or a JSONL file"):
+    with pytest.raises(ConfigError, match="name a file that is there"):
         read(tmp_path / "missing.jsonl", parts)
     with pytest.raises(ConfigError, match="it is empty"):
         read(jsonl(tmp_path), parts)

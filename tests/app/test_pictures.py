@@ -66,7 +66,7 @@ def test_csv(folder: Path) -> None:
         ("captions.json", '{"a.jpeg": 3}', "not text"),
         ("captions.json", '{"a.jpeg": [3]}', "not text"),
         ("captions.json", '{"lost.png": "a"}', "1 pictures that are not there: lost.png"),
-        ("captions.csv", "name,text\na,b\n", "expected file and caption"),
+        ("captions.csv", "name,text\na,b\n", "expected the columns file and caption"),
         ("captions.csv", "file,caption\nlost.png,b\n", "not there"),
         ("a.txt", b"\xff\xfe\xff", "cannot be read"),
         ("captions.csv", b"file,caption\n\xff,b\n", "cannot be read"),

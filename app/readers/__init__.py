@@ -1,0 +1,1 @@
+"""One strict reader for each format that a user hands over; errors name the file, the line and what to do."""
