@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +19,17 @@ from core.types import Modality
 from encoders.projection import Projection
 from encoders.tower import Tower
 
+log = logging.getLogger("qshift.encoders")
+
 Tokens = NDArray[np.int64]
 CHARACTERS = 2000
 STEP = 8  # trimmed lengths are multiples of this, so that shapes are few
+
+
+def _visible(letter: str) -> bool:
+    """False for spaces, controls, direction and joining marks, and variation selectors."""
+    kind = unicodedata.category(letter)
+    return kind[0] not in "ZC" and not "\ufe00" <= letter <= "\ufe0f"
 
 
 class TextTower(Tower):
@@ -47,6 +57,8 @@ class TextTower(Tower):
         self._tokenize, self._pad, self._characters = tokenize, pad, characters
         self._tokenizing = threading.Lock()  # transformers' tokenizers raise when two threads meet in one
         self._blank: Tokens = tokenize(["a"])[0].numpy()
+        self._empty: Tokens = tokenize([""])[0].numpy()
+        self._cut = False
         super().__init__(tower, torch.from_numpy(self._blank)[None], projection, exclude, device)
 
     @property
@@ -57,14 +69,19 @@ class TextTower(Tower):
         """One text -> token ids [S]. Raises Refused."""
         if not isinstance(content, str):
             raise Refused("validate", f"expected a text, got {type(content).__name__}")
-        if not content.strip():
-            raise Refused("validate", "the text is empty")
+        if not any(map(_visible, content)):
+            raise Refused("validate", "the text is empty: no letter of it can be seen")
         if len(content) > self._characters:
             raise Refused("validate", f"{len(content)} characters, at most {self._characters} are accepted")
         if any("\ud800" <= character <= "\udfff" for character in content):
             raise Refused("validate", "the text holds half of a surrogate pair: send valid Unicode")
         with self._tokenizing:
             ids: Tokens = self._tokenize([content])[0].numpy()
+        if np.array_equal(ids, self._empty):
+            raise Refused("validate", "the text is empty: the tower knows nothing of what it holds")
+        if ids[-1] != self._empty[-1] and not self._cut:
+            self._cut = True
+            log.warning("a text fills what the tower reads: its end may be cut", extra={"tokens": len(ids)})
         return ids
 
     def collate(self, prepared: Sequence[Tokens], rows: int) -> Tensor:

@@ -182,7 +182,7 @@ class Codec:
         return value
 
     def _text(self, text: str) -> str:
-        if not text.strip():
+        if not text.strip():  # what cannot be seen, the tower refuses
             raise Refused("validate", "the text is empty: send at least one word")
         if len(text) > self._limits.text_characters:
             raise Refused(

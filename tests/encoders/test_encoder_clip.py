@@ -316,3 +316,24 @@ def test_fingerprints_tell_weights_and_preprocessing_apart(tiny: Path, tmp_path:
     moved = open_clip_towers(f"local-dir:{other}")
     assert moved.image.fingerprint != towers.image.fingerprint
     assert moved.text.fingerprint == towers.text.fingerprint
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200b", "\ufeff", "\0\0", "\u202e\u202c", "\ufe0f", "\u00ad \u2060"])
+def test_a_text_that_cannot_be_seen_is_empty(tiny: Path, text: str) -> None:
+    tower = open_clip_towers(f"local-dir:{tiny}").text
+    with pytest.raises(Refused, match="empty"):
+        tower.prepare(text)
+    assert len(tower.prepare(f"cat{text}"))
+
+
+def test_a_text_longer_than_the_tower_reads_is_said_once(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tower = open_clip_towers(f"local-dir:{tiny}").text
+    tower.prepare("a cat")
+    assert not caplog.records
+    for _ in range(2):
+        tower.prepare("a cat on a mat " * 20)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a text fills what the tower reads: its end may be cut"
+    ]
