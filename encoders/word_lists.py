@@ -7,11 +7,13 @@ are among them, the text is in that language. Lists are read when they are first
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 LANGUAGES = ("de", "fr", "es", "it", "pt", "nl", "sv", "da", "nb", "fi", "pl", "cs", "ro", "tr", "ru", "uk")
 """Of alphabets with capitals, whose words may look like misspelt English; others are left alone anyway."""
+ALONE, TOGETHER = 1e-6, 10**-5.5
+"""Share of a language that a word must have, alone and beside others: docs/methods/repair.md."""
 
 
 def english(word: str) -> bool:
@@ -20,9 +22,14 @@ def english(word: str) -> bool:
 
 
 def written_in(words: Iterable[str]) -> str:
-    """A language other than English in which all these folded words are common ones, or ""."""
+    """A language other than English in which all these folded words are common ones, or "".
+
+    One word alone is taken for one sooner than several: misspelt words beside each other are the more often
+    all short, and short ones are words of some language.
+    """
     asked = list(words)
-    return next((name for name in LANGUAGES if asked and all(word in _common(name) for word in asked)), "")
+    least = ALONE if len(asked) == 1 else TOGETHER
+    return next((name for name in LANGUAGES if asked and _all_common(asked, name, least)), "")
 
 
 @cache
@@ -32,8 +39,14 @@ def _english() -> Collection[str]:
     return frozenset(SpellChecker(language="en").word_frequency.dictionary)
 
 
-@cache
-def _common(language: str) -> Collection[str]:
-    from wordfreq import iter_wordlist
+def _all_common(words: Iterable[str], language: str, least: float) -> bool:
+    known = _shares(language)
+    return all(known.get(word, 0.0) >= least for word in words)
 
-    return frozenset(iter_wordlist(language, wordlist="small"))
+
+@cache
+def _shares(language: str) -> Mapping[str, float]:
+    from wordfreq import get_frequency_dict
+
+    found: Mapping[str, float] = get_frequency_dict(language, wordlist="small")
+    return found

@@ -48,7 +48,7 @@ class Read(nn.Module):
 
 
 def tokenize(texts: list[str]) -> Tensor:
-    return torch.tensor([[(ord(c) % (LETTERS - 1) + 1) for c in text[:8].ljust(8, "a")] for text in texts])
+    return torch.tensor([[(ord(c) % (LETTERS - 1) + 1) for c in text[:8].ljust(8, "z")] for text in texts])
 
 
 @pytest.fixture(scope="module")
