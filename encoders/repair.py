@@ -137,8 +137,9 @@ class Repairer:
         """The text with its misspelt words replaced, and what was replaced: (from, to) in order of place."""
         if not self.active:
             return text, ()
-        unknown = [word for word in _words(text) if word not in self._counts]
-        if unknown and self._foreign is not None and self._foreign(_words(text)):
+        words = _words(text)
+        # One word of the gallery's own says that the text is in its language.
+        if self._foreign is not None and self._counts.keys().isdisjoint(words) and self._foreign(words):
             return text, ()
         new, changes = text, tuple[tuple[str, str], ...]()
         for _ in range(PASSES if len(self._context) else 1):
