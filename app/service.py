@@ -52,9 +52,7 @@ class Service:
         self.config = config
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
-        # The first optimizer imports torch._dynamo, which takes seconds: not while a query waits.
-        for modality in self.engine.base.encoders:
-            self.engine.pipeline.learner(modality)
+        self.engine.pipeline.warm_up()
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
         self._stop = threading.Event()

@@ -35,6 +35,8 @@ Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
 Quiet = Callable[[Gallery, Modality, Encoded, Hits, NDArray[np.bool_]], bool]
 """(gallery, modality, frozen, its hits, repaired rows [B]) -> whether the frozen answer is served anyway."""
+UNKNOWN_WORD = "qzxqzxqzx"
+"""Nobody's word: to look it up, query repair has to read all of its lists."""
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
 
@@ -129,6 +131,17 @@ class Pipeline:
         learner = self.learner(modality)
         moves = learner.aligner is not None or learner.adapter.name != "frozen"
         return moves or (modality == "text" and self._repair is not None)
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Does once what the first query of each modality would wait for; answers do not depend on it."""
+        gallery = self.gallery()
+        for modality, encoder in self.encoders.items():
+            self.learner(modality)  # the first optimizer imports torch._dynamo, which takes seconds
+            features = encoder.encode(encoder.collate([], self.config.batch.size))
+            self._neighbours(gallery, features, modality)
+        if self._repair is not None:
+            self._repair(UNKNOWN_WORD)
 
     def admit(self, query: Query) -> Query:
         """Decodes and checks the content before it may enter a batch. Raises Refused."""

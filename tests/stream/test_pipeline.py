@@ -29,7 +29,8 @@ class Letters:
         return tokens
 
     def collate(self, prepared: Sequence[np.ndarray], rows: int) -> torch.Tensor:
-        block = np.stack([*prepared, *[prepared[-1]] * (rows - len(prepared))])
+        last = prepared[-1] if len(prepared) else self.prepare("")
+        block = np.stack([*prepared, *[last] * (rows - len(prepared))])
         return torch.from_numpy(block)
 
     def encode(self, inputs: torch.Tensor, params: Any = None, tap: Any = None) -> torch.Tensor:
@@ -151,3 +152,20 @@ def test_every_forward_is_counted_while_learning(make_world: Any, wrong: int) ->
     meant = texts.encoder.read[1:]
     assert all(torch.equal(inputs, meant[0]) for inputs in meant)
     assert torch.equal(texts.encoder.read[0], meant[0]) is not bool(wrong)
+
+
+def test_warming_up_does_the_slow_work_once_and_changes_no_answer(make_world: Any) -> None:
+    asked: list[str] = []
+
+    def noted(text: str) -> str:
+        asked.append(text)
+        return mend(text)
+
+    cold, warm = Texts(make_world(), mend), Texts(make_world(), noted)
+    warm.pipeline.warm_up()
+    assert [len(rows) for rows in warm.encoder.read] == [16]
+    assert len(asked) == 1
+    one, other = cold.through(TEXTS), warm.through(TEXTS)
+    assert one.state_hash == other.state_hash
+    for answer in ("frozen_answer", "adapted_answer", "served"):
+        assert np.array_equal(getattr(one, answer).keys, getattr(other, answer).keys)
