@@ -14,7 +14,7 @@ from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
 from monitoring.aside import Aside, Errors, SafeOperations
-from monitoring.http import Serving, Views, create_app, serve
+from monitoring.http import Serving, Views, serve
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
@@ -74,8 +74,9 @@ class Service:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
                 picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
+                refused=self.observers.metrics.refused,
             )  # fmt: skip
-            self._http = serve(create_app(views), config.http.host, config.http.port)
+            self._http = serve(views, config.http.host, config.http.port, self._errors)
 
     @property
     def url(self) -> str:

@@ -131,5 +131,11 @@ SERIES: tuple[Series, ...] = (
         ("kind",),
     ),
     Series("qshift_observers_held_bytes", "gauge", "What waits for observers or is being shown to them."),
+    Series(
+        "qshift_http_refused_total",
+        "counter",
+        "Clients of the HTTP side that were refused, dropped or closed, by reason.",
+        ("reason",),
+    ),
     Series("qshift_build_info", "gauge", "1; the version and the method that run.", ("version", "method")),
 )
