@@ -62,6 +62,7 @@ async def run(listener: socket.socket, channel: socket.socket, settings: Mapping
     config = uvicorn.Config(
         app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=1, timeout_keep_alive=int(IDLE_SECONDS),
+        proxy_headers=False,  # or a client could take another address with every request
     )  # fmt: skip
     server = _Server(config)
     config.load()
