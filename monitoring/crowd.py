@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from monitoring.gate import Bucket, Count, neighbourhood
 
 MOST_CONNECTIONS = 256
-ACCEPTED = (300.0, 100.0)
+ACCEPTED = (600.0, 100.0)
 """Connections a second, and burst."""
 IDLE_SECONDS = 10.0
 """A connection may be without a request in progress for so long: before the first, while its headers come,

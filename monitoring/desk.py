@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import queue
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from monitoring.aside import Errors
 from monitoring.frames import FAILED, FOUND, HEAD, LENGTH, NOTHING, VERSION
 from monitoring.history import History
 
-log = logging.getLogger("qshift.http")
+MOST_WAITING = 64
+"""Questions of a kind that may wait behind one that hangs; who asked has given up long before."""
 Picture = Callable[[str], bytes | None]
 
 
@@ -53,10 +55,11 @@ class Desk:
 
     Args:
         started: called when the front says that it serves.
+        errors: where errors of views go.
     """
 
-    def __init__(self, views: Views, started: Callable[[], None]) -> None:
-        self._views, self._started = views, started
+    def __init__(self, views: Views, started: Callable[[], None], errors: Errors) -> None:
+        self._views, self._started, self._errors = views, started, errors
         pictures, figures, probes = (_Line(name) for name in ("pictures", "figures", "probes"))
         self._answers: dict[str, tuple[_Line, Callable[[str], bytes | None]]] = {
             "ready": (probes, lambda _: _json(dict(views.ready()))),
@@ -83,25 +86,26 @@ class Desk:
                         self._views.refused(reason, times)
                 else:
                     line, find = self._answers[name]
-                    line.put(lambda n=number, f=find, a=argument: self._find(channel, sending, n, f, a))  # type: ignore[misc]
+                    task = partial(self._find, channel, sending, number, partial(find, argument))
+                    if not line.put(task):
+                        _answer(channel, sending, number, FAILED, b"")
 
     def close(self) -> None:
         """Ends the threads; one that hangs in a view is left behind."""
         for line, _ in self._answers.values():
-            line.put(None)
+            line.end()
 
     def _find(
         self,
         channel: socket.socket,
         sending: threading.Lock,
         number: int,
-        find: Callable[[str], bytes | None],
-        argument: str,
+        find: Callable[[], bytes | None],
     ) -> None:
         try:
-            found = find(argument)
-        except Exception:
-            log.exception("a view failed")
+            found = find()
+        except BaseException as error:  # noqa: BLE001  said and counted
+            self._errors.tell("view", "what the HTTP side shows could not be made", error)
             _answer(channel, sending, number, FAILED, b"")
         else:
             _answer(channel, sending, number, NOTHING if found is None else FOUND, found or b"")
@@ -119,8 +123,17 @@ class _Line:
 
     def __init__(self, name: str) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.put = self._tasks.put
         threading.Thread(target=self._work, name=f"qshift-http-{name}", daemon=True).start()
+
+    def put(self, task: Callable[[], None]) -> bool:
+        """Returns False where too much waits already."""
+        if self._tasks.qsize() >= MOST_WAITING:
+            return False
+        self._tasks.put(task)
+        return True
+
+    def end(self) -> None:
+        self._tasks.put(None)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

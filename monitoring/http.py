@@ -28,7 +28,7 @@ class Serving:
     def __init__(self, views: Views, listener: socket.socket, url: str, errors: Errors) -> None:
         self._views, self._listener, self._errors = views, listener, errors
         self._stopping, self._started = threading.Event(), threading.Event()
-        self._desk = Desk(views, self._started.set)
+        self._desk = Desk(views, self._started.set, errors)
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._change = threading.Lock()
@@ -66,7 +66,7 @@ class Serving:
             began = time.monotonic()
             try:
                 self._once()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  said and counted, and tried again
                 self._errors.tell("http", "the HTTP process cannot be started", error)
             else:
                 if not self._stopping.is_set():
@@ -79,17 +79,7 @@ class Serving:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                settings = {
-                    "listener": self._listener.fileno(), "channel": theirs.fileno(),
-                    "hosts": self._views.hosts, "attribution": self._views.attribution,
-                    "seconds": self._views.seconds,
-                }  # fmt: skip
-                # A session of its own: what a terminal sends to its group is for the service, which ends it.
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", BOOT, json.dumps(settings), json.dumps(sys.path)],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-                    pass_fds=(self._listener.fileno(), theirs.fileno()),
-                )  # fmt: skip
+                process = self._launch(theirs)
             with self._change:
                 self._process, self._channel = process, ours
                 stopping = self._stopping.is_set()
@@ -99,11 +89,24 @@ class Serving:
             finally:
                 with self._change:
                     self._channel = None
-        try:
-            process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+                ours.close()  # that ends the front
+                try:
+                    process.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def _launch(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        settings = {
+            "listener": self._listener.fileno(), "channel": channel.fileno(), "hosts": self._views.hosts,
+            "attribution": self._views.attribution, "seconds": self._views.seconds,
+        }  # fmt: skip
+        # A session of its own: what a terminal sends to its group is for the service, which ends the front.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", BOOT, json.dumps(settings), json.dumps(sys.path)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            pass_fds=(self._listener.fileno(), channel.fileno()),
+        )  # fmt: skip
 
 
 def serve(

@@ -61,10 +61,14 @@ class Questions:
         Raises:
             Unanswered: no answer in time, or the service failed at it.
         """
-        if name not in ("gallery", "query"):
-            return await self._ask(name, argument)
-        async with self._pictures:
-            return await self._ask(name, argument)
+        try:
+            async with asyncio.timeout(READY_SECONDS if name == "ready" else ASK_SECONDS):
+                if name not in ("gallery", "query"):
+                    return await self._ask(name, argument)
+                async with self._pictures:
+                    return await self._ask(name, argument)
+        except TimeoutError:
+            raise Unanswered(f"the service did not say its {name} in time") from None
 
     def tell(self, name: str, argument: str = "") -> int:
         """Says something that is not answered."""
@@ -75,11 +79,10 @@ class Questions:
 
     async def _ask(self, name: str, argument: str) -> bytes | None:
         number = self.tell(name, argument)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
         try:
-            return await asyncio.wait_for(waiting, READY_SECONDS if name == "ready" else ASK_SECONDS)
-        except TimeoutError:
-            raise Unanswered(f"the service did not say its {name} in time") from None
+            return await waiting
         finally:
             self._waiting.pop(number, None)
 
@@ -106,6 +109,7 @@ class Kept:
         """
         if self._task is None or (self._task.done() and time.monotonic() - self._at >= self._seconds):
             self._task = asyncio.create_task(self._ask())
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it is seen
         # Shielded: who goes away must not take the answer from the others.
         return await asyncio.shield(self._task)
 

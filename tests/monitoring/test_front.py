@@ -145,20 +145,15 @@ def test_a_view_that_hangs_makes_no_probe_wait() -> None:
         may.set()
 
 
-def test_a_view_that_raises_is_unavailable() -> None:
+@pytest.mark.parametrize("error", [ValueError("a view's own mistake"), SystemExit(1)])
+def test_a_view_that_raises_is_unavailable(error: BaseException) -> None:
     def broken() -> dict[str, bool]:
-        raise ValueError("a view's own mistake")
+        raise error
 
-    logging.getLogger("qshift.http").disabled = True
-    try:
-        with served(Views(History(), CollectorRegistry(), ready=broken, state=broken)) as serving:
-            assert [status(serving.url, path) for path in ("/state", "/readyz", "/healthz")] == [
-                503,
-                503,
-                200,
-            ]
-    finally:
-        logging.getLogger("qshift.http").disabled = False
+    errors = Errors()
+    with served(Views(History(), CollectorRegistry(), ready=broken, state=broken), errors) as serving:
+        assert [status(serving.url, path) for path in ("/state", "/readyz", "/healthz")] == [503, 503, 200]
+    assert errors.counts == {"view": 2}
 
 
 def test_refusals_are_counted_in_the_service() -> None:
@@ -170,6 +165,16 @@ def test_refusals_are_counted_in_the_service() -> None:
         connection.close()
         count = lambda: metrics.registry.get_sample_value("qshift_http_refused_total", {"reason": "host"})  # noqa: E731
         assert eventually(lambda: count() == 1.0)
+
+
+def test_ipv6_is_served() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    serving = serve(Views(History(), CollectorRegistry()), "::1", 0)
+    try:
+        assert serving.url.startswith("http://[::1]:") and status(serving.url, "/healthz") == 200
+    finally:
+        serving.stop()
 
 
 def test_what_was_bound_for_all_is_served_under_the_address_that_was_reached() -> None:
