@@ -36,6 +36,12 @@ class Observers:
     def all(self) -> list[Observer]:
         return [self.judged, self.drift, self.metrics, self.history]
 
+    def unobserved(self, kind: str) -> None:
+        """Counts what none of them sees; it waits for none of them, because the loop's thread calls it."""
+        self.metrics.unobserved(kind)
+        if kind == "label":
+            self.judged.overflowed(1)
+
 
 def judged(engine: Engine) -> JudgedQuality:
     """Sampled quality against the galleries on the shelf."""

@@ -117,7 +117,7 @@ class Service:
         """Works in this thread until `request_stop`."""
         self._running = True
         metrics = self.observers.metrics
-        aside = Aside([*self.observers.all(), *self.extra], self._errors, self._unobserved)
+        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
         metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
         try:
             return run(
@@ -186,11 +186,6 @@ class Service:
             self._http.stop()
         for part in (self._source, self._sink, self._store):
             part.close()
-
-    def _unobserved(self, kind: str) -> None:
-        self.observers.metrics.unobserved(kind)
-        if kind == "label":
-            self.observers.judged.overflowed(1)
 
     def _on_trouble(self, trouble: bool) -> None:
         self._delivering = not trouble

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from monitoring.logs import set_up
 from monitoring.pages import create_app
 from monitoring.questions import Questions, Unanswered
 
+log = logging.getLogger("qshift.http")
 NICE = 5
 END_SECONDS = 3.0
 """What is not over so long after the service's end is cut off."""
@@ -86,13 +88,22 @@ async def run(listener: socket.socket, channel: socket.socket, settings: Mapping
         asyncio.create_task(part)
         for part in (questions.listen(), crowd.accept(listener), every_second(), _started(server, questions))
     ]
+
+    def over(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            end()
+
+    for task in tasks:
+        task.add_done_callback(over)
     try:
         await server.serve(sockets=[])
     finally:
         listener.close()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(error, Exception):  # the service starts another front
+                log.error("a part of the HTTP process failed", exc_info=error)
         writer.close()
 
 
