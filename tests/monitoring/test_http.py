@@ -136,6 +136,31 @@ def test_stop_ends_streams_and_frees_the_port():
     again.stop()
 
 
+def test_a_snapshot_is_made_once_a_second_for_all():
+    made = []
+
+    class Counted(History):
+        def snapshot(self):
+            made.append(1)
+            self.mark("changed again")
+            return super().snapshot()
+
+    serving = serve(Views(Counted(), CollectorRegistry()), port=0)
+    try:
+        began = time.monotonic()
+        shown = {json.loads(get(serving.url + "/snapshot")[2])["version"] for _ in range(40)}
+        assert len(shown) == len(made) <= 1 + time.monotonic() - began
+    finally:
+        serving.stop()
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "1.0.1", "0.0.1", "x"])
+def test_no_version_that_a_client_words_is_a_format_of_its_own(site, version):
+    for kind in ("application/openmetrics-text", "text/plain"):
+        headers = get(site[0].url + "/metrics", Accept=f"{kind}; version={version}")[1]
+        assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
 def test_a_taken_port_is_said_so(site):
     with pytest.raises(ConfigError, match=r"http\.port"):
         serve(Views(History(), CollectorRegistry()), port=site[0].port)
