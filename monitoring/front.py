@@ -40,12 +40,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(listener: socket.socket, channel: socket.socket, settings: Mapping[str, Any]) -> None:
-    """Serves until the service closes the channel.
+async def run(
+    listener: socket.socket, channel: socket.socket, service: int, settings: Mapping[str, Any]
+) -> None:
+    """Serves until the service closes the channel, or is gone.
 
     Args:
         listener: bound and listening.
         channel: to the service.
+        service: its process, our parent. What it has forked may hold its end of the channel open.
         settings: arguments of `create_app`.
     """
     ended, refused, loop = asyncio.Event(), Counter[str](), asyncio.get_running_loop()
@@ -75,6 +78,8 @@ async def run(listener: socket.socket, channel: socket.socket, settings: Mapping
 
     async def every_second() -> None:
         while True:
+            if os.getppid() != service:
+                end()
             crowd.sweep()
             if refused:
                 questions.tell("refused", json.dumps(refused))
@@ -122,4 +127,4 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     set_up("ERROR")  # a line for each refused request would be the clients' to write
     listener, channel = (socket.socket(fileno=given.pop(name)) for name in ("listener", "channel"))
-    asyncio.run(run(listener, channel, given))
+    asyncio.run(run(listener, channel, given.pop("service"), given))

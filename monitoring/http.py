@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -51,8 +52,7 @@ class Serving:
             self._stopping.set()
             channel = self._channel
         if channel is not None:
-            with contextlib.suppress(OSError):
-                channel.shutdown(socket.SHUT_RDWR)
+            _hang_up(channel)
         self._thread.join(budget_seconds)
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
@@ -89,7 +89,7 @@ class Serving:
             finally:
                 with self._change:
                     self._channel = None
-                ours.close()  # that ends the front
+                _hang_up(ours)  # that ends the front
                 try:
                     process.wait(5.0)
                 except subprocess.TimeoutExpired:
@@ -98,8 +98,9 @@ class Serving:
 
     def _launch(self, channel: socket.socket) -> subprocess.Popen[bytes]:
         settings = {
-            "listener": self._listener.fileno(), "channel": channel.fileno(), "hosts": self._views.hosts,
-            "attribution": self._views.attribution, "seconds": self._views.seconds,
+            "listener": self._listener.fileno(), "channel": channel.fileno(), "service": os.getpid(),
+            "hosts": self._views.hosts, "attribution": self._views.attribution,
+            "seconds": self._views.seconds,
         }  # fmt: skip
         # A session of its own: what a terminal sends to its group is for the service, which ends the front.
         return subprocess.Popen(
@@ -107,6 +108,12 @@ class Serving:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
             pass_fds=(self._listener.fileno(), channel.fileno()),
         )  # fmt: skip
+
+
+def _hang_up(channel: socket.socket) -> None:
+    """Ends what is said on both sides, whoever else has it open."""
+    with contextlib.suppress(OSError):
+        channel.shutdown(socket.SHUT_RDWR)
 
 
 def serve(

@@ -23,12 +23,14 @@ from monitoring.http import Serving, Views, serve
 from monitoring.metrics import Metrics
 
 SERVICE = """
-import time
+import os, sys, time
 from prometheus_client import CollectorRegistry
 from monitoring.history import History
 from monitoring.http import Views, serve
 serving = serve(Views(History(), CollectorRegistry()), port=0)
-print(serving.port, serving.process_id, flush=True)
+forked = os.fork() if "forks" in sys.argv else -1
+if forked:
+    print(serving.port, serving.process_id, forked, flush=True)
 time.sleep(600)
 """
 
@@ -54,6 +56,14 @@ def eventually(true: Callable[[], bool], seconds: float = 20.0) -> bool:
     return True
 
 
+def free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -70,20 +80,26 @@ def served(views: Views, errors: Errors | None = None) -> Iterator[Serving]:
         serving.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_it_ends_with_the_service(number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "more"), [(signal.SIGKILL, "alone"), (signal.SIGTERM, "alone"), (signal.SIGKILL, "forks")]
+)
+def test_it_ends_with_the_service(number: int, more: str) -> None:
+    """Also where something that the service has forked holds what it had open."""
     service = subprocess.Popen(
-        [sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, "-c", SERVICE, more], stdout=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     with service:
         assert service.stdout is not None
-        port, front = (int(part) for part in service.stdout.readline().split())
+        port, front, forked = (int(part) for part in service.stdout.readline().split())
         assert alive(front) and status(f"http://127.0.0.1:{port}", "/healthz") == 200
         os.kill(service.pid, number)
         service.wait(10)
-        assert eventually(lambda: not alive(front))
-    socket.create_server(("127.0.0.1", port)).close()
+        ended = eventually(lambda: not alive(front))
+        if forked > 0:
+            os.kill(forked, signal.SIGKILL)
+        assert ended
+    assert eventually(lambda: free(port))
 
 
 def test_one_that_ends_alone_is_started_again_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -114,7 +130,7 @@ def test_stop_ends_one_that_does_not_listen() -> None:
     began = time.monotonic()
     serving.stop(1.0)
     assert not alive(front) and time.monotonic() - began < 10
-    socket.create_server(("127.0.0.1", serving.port)).close()
+    assert free(serving.port)
 
 
 def test_a_view_that_hangs_makes_no_probe_wait() -> None:
