@@ -27,8 +27,9 @@ IDLE_SECONDS = 10.0
 between two."""
 STALLED_SECONDS = 30.0
 """So long may a client take nothing of what is sent to it."""
-GRACE_SECONDS = 1.0
-"""A place is not taken from a connection that has held it for less."""
+GRACE_SECONDS = 0.25
+"""A place is not taken from a connection that has held it for less. All places change hands in
+MOST_CONNECTIONS / ACCEPTED seconds at the soonest: a grace that is longer would refuse who asks at once."""
 
 
 class Connection(H11Protocol):

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from monitoring.crowd import Connection, Crowd
+from monitoring.crowd import ACCEPTED, GRACE_SECONDS, MOST_CONNECTIONS, Connection, Crowd
 
 ASKED = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 OTHER = "127.0.0.2"
@@ -121,6 +121,12 @@ def test_an_address_that_holds_all_places_gives_one_to_another_address() -> None
         assert b"200" in await other.readuntil(b"ok")
 
     run(test, most=4, grace_seconds=0.0)
+
+
+def test_there_always_is_one_to_give_way_where_nobody_asks() -> None:
+    """At a grace of 1 s a storm of 600 idle clients had probes of their own address refused, 15 in 100."""
+    rate, burst = ACCEPTED
+    assert rate * GRACE_SECONDS + burst < MOST_CONNECTIONS
 
 
 def test_a_place_that_was_only_just_taken_is_kept() -> None:
