@@ -21,6 +21,8 @@ BACKLOG = 1024
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from monitoring.front import main; main()"
 """The front finds its modules where the service has found them."""
 MOST_PAUSE_SECONDS = 30.0
+SILENT_SECONDS = 30.0
+"""A front asks every few seconds; one that has said nothing for so long hangs, and is ended."""
 
 
 class Serving:
@@ -71,12 +73,15 @@ class Serving:
             else:
                 if not self._stopping.is_set():
                     self._errors.tell("http", "the HTTP process has ended and is started again")
-            pause = 1.0 if time.monotonic() - began > 60.0 else min(2.0 * pause, MOST_PAUSE_SECONDS)
-            self._stopping.wait(pause / 2.0)
+            if time.monotonic() - began > 60.0:
+                pause = 1.0
+            self._stopping.wait(pause)
+            pause = min(2.0 * pause, MOST_PAUSE_SECONDS)
 
     def _once(self) -> None:
         """One front, from its start to its end."""
         ours, theirs = socket.socketpair()
+        ours.settimeout(SILENT_SECONDS)
         with ours:
             with theirs:
                 process = self._launch(theirs)

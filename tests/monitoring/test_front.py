@@ -115,6 +115,18 @@ def test_one_that_ends_alone_is_started_again_and_counted(caplog: pytest.LogCapt
     ]
 
 
+def test_one_that_hangs_is_ended_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitoring.http.SILENT_SECONDS", 3.0)
+    errors = Errors()
+    with served(Views(History(), CollectorRegistry()), errors) as serving:
+        first = serving.process_id
+        os.kill(first, signal.SIGSTOP)
+        assert eventually(
+            lambda: serving.process_id != first and status(serving.url, "/healthz", 1) == 200, 60
+        )
+        assert errors.counts["http"] >= 1 and not alive(first)
+
+
 def test_signals_to_it_end_nothing() -> None:
     with served(Views(History(), CollectorRegistry())) as serving:
         front = serving.process_id
