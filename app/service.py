@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.build import engine, state_store
-from app.observers import watching
+from app.observers import Watched, watching
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
-from core.types import Record
 from monitoring.aside import Aside, Errors, SafeOperations
-from monitoring.http import Serving, Views, create_app, serve
-from monitoring.metrics import Metrics
+from monitoring.http import Serving, Views, serve
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
@@ -25,7 +23,6 @@ from stream.topics import prepared_topics
 
 log = logging.getLogger("qshift.service")
 GALLERY_PICTURE = Callable[[str], bytes | None]
-LAG_SECONDS = 5.0
 
 
 class Service:
@@ -75,8 +72,9 @@ class Service:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
                 picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
+                refused=self.observers.metrics.refused,
             )  # fmt: skip
-            self._http = serve(create_app(views), config.http.host, config.http.port)
+            self._http = serve(views, config.http.host, config.http.port, self._errors)
 
     @property
     def url(self) -> str:
@@ -116,11 +114,12 @@ class Service:
     def run(self) -> Report:
         """Works in this thread until `request_stop`."""
         self._running = True
-        metrics, judged = self.observers.metrics, self.observers.judged
-        aside = Aside([*self.observers.all(), *self.extra], self._errors, judged.overflowed)
+        metrics = self.observers.metrics
+        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
+        metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
         try:
             return run(
-                _Watched(self._source, metrics), self.engine.pipeline, self.engine.codec,
+                Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [aside], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=SafeOperations(metrics, self._errors),
                 decoders=self.config.limits.decoders, base_version=self.engine.base.version,
@@ -191,21 +190,3 @@ class Service:
 
     def _on_lanes(self, lanes: Sequence[Lane]) -> None:
         self._lanes = list(lanes)
-
-
-class _Watched:
-    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
-
-    def __init__(self, source: KafkaSource, metrics: Metrics) -> None:
-        self._source, self._metrics, self._next = source, metrics, 0.0
-
-    def poll(self, budget_seconds: float) -> list[Record]:
-        records = self._source.poll(budget_seconds)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LAG_SECONDS
-            for partition, behind in self._source.lag().items():
-                self._metrics.lag(f"{partition[0]}/{partition[1]}", behind)
-        return records
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
