@@ -155,6 +155,13 @@ class Service:
         """Ends after the batch in hand; safe in a signal handler."""
         self._stop.set()
 
+    def wait_until_ready(self, budget_seconds: float) -> None:
+        """Returns when queries are read, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and not all(self.ready().values()):
+            self.check()
+            time.sleep(0.02)
+
     def wait_for_queries(self, count: int, budget_seconds: float) -> None:
         """Returns when so many queries were learned from and observed, or the budget is over."""
         deadline = time.monotonic() + budget_seconds
