@@ -43,7 +43,7 @@ from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
-from encoders.word_lists import english, written_in
+from encoders.word_lists import english, english_share, written_in
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -250,7 +250,7 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
             titles = gallery.titles()
             words = Counter(base.vocabulary) + Counter(count_words(titles))
             made.clear()
-            made[gallery.version] = Repairer(words, config.repair, known, titles, foreign)
+            made[gallery.version] = Repairer(words, config.repair, known, titles, foreign, english_share)
         mended, changes = made[gallery.version].repair(text)
         if changes:
             log.debug("query repaired", extra={"changes": changes})

@@ -140,6 +140,10 @@ class Pipeline:
             self.learner(modality)  # the first optimizer imports torch._dynamo, which takes seconds
             features = encoder.encode(encoder.collate([], self.config.batch.size))
             self._neighbours(gallery, features, modality)
+            if self._quiet is not None:  # looks at all clean queries, once
+                encoded = self._encoded(features, 1, modality)
+                hits = gallery.search(encoded.codes, self.config.answer.shortlist)
+                self._quiet(gallery, modality, encoded, hits, np.zeros(1, np.bool_))
         if self._repair is not None:
             self._repair(UNKNOWN_WORD)
 
