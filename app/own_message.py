@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.readers.lines import BadLine, document, lines
 from core.config import LimitConfig
 from core.errors import Refused
+from core.readers.lines import BadLine, document, lines
 from core.types import Floats
 from encoders.images import decode
 from stream import codec

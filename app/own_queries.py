@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.inventory import SUFFIXES
 from app.own_message import EXPECTED, own_message, query_lines, word_of
-from app.pictures import SUFFIXES, composed, load_pictures
-from app.readers.lines import BadLine as Unusable
-from app.readers.table import rows
+from app.pictures import composed, load_pictures
 from benchmarks.shifts.seeds import generator
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
+from core.readers.lines import BadLine as Unusable
+from core.readers.table import rows
 from core.types import Coordinates, Query, Record, Refusal
 from encoders.base_model import Base, load_base
 from index.gallery import VersionedGallery
@@ -120,7 +121,7 @@ Entry = tuple[str, dict[str, Any] | BadLine]
 
 
 def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
-    pictures = load_pictures(folder)
+    pictures = load_pictures(folder, (LABELS,))
     listed = _labels_csv(folder)
     names = [pictures.identifier(item) for item in range(len(pictures))]
     order = generator(0, "order", "own queries").permutation(len(names)) if pictures.classes else None

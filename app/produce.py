@@ -15,13 +15,13 @@ from app.bars import bars
 from app.catalogue import SIDE, load_folder, make_query
 from app.emoji import load_emoji
 from app.own_message import EXPECTED, own_message, query_lines, word_of
-from app.readers.lines import BadLine, document, lines
 from app.schedule import Item, Phase
 from app.traffic import Traffic
 from benchmarks.shifts.images import PICTURE_SHIFTS
 from benchmarks.shifts.text import TEXT_SHIFTS
 from core.config import LimitConfig, load_connected
 from core.errors import ConfigError, Refused
+from core.readers.lines import BadLine, document, lines
 from core.types import Coordinates, Modality
 from stream import codec
 from stream.client import QueryClient

@@ -11,12 +11,12 @@ from rich.console import Console
 from app.bars import bars, reporter
 from app.catalogue import prepare_catalogue
 from app.methods import METHODS, known, with_method
-from app.readers.lines import lines
 from app.replay import replay
 from app.schedule import Phase, demo_phases
 from app.table import as_json, render
 from core.config import Config, load
 from core.errors import ArtifactError, ConfigError
+from core.readers.lines import lines
 from stream.states import entry_from_bytes
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")

@@ -13,11 +13,11 @@ from PIL import Image
 
 from app.pictures import load_pictures
 from app.produce import _lines, read_labels
-from app.readers.lines import BadLine, document, lines
-from app.readers.table import rows
 from app.tables import read_journal
 from core.config import LimitConfig
 from core.errors import ConfigError
+from core.readers.lines import BadLine, document, lines
+from core.readers.table import rows
 from core.types import Coordinates
 
 NFD, NFC = "cafe\u0301.png", "caf\u00e9.png"
@@ -68,7 +68,7 @@ def test_deeper_pictures_are_counted_and_said(classes: Path, caplog: pytest.LogC
     picture(classes / "wild" / "fox" / "9.png")
     with caplog.at_level(logging.WARNING):
         assert len(load_pictures(classes)) == 4
-    assert "1 pictures deeper than CLASS/NAME are left out: 9.png" in caplog.text
+    assert "1 pictures deeper than CLASS/NAME are left out: wild/fox/9.png" in caplog.text
     assert len(load_pictures(classes / "wild")) == 1  # seen from there, fox is a class
 
 
@@ -77,7 +77,7 @@ def test_captioned_pictures_say_what_lies_in_folders(folder: Path, caplog: pytes
     (folder / "captions.json").write_text('{"p0.png": "a"}')
     with caplog.at_level(logging.WARNING):
         assert len(load_pictures(folder)) == 3
-    assert "1 pictures in folders of their own are left out: p9.png" in caplog.text
+    assert "1 pictures in folders of their own are left out: old/p9.png" in caplog.text
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [(NFD, NFC), (NFC, NFD)])
