@@ -17,6 +17,7 @@ from app.table import as_json, render
 from core.config import Config, load
 from core.errors import ArtifactError, ConfigError
 from core.readers.lines import lines
+from core.readers.places import shown
 from stream.states import entry_from_bytes
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
@@ -76,7 +77,7 @@ def read_journal(path: Path) -> list[bytes]:
         try:
             entry_from_bytes(line)
         except ArtifactError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from error
+            raise ConfigError(f"{shown(path)}, line {number}: {error}") from error
         found.append(line)
     return found
 

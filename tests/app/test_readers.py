@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from app.pictures import load_pictures
-from app.produce import _lines, read_labels
+from app.produce import read_labels
 from app.tables import read_journal
-from core.config import LimitConfig
 from core.errors import ConfigError
 from core.readers.lines import BadLine, document, lines
 from core.readers.table import rows
@@ -211,24 +210,6 @@ def test_the_command_says_one_sentence_and_exits_with_2(tmp_path: Path) -> None:
             env=environment,
         )  # fmt: skip
         assert found.returncode == 2 and said in found.stderr and "Traceback" not in found.stderr
-
-
-def test_queries_to_produce_are_all_read_before_one_is_sent(tmp_path: Path) -> None:
-    file = tmp_path / "q.jsonl"
-    file.write_text('{"text": "a cat", "id": "x", "label": "cat"}\n{"vector": [1, 2]}\n')
-    found = list(_lines(file, LimitConfig()))
-    assert [item.label for item in found] == ["cat", ""] and b"a cat" in found[0].value
-    wrong = [
-        '{"text": 3}',
-        '{"vector": [1, "a"]}',
-        '{"image": "none.png"}',
-        "{",
-        '{"text": "a", "label": []}',
-    ]
-    for line in wrong:
-        file.write_text('{"text": "a cat"}\n' + line + "\n")
-        with pytest.raises(ConfigError, match="line 2: "):
-            _lines(file, LimitConfig())
 
 
 def test_a_journal_names_the_line_that_is_none(tmp_path: Path) -> None:
