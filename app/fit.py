@@ -98,7 +98,8 @@ def _sorted_by_class(folder: Path) -> PictureSet:
     found = load_pictures(folder)
     if not found.classes:
         raise ConfigError(
-            f"{shown(folder)} has no folders by class: sort its pictures as {shown(folder.name)}/CLASS/NAME.jpg"
+            f"{shown(folder)} has no folders by class: sort its pictures as "
+            f"{shown(folder.name)}/CLASS/NAME.jpg"
         )
     return found
 

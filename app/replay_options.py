@@ -70,8 +70,8 @@ def queries_at(queries: str) -> Path:
     """The folder or file. Raises ConfigError when there is none."""
     if not queries or not there(Path(queries)):
         raise ConfigError(
-            f"no folder or file {shown(queries)!r}: --queries takes queries a phase ({LEAST_QUERIES} or more), a "
-            "folder of pictures or a JSONL file"
+            f"no folder or file '{shown(queries)}': --queries takes queries a phase ({LEAST_QUERIES} or "
+            "more), a folder of pictures or a JSONL file"
         )
     return Path(queries)
 

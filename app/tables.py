@@ -44,13 +44,13 @@ def tables(
     unknown = [name for name in methods if not known(name)]
     if unknown:
         raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    boundaries = read_journal(journal) if journal else []  # a wrong file costs no fit
     with bars(console) as progress:
         catalogue = prepare_catalogue(data, cache, reporter(progress))
     phases = {"demo": demo_phases, "sorted": sorted_phases, "training": training_phases}[order](queries)
     schedule = catalogue.schedule(queries, seed, phases)
     document = load(config_file).model_dump()
     document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
-    boundaries = read_journal(journal) if journal else []
     found: dict[str, object] = {}
     for name in methods:
         config = with_method(Config.model_validate(document), name)
