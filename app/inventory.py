@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.readers.places import is_file, is_folder, names_in, shown, there
+from core.readers.places import is_file, is_folder, leftover, names_in, shown, there
 
 log = logging.getLogger("qshift.pictures")
 
@@ -16,10 +16,6 @@ UNREAD = frozenset(
      ".jpe", ".jxl", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".svg", ".tga", ".tif", ".tiff")
 )  # fmt: skip
 """Endings of pictures in formats that are not read, or not under this name."""
-OTHERS = frozenset(
-    ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", ".DS_Store")
-)
-"""What other systems leave beside pictures; so are names that begin with `._` (AppleDouble)."""
 SHOWN = 5
 
 FOREIGN = "leftovers of other systems"
@@ -77,7 +73,7 @@ def listing(folder: Path, left: LeftOut) -> Listing:
     found: dict[str, list[Path]] = {"pictures": [], "texts": [], "files": [], "folders": []}
     for path in (folder / name for name in names_in(folder)):
         ending = path.suffix.lower()
-        if path.name in OTHERS or path.name.startswith("._"):
+        if leftover(path.name):
             left.add(FOREIGN, path)
         elif path.name.startswith("."):
             left.add(HIDDEN, path)

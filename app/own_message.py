@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 from app.inventory import SHOWN, SUFFIXES
 from core.config import LimitConfig
 from core.errors import ConfigError, Refused
-from core.readers.lines import BadLine, document, lines
+from core.readers.lines import BadLine, document, kind_of, lines
 from core.readers.places import broken, bytes_of, is_file, shown
 from core.types import Floats
 from encoders.images import decode
@@ -89,17 +88,6 @@ def word_of(entry: Mapping[str, Any], name: str) -> str:
             "validate", f"the {name} has {len(word)} characters, at most {NAME_CHARACTERS} are taken"
         )
     return word
-
-
-def kind_of(value: Any) -> str:
-    """What JSON would call a value; not the value, which may be long or deep."""
-    if isinstance(value, bool | None):
-        return json.dumps(value)
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, int | float):
-        return "a number"
-    return "a list" if isinstance(value, list) else "an object"
 
 
 def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig) -> Message:

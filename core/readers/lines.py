@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
-from core.readers.places import bytes_of, shown
+from core.readers.places import broken, bytes_of, shown
 
 WIDE = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
 
@@ -68,6 +68,38 @@ def document(line: bytes | str) -> Any:
         raise BadLine(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise BadLine("not JSON: nested too deeply") from None
+
+
+def word(value: Any) -> str:
+    """A text that can be written. Raises BadLine for anything else."""
+    if not isinstance(value, str) or broken(value):
+        raise BadLine(f"expected a text, got {kind_of(value)}")
+    return value
+
+
+def name(value: Any) -> str:
+    """An identifier, written as a text or as a whole number. Raises BadLine."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return word(value)
+
+
+def listed(value: Any) -> list[Any]:
+    """A list. Raises BadLine for anything else: a text or an object could be gone through, too."""
+    if not isinstance(value, list):
+        raise BadLine(f"expected a list, got {kind_of(value)}")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What JSON would call a value; not the value, which may be long or deep."""
+    if isinstance(value, bool | None):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "half of a surrogate pair" if broken(value) else "a text"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _no_number(name: str) -> Any:

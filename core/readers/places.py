@@ -17,6 +17,16 @@ UNSHOWN = frozenset(("Cc", "Cs", "Zl", "Zp"))
 """Categories of letters that would break a line or cannot be written: controls, halves, separators."""
 
 
+LEFTOVERS = frozenset(
+    ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", ".DS_Store")
+)
+
+
+def leftover(name: str) -> bool:
+    """Whether other systems leave such a name beside pictures; `._x` is macOS's (AppleDouble)."""
+    return name in LEFTOVERS or name.startswith("._")
+
+
 def shown(path: Path | str) -> str:
     """A path in a sentence: one line, letters that are no text escaped, a name of any length cut."""
     text = "".join(
