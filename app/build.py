@@ -298,4 +298,6 @@ def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event |
     """Where cuts and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         return DirectoryStore(Path(config.state.directory))
-    return ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
+    store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
+    store.warm_up()
+    return store

@@ -55,6 +55,7 @@ class Service:
         self._stop = threading.Event()
         self._store = state_store(config, servers, self._stop)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
+        self._sink.warm_up()
         self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
         self.extra: list[Observer] = []
         self._errors = Errors(self.observers.metrics.observer_failed)

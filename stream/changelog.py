@@ -303,6 +303,12 @@ class ChangelogStore:
                 if reader is not None:
                     reader.close()
 
+    def warm_up(self) -> None:
+        """Connects the producer to its topics, which the first batch would wait for."""
+        producer = self._open_producer()
+        for topic in (self._kafka.state, self._kafka.journal):
+            producer.partitions_for(topic)
+
     def _open_producer(self) -> Any:
         if self._producer is None:
             limit_ms = int(1000 * min(self._kafka.delivery_timeout_seconds, self._retry_seconds))
