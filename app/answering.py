@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import Config
-from core.errors import GalleryError
 from core.protocols import Gallery
-from core.types import Answers, Encoded, Floats, Hits, Modality
+from core.types import Encoded, Floats, Hits, Modality, Twin
 from index.exact import nearest
 from index.fuse import Mode, fuse, fuse_distances
 from index.gallery import VersionedGallery
@@ -28,21 +27,17 @@ from monitoring.ranking import Levels, counted_levels
 BEHIND = 4.0
 """Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
 Scores = NDArray[np.float64]
-Twin = tuple[Encoded, Hits]
 
 
 class Evidence(Protocol):
     """How far the adapted twin is to be trusted in a batch. `counted` [B]: rows that give evidence."""
 
     def __call__(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, adapted: Twin,
-        counted: NDArray[np.bool_],
-    ) -> float:  # fmt: skip
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
+    ) -> float:
         """Its weight in [0, 1]."""
 
-    def quiet(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
-    ) -> bool:
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers."""
 
 
@@ -58,45 +53,29 @@ class Answering:
     def __init__(self, config: Config, shelf: Shelf, evidence: Evidence) -> None:
         self._answer, self._shelf, self._evidence = config.answer, shelf, evidence
 
-    def __call__(
-        self,
-        gallery: Gallery,
-        modality: Modality,
-        adapted: Encoded,
-        adapted_hits: Hits,
-        frozen: Encoded,
-        frozen_hits: Hits,
-        repaired: NDArray[np.bool_],
-    ) -> Answers:
-        """`repaired` [B] marks rows whose text was mended: the frozen twin read another query."""
-        if not isinstance(gallery, VersionedGallery):
-            raise GalleryError(f"expected a gallery with codes by key, got {type(gallery).__name__}")
-        ones = np.ones(len(repaired))
-        alone = self._best(gallery, frozen, frozen_hits, frozen, frozen_hits, "none", ones)
-        if adapted is frozen:  # a quiet batch: the adapted twin was not asked
-            return Answers(alone, alone, alone, np.zeros(len(repaired), np.float32))
-        moved = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, "none", ones)
-        if self._answer.fuse == "none":
-            return Answers(alone, moved, moved, ones.astype(np.float32))
-        trust = self._evidence(gallery, modality, (frozen, frozen_hits), (adapted, adapted_hits), ~repaired)
-        weights = np.full(len(repaired), trust)
-        both = self._best(gallery, adapted, adapted_hits, frozen, frozen_hits, self._answer.fuse, weights)
-        served = _rows(repaired, moved, _rows(weights == 0, alone, both))
-        weights[repaired] = np.inf
-        return Answers(alone, moved, served, weights.astype(np.float32))
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+        """What a twin answers by itself: its shortlist, re-ranked by its own features."""
+        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
 
-    def quiet(
-        self,
-        gallery: Gallery,
-        modality: Modality,
-        frozen: Encoded,
-        frozen_hits: Hits,
-        repaired: NDArray[np.bool_],
-    ) -> bool:
+    def together(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
+    ) -> tuple[Hits, Floats]:
+        """The mixture; the twins' own answers where one of them counts alone."""
+        if adapted is frozen:  # a quiet batch: the adapted twin was not asked
+            return frozen.answer, np.zeros(len(repaired), np.float32)
+        if self._answer.fuse == "none":
+            return adapted.answer, np.ones(len(repaired), np.float32)
+        weights = np.full(len(repaired), self._evidence(gallery, modality, frozen, adapted, ~repaired))
+        both = self._best(
+            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse, weights
+        )
+        served = _rows(repaired, adapted.answer, _rows(weights == 0, frozen.answer, both))
+        weights[repaired] = np.inf
+        return served, weights.astype(np.float32)
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
-        if self._answer.fuse == "none" or not isinstance(gallery, VersionedGallery):
-            return False
-        return self._evidence.quiet(gallery, modality, (frozen, frozen_hits), ~repaired)
+        return self._answer.fuse != "none" and self._evidence.quiet(gallery, modality, frozen, ~repaired)
 
     def levels(self, version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
         """Levels of the frozen, adapted and served ranking of the gallery for a label; None: version gone.
@@ -148,7 +127,7 @@ class Answering:
         )
 
     def _best(
-        self, gallery: VersionedGallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
+        self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
         mode: str, weights: NDArray[np.float64],
     ) -> Hits:  # fmt: skip
         answer = self._answer

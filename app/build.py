@@ -118,7 +118,6 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, shelf),
-        answering.quiet,
     )
     labels = config.labels
     codec = Codec(

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.answering import Twin, cosine_of
+from app.answering import cosine_of
 from core.config import Config
-from core.types import Codes, Encoded, Hits, Modality
+from core.protocols import Gallery
+from core.types import Codes, Encoded, Hits, Modality, Twin
 from encoders.base_model import Base
-from index.gallery import VersionedGallery
 
 log = logging.getLogger("qshift.evidence")
 
@@ -53,23 +53,20 @@ class Evidence:
         self._said: set[Modality] = set()
 
     def __call__(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, adapted: Twin,
-        counted: NDArray[np.bool_],
-    ) -> float:  # fmt: skip
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
+    ) -> float:
         """The weight in [0, 1], from the rows [B] that count."""
         if self._answer.evidence is None:
             return 1.0
         lost = self._lost(gallery, modality, frozen, counted)
         if lost is None:
             return 0.0
-        rows, (mean, sd) = _distinct(frozen[0].codes, counted), self._reference(gallery, modality)
-        left = ((mean - nearest(gallery, *adapted)[rows]) / sd).mean()
+        rows, (mean, sd) = _distinct(frozen.codes, counted), self._reference(gallery, modality)
+        left = ((mean - nearest(gallery, adapted.encoded, adapted.hits)[rows]) / sd).mean()
         drop = Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
         return weight(drop, self._answer.evidence)
 
-    def quiet(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
-    ) -> bool:
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
         if self._answer.evidence is None:
             return False
@@ -77,7 +74,7 @@ class Evidence:
         return lost is None or shifted(float(lost.mean()), len(lost), self._answer.evidence) == 0.0
 
     def _lost(
-        self, gallery: VersionedGallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
+        self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
     ) -> NDArray[np.float64] | None:
         """How far frozen cosines of distinct queries lie below clean ones, in sd; None: none to compare."""
         if modality not in self._base.reference:
@@ -92,11 +89,11 @@ class Evidence:
             return None
         mean, sd = self._reference(gallery, modality)
         lost: NDArray[np.float64] = (
-            mean - nearest(gallery, *frozen)[_distinct(frozen[0].codes, counted)]
+            mean - nearest(gallery, frozen.encoded, frozen.hits)[_distinct(frozen.codes, counted)]
         ) / sd
         return lost
 
-    def _reference(self, gallery: VersionedGallery, modality: Modality) -> tuple[float, float]:
+    def _reference(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
         key = (gallery.version, modality)
         if key not in self._clean:
@@ -157,9 +154,7 @@ def _ramp(value: float, ends: tuple[float, float]) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def nearest(
-    gallery: VersionedGallery, queries: Encoded, hits: Hits, itself: bool = True
-) -> NDArray[np.float64]:
+def nearest(gallery: Gallery, queries: Encoded, hits: Hits, itself: bool = True) -> NDArray[np.float64]:
     """Cosine [B] to the nearest item of the shortlist; without `itself`, the query's own copy is left out."""
     cosine = cosine_of(gallery.features(hits.keys), queries)
     cosine[hits.keys < 0] = -1.0

@@ -61,7 +61,7 @@ class _Watch:
         self.queries += count
         self.forwards += count * outcome.forwards
         self.backwards += count * (outcome.step.backwards if outcome.step is not None else 0)
-        for served, frozen in zip(outcome.served.keys, outcome.frozen_answer.keys):
+        for served, frozen in zip(outcome.served.keys, outcome.frozen.answer.keys):
             wanted = {int(key) for key in frozen[: len(served)] if key >= 0}
             self.first += int(served[0] == frozen[0])
             self.items += len(wanted & set(served.tolist())) / len(wanted) if wanted else 1.0

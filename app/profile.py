@@ -26,7 +26,7 @@ from app.sheet import Head, Sheet
 from core.config import Config
 from core.types import Coordinates, Query, QueryBatch, Record
 from stream.broker import Broker
-from stream.pipeline import Learner
+from stream.session import Session
 
 WARM = 3
 """Batches before the clock counts: first calls allocate and choose kernels."""
@@ -57,7 +57,7 @@ class Bench:
 
     def __init__(self, built: Engine) -> None:
         self.built = built
-        self.learner: Learner = built.pipeline.learner("image")
+        self.session = Session(built.pipeline, "image")
         self.laps: list[dict[str, float]] = []
 
     def batch(self, items: Sequence[Item], number: int) -> float:
@@ -65,8 +65,8 @@ class Bench:
         began = time.process_time()
         rows = [self._query(item, number * len(items) + row) for row, item in enumerate(items)]
         decoded = time.process_time() - began
-        work = self.built.pipeline.answer(self.learner, QueryBatch("0:image", number, "image", tuple(rows)))
-        outcome = self.built.pipeline.learn(self.learner, work)
+        answered = self.session.answer(QueryBatch("0:image", number, "image", tuple(rows)))
+        outcome = self.session.learn(answered)
         total = time.process_time() - began
         self.laps.append({"decode": decoded, **outcome.seconds, "total": total})
         return total

@@ -105,8 +105,8 @@ class Service:
                     "next_seq": lane.next_seq,
                     "next_offset": lane.next_offset,
                     "pending": len(lane.pending),
-                    "method": lane.learner.adapter.name,
-                    "updates": lane.learner.adapter.version,
+                    "method": lane.session.adapter.name,
+                    "updates": lane.session.adapter.version,
                     "drift": lane.name in panels and panels[lane.name].drift_detected,
                 }
                 for lane in self._lanes

@@ -198,8 +198,8 @@ class History:
         pool = asked or rows
         for row in sorted({pool[i * len(pool) // 3] for i in range(3)} if pool else ()):
             keys = {
-                "frozen": _first(outcome.frozen_answer, row),
-                "adapted": _first(outcome.adapted_answer, row),
+                "frozen": _first(outcome.frozen.answer, row),
+                "adapted": _first(outcome.adapted.answer, row),
                 "served": _first(outcome.served, row),
             }
             query = outcome.batch.queries[row]

@@ -16,14 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from core.config import Config
 from core.errors import DeliveryError, PartitionsLost, Refused
 from core.identity import identity
-from core.protocols import Observer, Operations, Sink, Source, StateStore
-from core.types import Cut, JournalEntry, Judgement, Outcome, Partition, Query, QueryBatch, Record, Refusal
+from core.protocols import Answered, Observer, Operations, Sink, Source, StateStore
+from core.types import Cut, JournalEntry, Judgement, Partition, Query, QueryBatch, Record, Refusal
 from stream.admission import HELD_MESSAGES, Admission
 from stream.contradictions import (
     check_complete,
@@ -36,6 +36,7 @@ from stream.contradictions import (
 from stream.lanes import Lane, covered, lane_name, plan
 from stream.patience import BACKOFF_SECONDS, Backoff
 from stream.pipeline import Pipeline
+from stream.session import Session
 
 log = logging.getLogger("qshift.runner")
 FLUSH_SECONDS = 60.0
@@ -50,7 +51,7 @@ class Border(Protocol):
 
     def decode(self, record: Record) -> Query | Judgement | Refusal: ...
 
-    def answers(self, outcome: Outcome) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
+    def answers(self, answered: Answered) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
         """(value, key, headers) per query, in batch order."""
 
     def dead_letter(self, refusal: Refusal) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]: ...
@@ -212,7 +213,7 @@ class _Run:
     def lane(self, owned: _Partition, query: Query) -> Lane:
         name = lane_name(query, self.config.batch.per_tenant_lanes)
         if name not in owned.lanes:
-            lane = Lane(name, owned.partition, self.pipeline.learner(query.modality))
+            lane = Lane(name, owned.partition, Session(self.pipeline, query.modality))
             if name in owned.states:
                 lane.restore(owned.states.pop(name))
             lane.planned = owned.planned.pop(name, lane.planned)
@@ -310,26 +311,17 @@ class _Run:
                     lane.name,
                     batch.seq,
                     batch.offsets,
-                    lane.learner.state_hash(),
+                    lane.session.state_hash(),
                     at,
                     self.generation,
                 )
             )
-        work = self.pipeline.answer(lane.learner, batch, repeated=planned)
+        answered = lane.session.answer(batch, repeated=planned)
         if not planned:  # what the journal had planned is answered alike by everybody
             self.confirm(owned)
-        started = self.clock()
-        generation = ("x-generation", str(self.generation).encode())
-        for query, (value, key, headers) in zip(
-            batch.queries, self.border.answers(work.outcome), strict=True
-        ):
-            try:
-                self.sink.emit("answers", value, key, [*headers, generation])
-            except Refused as refused:  # too large for its topic: it would be for ever
-                self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
-        emitted = self.clock() - started
-        outcome = self.pipeline.learn(lane.learner, work)
-        outcome = replace(outcome, seconds={**outcome.seconds, "emit": emitted})
+        with answered.timed("emit"):
+            self.send(answered)
+        outcome = lane.session.learn(answered)
         self.report.queries += len(batch)
         self.report.batches += 1
         for observer in self.observers:
@@ -338,6 +330,15 @@ class _Run:
         # In trouble every batch is cut: what is sent in vain, and again, is one batch at a time.
         if self.trouble or owned.since_cut >= self.config.state.every_batches:
             self.cut(owned)
+
+    def send(self, answered: Answered) -> None:
+        generation = ("x-generation", str(self.generation).encode())
+        answers = self.border.answers(answered)
+        for query, (value, key, headers) in zip(answered.batch.queries, answers, strict=True):
+            try:
+                self.sink.emit("answers", value, key, [*headers, generation])
+            except Refused as refused:  # too large for its topic: it would be for ever
+                self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
 
     def cut(self, owned: _Partition) -> None:
         """1 answers flushed, 2 state saved, 3 offsets committed."""
@@ -406,7 +407,7 @@ class _Run:
             log.warning("ended without a last cut", extra={"error": str(error)})
         hashes: dict[str, str] = {}
         for owned in self.owned.values():
-            hashes.update({name: lane.learner.state_hash() for name, lane in owned.lanes.items()})
+            hashes.update({name: lane.session.state_hash() for name, lane in owned.lanes.items()})
             hashes.update({name: state.state_hash for name, state in owned.states.items()})
         self.report.lanes = dict(sorted(hashes.items()))
         text = "|".join(f"{name}={value}" for name, value in self.report.lanes.items())

@@ -20,8 +20,7 @@ from adapters.online.decouple import Gradient
 from adapters.online.gradient import Settings, State, Trainable, check_method
 from adapters.online.guard import Unlearnable, clip, require_finite
 from core.config import AdaptConfig
-from core.errors import ConfigError
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep, SourceConstants
 
 if TYPE_CHECKING:
@@ -154,11 +153,11 @@ class Peer(ABC):
     def parameters(self) -> Params:
         return self._weights.tensors
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return features
 
     @torch.enable_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Learns from a batch; the features returned are those of the last inner forward."""
         if int(batch.mask.sum()) < self._floor:
             return self._refused("too-small"), None
@@ -186,33 +185,26 @@ class Peer(ABC):
         return step, None if self._settings.emit == "after" else inner[-1].q.detach()
 
     @abstractmethod
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         """What to descend. Raises Unlearnable when no row is left to learn from."""
 
-    def _inner(self, batch: Batch) -> Inner:
+    def _inner(self, batch: Pass) -> Inner:
         seen = self._look(batch)
         objective = self._objective(batch, seen)
         self._descend(self._gradient(objective))
         return self._report(seen, objective)
 
-    def _look(self, batch: Batch) -> Seen:
+    def _look(self, batch: Pass) -> Seen:
         q = batch.encode(self.parameters())
         require_finite([q[batch.mask]], "non-finite-features")
         columns = self._columns(batch, q.detach())
         return Seen(q, columns, predict(q[batch.mask], columns, self._settings.temperature))
 
-    def _columns(self, batch: Batch, q: Tensor) -> Tensor:
+    def _columns(self, batch: Pass, q: Tensor) -> Tensor:
         """[N, D], or the shortlist [R, K, D] of each real row."""
-        if self._full and batch.gallery is not None:
-            return batch.gallery()
-        if not self._full and batch.shortlist is not None:
-            return batch.shortlist(q)[batch.mask]
-        raise ConfigError(
-            f"expected a batch that offers its {'gallery' if self._full else 'shortlist'}, got none: "
-            "set adapt.columns to what the pipeline offers"
-        )
+        return batch.gallery() if self._full else batch.shortlist(q)[batch.mask]
 
-    def _shared(self, batch: Batch, seen: Seen) -> Prediction:
+    def _shared(self, batch: Pass, seen: Seen) -> Prediction:
         """Predictions over columns that all rows share, for terms on the mean prediction.
 
         Shortlists differ from row to row. The union of the batch's rank-1 neighbours, each item once, stands

@@ -25,7 +25,7 @@ from adapters.online.guard import Unlearnable, clip, require_finite
 from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import Gauges, gauges, loss_emg, loss_rem, loss_uni, refined
 from core.config import AdaptConfig
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep, SourceConstants
 
 if TYPE_CHECKING:
@@ -102,11 +102,11 @@ class Tcr:
     def parameters(self) -> Params:
         return self._weights.tensors
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return features
 
     @torch.enable_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Learns from a batch; the features returned are those of the last inner forward."""
         undo = self._mark()
         if int(batch.mask.sum()) < self._floor:
@@ -139,7 +139,7 @@ class Tcr:
         )
         return step, None if self._settings.emit == "after" else last.q.detach()
 
-    def _inner(self, batch: Batch, first: bool) -> _Inner:
+    def _inner(self, batch: Pass, first: bool) -> _Inner:
         settings, mask = self._settings, batch.mask
         q = batch.encode(self.parameters())
         require_finite([q[mask]], "non-finite-features")
@@ -181,13 +181,13 @@ class Tcr:
         )
 
     def _consistency(
-        self, batch: Batch, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
+        self, batch: Pass, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
     ) -> dict[str, Tensor]:
         """The third term by its name; empty when no row has a part in it."""
         rem = loss_rem(entropy, e_m, batch.mask)
         return {} if rem is None else {"entropy": rem}
 
-    def _direction(self, batch: Batch, objective: Tensor, q: Tensor) -> Direction:
+    def _direction(self, batch: Pass, objective: Tensor, q: Tensor) -> Direction:
         """From the objective to what is descended along; q [B, D] is the forward it rests on."""
         return Direction(self._weights.gradient(objective))
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.decouple import degrees
 from adapters.online.gradient import Settings, Trainable, part
@@ -28,7 +29,6 @@ from adapters.online.tcr import Tcr
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig, DecoupleConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Stage:
 
     def batch(
         self, x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None
-    ) -> Batch:
+    ) -> ToyPass:
         def encode(params: Params) -> Tensor:
             self.encodes.append(params)
             q: Tensor = functional_call(TOY, dict(params), (x,))
@@ -99,10 +99,10 @@ class Stage:
             return found
 
         real = torch.ones(len(x), dtype=torch.bool) if mask is None else mask
-        return Batch(real, TOY(x), encode, near)
+        return ToyPass(real, TOY(x), encode, near)
 
 
-def batch(x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Batch:
+def batch(x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None) -> ToyPass:
     return Stage().batch(x, mask, change)
 
 

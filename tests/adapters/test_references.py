@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.decouple import Gradient, degrees, inner, norm
 from adapters.online.objectives import refined
@@ -21,7 +22,6 @@ from adapters.online.tcr import Tcr
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def encode(params: Params, x: Tensor) -> Tensor:
 GALLERY = encode(SOURCE, SCENES)
 
 
-def batch(seed: int, change: Callable[[Tensor], Tensor] = lambda q: q) -> Batch:
+def batch(seed: int, change: Callable[[Tensor], Tensor] = lambda q: q) -> ToyPass:
     picked = torch.randint(ITEMS, (ROWS,), generator=torch.Generator().manual_seed(seed))
     x = SCENES[picked] + 0.3 * drawn(seed + 50, ROWS, INPUTS) + SHIFT * (1 + 0.3 * (seed % 3))
-    return Batch(
+    return ToyPass(
         torch.ones(ROWS, dtype=torch.bool),
         encode(SOURCE, x),
         lambda params: change(encode(params, x)),
@@ -90,7 +90,7 @@ def state(method: Tcr) -> str:
     return tensors_hash(*method.snapshot())
 
 
-def slow_reference(method: Rest, reference: str, view: Batch, number: int) -> tuple[Gradient, float]:
+def slow_reference(method: Rest, reference: str, view: ToyPass, number: int) -> tuple[Gradient, float]:
     """r and its loss from the formulas, in float64 and without any code of the method."""
     leaves = {name: tensor.double().requires_grad_() for name, tensor in theta(method).items()}
     if reference == "weights":

@@ -1,7 +1,7 @@
 """The served answer: twin fusion against a loop, its weight by a loop, and judged as it was served."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +10,7 @@ import torch
 from app.answering import Answering
 from app.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
 from core.config import Config
-from core.errors import GalleryError
-from core.types import Answers, Coordinates, DriftReference, Encoded, Hits
+from core.types import Coordinates, DriftReference, Encoded, Floats, Hits, Twin
 from encoders.base_model import Base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery
@@ -33,6 +32,13 @@ def directions(seed: int, rows: int) -> np.ndarray:
 def near(items: np.ndarray, spread: float, seed: int) -> np.ndarray:
     """Queries around items."""
     return unit(items + spread * np.random.default_rng(seed).normal(size=items.shape) / WIDTH**0.5)
+
+
+class Answers(NamedTuple):
+    frozen: Hits
+    adapted: Hits
+    served: Hits
+    weights: Floats
 
 
 class World:
@@ -60,13 +66,18 @@ class World:
     def codes(self, features: np.ndarray) -> np.ndarray:
         return self.head.codes(torch.from_numpy(features), "vector")
 
-    def seen(self, features: np.ndarray) -> tuple[Encoded, Hits]:
+    def seen(self, features: np.ndarray) -> Twin:
         encoded = Encoded(features, self.codes(features))
-        return encoded, self.gallery.search(encoded.codes, self.config.answer.shortlist)
+        hits = self.gallery.search(encoded.codes, self.config.answer.shortlist)
+        return Twin(encoded, hits, self.answering.alone(self.gallery, encoded, hits))
 
-    def answer(self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None) -> Answers:
+    def answer(
+        self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None, modality: Any = "vector"
+    ) -> Answers:
         marks = np.zeros(len(frozen), bool) if repaired is None else np.array(repaired)
-        return self.answering(self.gallery, "vector", *self.seen(adapted), *self.seen(frozen), marks)
+        one, other = self.seen(frozen), self.seen(adapted)
+        served, weights = self.answering.together(self.gallery, modality, one, other, marks)
+        return Answers(one.answer, other.answer, served, weights)
 
     def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
         """Standardised drop of the nearest cosine of every row, by a loop."""
@@ -193,13 +204,6 @@ def test_fewer_items_than_wanted_leave_unused_places() -> None:
         assert (hits.keys[:, 3:] == -1).all() and (np.sort(hits.keys[:, :3]) == [7, 10, 13]).all()
 
 
-def test_a_gallery_without_codes_by_key_is_refused() -> None:
-    world = World()
-    seen = world.seen(world.items[:2])
-    with pytest.raises(GalleryError, match="codes by key"):
-        world.answering(object(), "vector", *seen, *seen, np.zeros(2, bool))  # type: ignore[arg-type]
-
-
 # How much the adapted twin counts
 
 
@@ -303,9 +307,9 @@ def test_without_clean_queries_the_frozen_twin_answers_alone_and_it_is_said_once
     adapted, frozen = twins(world, 3)
     marks = np.zeros(3, bool)
     for _ in range(2):
-        answers = world.answering(world.gallery, "image", *world.seen(adapted), *world.seen(frozen), marks)
+        answers = world.answer(adapted, frozen, modality="image")
         assert (answers.weights == 0).all() and same(answers.served, answers.frozen)
-        assert world.answering.quiet(world.gallery, "image", *world.seen(frozen), marks)
+        assert world.answering.quiet(world.gallery, "image", world.seen(frozen), marks)
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "the base model has no clean reference for such queries"
     ]
@@ -319,7 +323,7 @@ def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> No
         rows = (1, 3, 9, 24)[seed % 4]
         frozen = near(world.items[np.arange(rows)], 0.1 * seed, seed)
         marks = np.arange(rows) % 5 == 4
-        quiet = world.answering.quiet(world.gallery, "vector", *world.seen(frozen), marks)
+        quiet = world.answering.quiet(world.gallery, "vector", world.seen(frozen), marks)
         best = world.answer(world.items[np.arange(rows)], frozen, marks)  # nothing recovers more than this
         assert quiet == (best.weights[~marks] == 0).all()
         if quiet:
@@ -331,7 +335,7 @@ def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> No
 @pytest.mark.parametrize("answer", [{"fuse": "none"}, {"evidence": None}])
 def test_without_fusion_or_evidence_no_batch_is_quiet(answer: dict[str, Any]) -> None:
     world = World(**answer)
-    assert not world.answering.quiet(world.gallery, "vector", *world.seen(world.items[:9]), np.zeros(9, bool))
+    assert not world.answering.quiet(world.gallery, "vector", world.seen(world.items[:9]), np.zeros(9, bool))
 
 
 # Judged as it was served

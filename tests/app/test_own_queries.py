@@ -359,7 +359,7 @@ def test_unlabelled_queries_give_agreement(
 
 def test_agreement_counts_answers(world: Path) -> None:
     from app.own_run import _Watch
-    from core.types import Outcome, Query, QueryBatch
+    from core.types import Outcome, Query, QueryBatch, Twin
 
     watch = _Watch()
     served, frozen = (
@@ -373,12 +373,8 @@ def test_agreement_counts_answers(world: Path) -> None:
     watch.observe(
         Outcome(
             batch,
-            nothing,
-            nothing,
-            hits[1],
-            hits[0],
-            hits[1],
-            hits[0],
+            Twin(nothing, hits[1], hits[1]),
+            Twin(nothing, hits[0], hits[0]),
             hits[0],
             np.ones(3, np.float32),
             "g",

@@ -12,6 +12,7 @@ import torch
 
 from app.build import Engine, assemble
 from core.config import Config
+from core.protocols import Fusion
 from core.types import (
     Coordinates,
     DriftReference,
@@ -30,7 +31,7 @@ from encoders.vector import VectorEncoder
 from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
-from stream.pipeline import Learner
+from stream.session import Session
 
 WIDTH, BITS, ITEMS, SIZE = 24, 64, 60, 32
 
@@ -97,33 +98,42 @@ def same(one: Hits, other: Hits) -> bool:
     return np.array_equal(one.keys, other.keys) and np.array_equal(one.distances, other.distances)
 
 
-def copied(engine: Engine, learner: Learner) -> Learner:
-    other = engine.pipeline.learner("vector")
-    other.restore(*learner.snapshot())
+def copied(engine: Engine, session: Session) -> Session:
+    other = Session(engine.pipeline, "vector")
+    other.restore(*session.snapshot())
     return other
+
+
+class NeverQuiet:
+    """A fusion that always asks the adapted twin."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        self.alone, self.together = fusion.alone, fusion.together
+
+    def quiet(self, *_: object) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_what_is_served_is_what_fusion_would_serve(world: tuple[Base, VersionedGallery], name: str) -> None:
     gated, asking = built(world), built(world)
-    asking.pipeline._quiet = None
-    learner = gated.pipeline.learner("vector")
+    asking.pipeline.fusion = NeverQuiet(asking.pipeline.fusion)
+    session = Session(gated.pipeline, "vector")
     quiet = []
     for one in batches(world, name):
-        before = learner.state_hash()
-        expected = asking.pipeline.answer(copied(asking, learner), one).outcome
-        work = gated.pipeline.answer(learner, one)
-        outcome = gated.pipeline.learn(learner, work)
+        before = session.state_hash()
+        expected = copied(asking, session).answer(one)
+        outcome = session.learn(session.answer(one))
         quiet.append(outcome.quiet)
-        assert same(outcome.served, expected.served) and same(outcome.frozen_answer, expected.frozen_answer)
+        assert same(outcome.served, expected.served) and same(outcome.frozen.answer, expected.frozen.answer)
         assert outcome.state_hash == expected.state_hash == before
         np.testing.assert_array_equal(outcome.weights, expected.weights)
         if outcome.quiet:
-            assert (outcome.weights == 0).all() and same(outcome.served, outcome.frozen_answer)
+            assert (outcome.weights == 0).all() and same(outcome.served, outcome.frozen.answer)
             assert (outcome.forwards, outcome.step and outcome.step.reason) == (1, "no-shift")
-            assert learner.state_hash() == before
+            assert session.state_hash() == before
         elif len(one) >= 8:
-            assert learner.state_hash() != before
+            assert session.state_hash() != before
     expected_quiet = {
         "onset": [True] * 6 + [False] * 6,
         "alternating": [True, False] * 6,
@@ -136,12 +146,12 @@ def test_what_is_served_is_what_fusion_would_serve(world: tuple[Base, VersionedG
 def test_a_shift_is_learned_as_soon_as_it_begins(world: tuple[Base, VersionedGallery]) -> None:
     """Quiet batches before a shift do not delay it: the state is that of a lane which only met the shift."""
     late, early = built(world), built(world)
-    after, alone = late.pipeline.learner("vector"), early.pipeline.learner("vector")
+    after, alone = Session(late.pipeline, "vector"), Session(early.pipeline, "vector")
     outcomes: list[Outcome] = []
     for one in batches(world, "onset"):
-        outcomes.append(late.pipeline.learn(after, late.pipeline.answer(after, one)))
+        outcomes.append(after.learn(after.answer(one)))
         if not outcomes[-1].quiet:
-            early.pipeline.learn(alone, early.pipeline.answer(alone, one))
+            alone.learn(alone.answer(one))
     assert sum(outcome.quiet for outcome in outcomes) == 6
     assert after.state_hash() == alone.state_hash()
 
@@ -152,8 +162,7 @@ def test_the_fused_answer_needs_the_gate_for_every_rule_but_none(
     one = batch(world, 0, 0.0)
     for fuse in ("mixture", "max", "sum", "none"):
         engine = built(world, fuse=fuse)
-        outcome = engine.pipeline.answer(engine.pipeline.learner("vector"), one).outcome
-        assert outcome.quiet == (fuse != "none")
+        assert Session(engine.pipeline, "vector").answer(one).quiet == (fuse != "none")
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +211,7 @@ def test_the_onset_of_a_shift_aligns_as_if_it_had_been_expected(
     base, gallery, shown = pictures
     engine = built((base, gallery))
     encoder, outcomes = base.encoders["image"], []
-    surprised, expecting = engine.pipeline.learner("image"), engine.pipeline.learner("image")
+    surprised, expecting = Session(engine.pipeline, "image"), Session(engine.pipeline, "image")
     for seq, dark in enumerate((0, 0, 1, 1, 0, 1)):
         queries = []
         for row in range(SIZE):
@@ -212,10 +221,10 @@ def test_the_onset_of_a_shift_aligns_as_if_it_had_been_expected(
             queries.append(Query(at, "image", b"", prepared=encoder.prepare(seen)))
         one = QueryBatch("0:image", seq, "image", tuple(queries))
         found = []
-        for learner in (surprised, expecting):
-            if learner is expecting:
-                learner.expects_shift = True
-            found.append(engine.pipeline.learn(learner, engine.pipeline.answer(learner, one)))
+        for session in (surprised, expecting):
+            if session is expecting:
+                session.expects_shift = True
+            found.append(session.learn(session.answer(one)))
         outcomes.append(found[0])
         assert found[0].quiet == found[1].quiet == (not dark)
         assert same(found[0].served, found[1].served)
