@@ -20,8 +20,9 @@ from torch import Tensor
 from core.config import Config
 from core.errors import Refused
 from core.protocols import Adapter, AlignedPass, Aligner, Encoder, Fusion, Gallery, Head
-from core.types import AdaptationStep, Encoded, Modality, Outcome, Query, QueryBatch, Twin
+from core.types import AdaptationStep, Modality, Outcome, Query, QueryBatch, Twin
 from stream.patches import shuffle_patches
+from stream.retrieval import Retrieval
 
 if TYPE_CHECKING:
     from core.protocols import Params
@@ -33,7 +34,6 @@ Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
 UNKNOWN_WORD = "qzxqzxqzx"
 """Nobody's word: to look it up, query repair has to read all of its lists."""
-NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
 
 class Pipeline:
@@ -62,10 +62,10 @@ class Pipeline:
         device: str = "cpu",
         repair: Repair | None = None,
     ) -> None:
-        self.config, self.encoders, self.head, self.gallery = config, encoders, head, gallery
+        self.config, self.encoders, self.entropy = config, encoders, entropy
         self.new_adapter, self.new_aligner = new_adapter, new_aligner
-        self.fusion, self.entropy, self.device, self._repair = fusion, entropy, device, repair
-        self._whole: tuple[str, Tensor] | None = None
+        self.retrieval = Retrieval(head, gallery, fusion, config.answer.shortlist, device)
+        self.device, self._repair = device, repair
 
     def adapts(self, modality: Modality) -> bool:
         """Whether answers to such queries can ever differ from the frozen twin's."""
@@ -75,12 +75,12 @@ class Pipeline:
     @torch.no_grad()
     def warm_up(self) -> None:
         """Does once what the first query of each modality would wait for; answers do not depend on it."""
-        gallery = self.gallery()
+        gallery = self.retrieval.current()
         for modality, encoder in self.encoders.items():
             self.new_adapter(modality)  # the first optimizer imports torch._dynamo, which takes seconds
             self.new_aligner(modality)
             features = encoder.encode(encoder.collate([], self.config.batch.size))
-            self.neighbours(gallery, features, modality)
+            self.retrieval.neighbours(gallery, features, modality)
         if self._repair is not None:
             self._repair(UNKNOWN_WORD)
 
@@ -136,39 +136,14 @@ class Pipeline:
                 session.changed()
         return answered.outcome()
 
-    def twin(self, gallery: Gallery, features: Tensor, count: int, modality: Modality) -> Twin:
-        """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
-        rows = features[:count].detach().float()
-        encoded = Encoded(rows.cpu().numpy(), self.head.codes(rows, modality))
-        hits = gallery.search(encoded.codes, self.config.answer.shortlist)
-        return Twin(encoded, hits, self.fusion.alone(gallery, encoded, hits))
-
-    def shortlist(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""
-        rows = features.detach().float()
-        hits = gallery.search(self.head.codes(rows, modality), self.config.answer.shortlist)
-        return torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
-
-    @torch.no_grad()
-    def neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, 16, D]: Hamming shortlist, then the best by float cosine, best first."""
-        rows = features.detach().float()
-        return _best(rows, self.shortlist(gallery, rows, modality), NEAREST)
-
-    def whole(self, gallery: Gallery) -> Tensor:
-        """Unit features [N, D] of a gallery version, loaded once."""
-        if self._whole is None or self._whole[0] != gallery.version:
-            features = torch.from_numpy(gallery.features(gallery.keys())).to(self.device)
-            self._whole = (gallery.version, features)
-        return self._whole[1]
-
 
 class BatchPass:
     """One batch on its way through the pipeline: a `core.protocols.Pass` for adapters, then an `Outcome`."""
 
     def __init__(self, pipeline: Pipeline, session: Session, batch: QueryBatch, repeated: bool) -> None:
         self._pipeline, self._session, self.batch, self._repeated = pipeline, session, batch, repeated
-        self._encoder, self._gallery = pipeline.encoders[batch.modality], pipeline.gallery()
+        self._encoder, self._retrieval = pipeline.encoders[batch.modality], pipeline.retrieval
+        self._gallery = self._retrieval.current()
         self._rows, self._forwards = pipeline.rows(len(batch)), 0
         self.mask = torch.arange(self._rows, device=pipeline.device) < len(batch)
         self.ids = tuple(str(query.at) for query in batch.queries)
@@ -199,9 +174,8 @@ class BatchPass:
                 self.source = self._forward(self._inputs, None)
         with self.timed("search"):
             self.frozen = self._twin(self._plain)
-            self.quiet = self._pipeline.fusion.quiet(
-                self._gallery, self.batch.modality, self.frozen, self._mended
-            )
+            fusion, modality = self._retrieval.fusion, self.batch.modality
+            self.quiet = fusion.quiet(self._gallery, modality, self.frozen, self._mended)
         session.expects_shift = not self.quiet
 
     def align(self) -> None:
@@ -251,7 +225,7 @@ class BatchPass:
 
     def fuse(self) -> None:
         """What is served; and the entropy of the frozen twin, for drift."""
-        fusion, modality = self._pipeline.fusion, self.batch.modality
+        fusion, modality = self._retrieval.fusion, self.batch.modality
         with self.timed("search"):
             self.served, self.weights = fusion.together(
                 self._gallery, modality, self.frozen, self.adapted, self._mended
@@ -297,13 +271,13 @@ class BatchPass:
         return self._forward(self._inputs, params, self._tap())
 
     def neighbours(self, features: Tensor) -> Tensor:
-        return self._pipeline.neighbours(self._gallery, features, self.batch.modality)
+        return self._retrieval.neighbours(self._gallery, features, self.batch.modality)
 
     def shortlist(self, features: Tensor) -> Tensor:
-        return self._pipeline.shortlist(self._gallery, features, self.batch.modality)
+        return self._retrieval.shortlist(self._gallery, features, self.batch.modality)
 
     def gallery(self) -> Tensor:
-        return self._pipeline.whole(self._gallery)
+        return self._retrieval.whole(self._gallery)
 
     def scrambled(self, params: Params) -> Tensor | None:
         if self.batch.modality != "image":
@@ -324,25 +298,14 @@ class BatchPass:
         return self._encoder.encode(inputs, params, tap)
 
     def _twin(self, features: Tensor) -> Twin:
-        return self._pipeline.twin(self._gallery, features, len(self.batch), self.batch.modality)
+        return self._retrieval.twin(self._gallery, features, len(self.batch), self.batch.modality)
 
     @torch.no_grad()
     def _entropy(self) -> NDArray[np.float32]:
         """Refined entropy [n] of the frozen features of the real rows."""
-        features, hits, count = self._plain, self.frozen.hits, len(self.batch)
-        candidates = torch.from_numpy(self._gallery.features(hits.keys)).to(features.device)
-        nearest = torch.zeros_like(features)
-        nearest[:count] = _best(features[:count].float(), candidates, 1)[:, 0]
-        entropy = self._pipeline.entropy(self.batch.modality, features, nearest, self.mask)[:count]
-        return entropy.cpu().numpy().astype(np.float32)
-
-
-def _best(features: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Of candidates [B, K, D] (unused ones zero) the nearest [B, count, D] of features [B, D], best first."""
-    cosine = torch.einsum("bd,bkd->bk", features, candidates)
-    cosine[(candidates == 0).all(2)] = -2.0
-    best = cosine.topk(min(count, cosine.shape[1]), dim=1).indices
-    return candidates.gather(1, best[..., None].expand(-1, -1, candidates.shape[2]))
+        nearest = self._retrieval.nearest(self._gallery, self._plain, self.frozen.hits)
+        entropy = self._pipeline.entropy(self.batch.modality, self._plain, nearest, self.mask)
+        return entropy[: len(self.batch)].cpu().numpy().astype(np.float32)
 
 
 def _meant(query: Query) -> Any:

@@ -117,7 +117,7 @@ class NeverQuiet:
 @pytest.mark.parametrize("name", STREAMS)
 def test_what_is_served_is_what_fusion_would_serve(world: tuple[Base, VersionedGallery], name: str) -> None:
     gated, asking = built(world), built(world)
-    asking.pipeline.fusion = NeverQuiet(asking.pipeline.fusion)
+    asking.pipeline.retrieval.fusion = NeverQuiet(asking.pipeline.retrieval.fusion)
     session = Session(gated.pipeline, "vector")
     quiet = []
     for one in batches(world, name):

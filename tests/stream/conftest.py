@@ -82,6 +82,7 @@ class World:
     pipeline: Pipeline
     codec: Codec
     items: np.ndarray
+    head: HashHead
 
     def queries(self, count: int, seed: int = 1, shift: float = 0.4) -> list[Record]:
         rng = np.random.default_rng(seed)
@@ -127,7 +128,7 @@ def make_world() -> Callable[..., World]:
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],
         )  # fmt: skip
         codec = Codec(config.limits, config.kafka, lambda version, key: gallery.identifier(key))
-        return World(config, gallery, pipeline, codec, items)
+        return World(config, gallery, pipeline, codec, items, head)
 
     return make
 

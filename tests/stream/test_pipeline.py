@@ -77,15 +77,15 @@ class Texts:
             def together(
                 self, gallery: Any, modality: Any, frozen: Twin, adapted: Twin, repaired: Any
             ) -> Any:
-                marks.append(marked)
-                return adapted.answer, np.ones(len(marked), np.float32)
+                marks.append(repaired)
+                return adapted.answer, np.ones(len(repaired), np.float32)
 
             def quiet(self, *_: Any) -> bool:
                 return False
 
         marks = self.marks
         self.pipeline = Pipeline(
-            world.config, {"text": self.encoder}, Heads(own.head), own.gallery,  # type: ignore[dict-item,arg-type]
+            world.config, {"text": self.encoder}, Heads(world.head), own.retrieval.current,  # type: ignore[dict-item,arg-type]
             lambda modality: own.new_adapter("vector"), lambda modality: None, Adapted(),
             lambda modality, q, near, mask: torch.zeros(len(q)), repair=repair,
         )  # fmt: skip
