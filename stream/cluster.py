@@ -24,10 +24,18 @@ TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLa
 
 
 def quiet() -> None:
-    """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers."""
+    """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers.
+
+    What it was asking for when it was closed is no error, though it says so.
+    """
     client = logging.getLogger("kafka")
     if client.level < logging.WARNING:
         client.setLevel(logging.WARNING)
+    logging.getLogger("kafka.cluster").addFilter(_not_cancelled)
+
+
+def _not_cancelled(record: logging.LogRecord) -> bool:
+    return not record.getMessage().endswith("failed Cancelled")
 
 
 def ensure_topics(

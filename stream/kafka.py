@@ -48,6 +48,7 @@ log = logging.getLogger("qshift.kafka")
 
 ANEW = "state and journal belong to the old one; name new ones (kafka.state, kafka.journal), or delete them"
 SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
+RECOGNISED_SECONDS = 1.0  # how long the query topic counts as the one it was when last asked
 CONFIRM_SECONDS = 5.0  # how long the group may take to say whether we own a partition
 
 # The partition is ours no longer, or the group is in the middle of a change: the next poll shows it.
@@ -161,7 +162,7 @@ class KafkaSource:
         self._paused = False
         self._kept = kept_partitions
         self._unserved: frozenset[TopicPartition] = frozenset()
-        self._identity = self._topic_id()
+        self._identity, self._recognised = self._topic_id(), float("-inf")
         self._labels_said = float("-inf")
 
     def _numbers(self, topic: str) -> list[int]:
@@ -181,7 +182,7 @@ class KafkaSource:
         """
         self._held += self._poll(self._queries, budget_seconds)
         self._settle()
-        self._recognise()
+        known = self._recognise(asks=bool(self._held))
         now = self._served(self._queries.assignment())
         # A partition that was taken away and came back within one poll may have been moved on by another
         # worker: show one poll without it, so that its state is loaded again.
@@ -193,7 +194,7 @@ class KafkaSource:
         self._assigned = frozenset((part.topic, part.partition) for part in now - returned)
         if self._paused:
             self._queries.pause(*now)
-        if returned or self._paused:
+        if returned or self._paused or not known:
             return []
         owned = {(part.topic, part.partition) for part in now}
         held, self._held = self._held, []
@@ -205,12 +206,25 @@ class KafkaSource:
         found = self._queries._cluster.topic_id(self._config.queries)
         return found if found is not None and found.int else None
 
-    def _recognise(self) -> None:
-        """A topic that was deleted and made again counts its offsets anew: ours mean nothing there."""
+    def _recognise(self, asks: bool) -> bool:
+        """Whether the query topic is known to be the one we began with; its records wait until it is.
+
+        A topic that was deleted and made again counts its offsets anew: ours mean nothing there. The client
+        asks by name and hands out the new one's records before it has noticed, so that where there are
+        records it is asked, once a second.
+        """
+        began = time.monotonic()
+        if asks and self._identity is not None and began - self._recognised >= RECOGNISED_SECONDS:
+            update = self._queries._cluster.request_update()
+            while not update.is_done and time.monotonic() - began < RECOGNISED_SECONDS:
+                time.sleep(0.001)
+            if update.succeeded() and self._topic_id() is not None:
+                self._recognised = began
         found = self._topic_id()
         self._identity = self._identity or found
         if found is not None and found != self._identity:
             raise OffsetGoneError(f"the topic {self._config.queries} was made anew: {ANEW}")
+        return not asks or self._identity is None or began - self._recognised < RECOGNISED_SECONDS
 
     def _served(self, assigned: set[TopicPartition]) -> set[TopicPartition]:
         """Without the partitions that were added since the start and whose state has no place."""

@@ -16,7 +16,7 @@ from core.errors import ConfigError, OffsetGoneError
 from core.types import Record
 from stream.broker import Broker
 from stream.cluster import ensure_topics
-from stream.kafka import KafkaSource
+from stream.kafka import RECOGNISED_SECONDS, KafkaSource
 from stream.sink import KafkaSink
 from stream.topics import prepared_topics, topic_settings
 
@@ -128,7 +128,7 @@ def test_partitions_added_while_it_runs_are_said_and_not_read(
         assert source.assignment() == {(config.kafka.queries, 0)} and set(source.lag()) == source.assignment()
     finally:
         source.close()
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "qshift.kafka"]
     assert "has 2 partitions" in said and "--partitions 2" in said
     # With a place for its state the new partition is read from its beginning.
     for name in (config.kafka.state, config.kafka.journal):
@@ -159,6 +159,7 @@ def test_a_topic_made_anew_is_noticed(broker: Broker, config: Config) -> None:
         client.close()
         prepared_topics(broker.bootstrap_servers, config)
         send(config, 20)
+        time.sleep(3 * RECOGNISED_SECONDS)  # the client fetches ahead, and all of it is of the new topic
         with pytest.raises(OffsetGoneError, match="made anew") as gone:
             for _ in range(600):
                 assert source.poll(0.1) == []
