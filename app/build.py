@@ -32,8 +32,6 @@ from adapters.online.shot import Shot
 from adapters.online.tcr import Tcr
 from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
-from app.answering import Answering
-from app.evidence import Evidence
 from core.config import ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
@@ -44,6 +42,8 @@ from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 from encoders.word_lists import english, written_in
+from index.evidence import Evidence
+from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.shelf import Shelf
 from monitoring.judged import included
@@ -67,7 +67,7 @@ class Engine:
     shelf: Shelf
     pipeline: Pipeline
     codec: Codec
-    answering: Answering
+    fusion: TwinFusion
 
     @property
     def identity(self) -> str:
@@ -106,7 +106,7 @@ def engine(config: Config) -> Engine:
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
     limit_pictures(base, config.limits)
-    answering = Answering(config, shelf, Evidence(config, base))
+    fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head))
     pipeline = Pipeline(
         config,
         base.encoders,
@@ -114,7 +114,7 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         shelf.current,
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
-        answering,
+        fusion,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, shelf),
@@ -126,7 +126,7 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         lambda version, key: identifier(shelf, version, key),
         lambda at: included(at, labels.key, labels.rate),
     )
-    return Engine(config, base, shelf, pipeline, codec, answering)
+    return Engine(config, base, shelf, pipeline, codec, fusion)
 
 
 def limit_pictures(base: Base, limits: LimitConfig) -> None:

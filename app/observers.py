@@ -9,12 +9,14 @@ from urllib.parse import quote
 from adapters.semantics import Semantics
 from app.build import Engine
 from core.protocols import Observer
-from core.types import Floats
+from core.types import Encoded, Floats
 from encoders.base_model import Base
+from index.judging import Judge
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
-from monitoring.judged import JudgedQuality
+from monitoring.judged import JudgedQuality, Ranked, Remembered
 from monitoring.metrics import Metrics
+from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
 
 
@@ -31,6 +33,22 @@ class Observers:
         return [self.judged, self.drift, self.metrics, self.history]
 
 
+def ranked(engine: Engine) -> Ranked:
+    """Rankings of a remembered query by the gallery version that answered it."""
+    judge = Judge(engine.config.answer, engine.fusion)
+
+    def levels(version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
+        gallery = engine.shelf.version(version)
+        if gallery is None:
+            return None
+        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
+        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
+        found = judge.rankings(gallery, frozen, adapted, kept.weight, label)
+        return tuple(counted_levels(*counts) for counts in found)
+
+    return levels
+
+
 def judged(engine: Engine) -> JudgedQuality:
     """Sampled quality against the galleries on the shelf."""
     config = engine.config
@@ -38,7 +56,7 @@ def judged(engine: Engine) -> JudgedQuality:
         config.labels.key,
         config.labels.rate,
         config.labels.ttl_queries,
-        engine.answering.levels,
+        ranked(engine),
         keep_features=config.answer.rerank,
         seed=config.seed,
     )

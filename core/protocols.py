@@ -186,8 +186,8 @@ class Gallery(Protocol):
     def features(self, keys: Keys) -> Floats:
         """Unit features of keys [...] -> [..., D]; rows of key -1 are zero."""
 
-    def relevant(self, label: str) -> NDArray[np.bool_]:
-        """[N] True where an item carries the label."""
+    def carriers(self, label: str) -> NDArray[np.int64]:
+        """Positions of the items that carry the label, ascending."""
 
     def codes_of(self, keys: Keys) -> Codes:
         """Codes of keys [...] -> [..., L/8]; rows of key -1 are zero."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 PACKAGES = frozenset(("core", "stream", "adapters", "encoders", "index", "monitoring", "benchmarks", "app"))
 PATH = (
-    "stream.pipeline", "stream.runner", "benchmarks.streams", "app.suite.judge", "app.answering",
-    "encoders.tower",
+    "stream.pipeline", "stream.runner", "benchmarks.streams", "app.suite.judge", "index.fusion",
+    "index.judging", "encoders.tower",
 )  # fmt: skip
 """Modules through which every result passes. `app.build` wires all methods: raise `RESULTS` with it."""
 WIRING = frozenset(("app.build",))

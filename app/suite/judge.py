@@ -59,7 +59,7 @@ class Judge:
 
     Args:
         labels: by offset; "" where nothing is right, and nothing is judged.
-        ranked: full rankings of a remembered query, see `app.answering.Answering.levels`.
+        ranked: full rankings of a remembered query, see `monitoring.judged.Ranked`.
         known: scores of frozen rankings, shared by the methods of one stream: computed once.
     """
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from app import build
 from app.build import Engine
+from app.observers import ranked
 from app.suite.judge import Judge, Score
 from app.suite.messages import message
 from app.suite.results import Result, rounded
@@ -112,7 +113,7 @@ def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[
         offsets = tuple(range(start, start + size))
         store.journal(JournalEntry(config.kafka.queries, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
         start += size
-    judge = Judge(log.labels, engine.answering.levels, known)
+    judge = Judge(log.labels, ranked(engine), known)
     # A clock that stands still: batches end where they are full or planned, never because time has passed.
     run(
         MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
@@ -158,8 +159,10 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}
     names |= {"encoders.repair"} if config.repair.enabled else set()
-    names |= {"app.evidence"} if config.answer.fuse != "none" else set()
-    return tuple(sorted(name for name in names if name.startswith(("adapters.", "encoders.", "app."))))
+    names |= {"index.evidence"} if config.answer.fuse != "none" else set()
+    return tuple(
+        sorted(name for name in names if name.startswith(("adapters.", "encoders.", "index.", "app.")))
+    )
 
 
 def data_hash(task: Task) -> str:

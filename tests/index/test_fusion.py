@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from app.answering import Answering
-from app.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
 from core.config import Config
 from core.types import Coordinates, DriftReference, Encoded, Floats, Hits, Twin
-from encoders.base_model import Base
 from encoders.head import HashHead
+from index.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
+from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
-from index.shelf import Shelf
+from index.judging import Judge
 from monitoring.judged import Remembered
-from monitoring.ranking import ap_and_first, average_precision, recall_at_1
+from monitoring.ranking import Levels, ap_and_first, average_precision, counted_levels, recall_at_1
 
 WIDTH, BITS, ITEMS, TOP = 16, 32, 30, 5
 
@@ -60,8 +59,19 @@ class World:
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
         known = {"vector": DriftReference(self.clean, zeros, zeros)}
-        base = Base("test", BITS, WIDTH, {}, self.head, {}, {}, known, "v")  # type: ignore[arg-type]
-        self.answering = Answering(self.config, Shelf(self.gallery), Evidence(self.config, base))
+        evidence = Evidence(self.config.answer, known, self.head)
+        self.fusion = TwinFusion(self.config.answer, evidence)
+        self.judge = Judge(self.config.answer, self.fusion)
+
+    def levels(self, kept: Remembered, label: str) -> list[Levels]:
+        twins = (
+            Encoded(features[None], code[None])
+            for features, code in (
+                (kept.frozen_features, kept.frozen_code), (kept.adapted_features, kept.adapted_code)
+            )
+        )  # fmt: skip
+        found = self.judge.rankings(self.gallery, *twins, kept.weight, label)
+        return [counted_levels(*counts) for counts in found]
 
     def codes(self, features: np.ndarray) -> np.ndarray:
         return self.head.codes(torch.from_numpy(features), "vector")
@@ -69,14 +79,14 @@ class World:
     def seen(self, features: np.ndarray) -> Twin:
         encoded = Encoded(features, self.codes(features))
         hits = self.gallery.search(encoded.codes, self.config.answer.shortlist)
-        return Twin(encoded, hits, self.answering.alone(self.gallery, encoded, hits))
+        return Twin(encoded, hits, self.fusion.alone(self.gallery, encoded, hits))
 
     def answer(
         self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None, modality: Any = "vector"
     ) -> Answers:
         marks = np.zeros(len(frozen), bool) if repaired is None else np.array(repaired)
         one, other = self.seen(frozen), self.seen(adapted)
-        served, weights = self.answering.together(self.gallery, modality, one, other, marks)
+        served, weights = self.fusion.together(self.gallery, modality, one, other, marks)
         return Answers(one.answer, other.answer, served, weights)
 
     def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
@@ -309,7 +319,7 @@ def test_without_clean_queries_the_frozen_twin_answers_alone_and_it_is_said_once
     for _ in range(2):
         answers = world.answer(adapted, frozen, modality="image")
         assert (answers.weights == 0).all() and same(answers.served, answers.frozen)
-        assert world.answering.quiet(world.gallery, "image", world.seen(frozen), marks)
+        assert world.fusion.quiet(world.gallery, "image", world.seen(frozen), marks)
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "the base model has no clean reference for such queries"
     ]
@@ -323,7 +333,7 @@ def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> No
         rows = (1, 3, 9, 24)[seed % 4]
         frozen = near(world.items[np.arange(rows)], 0.1 * seed, seed)
         marks = np.arange(rows) % 5 == 4
-        quiet = world.answering.quiet(world.gallery, "vector", world.seen(frozen), marks)
+        quiet = world.fusion.quiet(world.gallery, "vector", world.seen(frozen), marks)
         best = world.answer(world.items[np.arange(rows)], frozen, marks)  # nothing recovers more than this
         assert quiet == (best.weights[~marks] == 0).all()
         if quiet:
@@ -335,7 +345,7 @@ def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> No
 @pytest.mark.parametrize("answer", [{"fuse": "none"}, {"evidence": None}])
 def test_without_fusion_or_evidence_no_batch_is_quiet(answer: dict[str, Any]) -> None:
     world = World(**answer)
-    assert not world.answering.quiet(world.gallery, "vector", world.seen(world.items[:9]), np.zeros(9, bool))
+    assert not world.fusion.quiet(world.gallery, "vector", world.seen(world.items[:9]), np.zeros(9, bool))
 
 
 # Judged as it was served
@@ -390,8 +400,7 @@ def test_levels_measure_what_the_distances_of_all_items_do(
         )  # fmt: skip
         for label in ("class-0", f"class-{min(count - 1, 6)}"):
             relevant = world.gallery.relevant(label)
-            found = world.answering.levels(world.gallery.version, kept, label)
-            assert found is not None
+            found = world.levels(kept, label)
             for levels, distances in zip(found, slow_distances(world, kept), strict=True):
                 ap, first = ap_and_first(levels)
                 assert ap == pytest.approx(average_precision(distances, relevant), abs=1e-12, rel=0)
@@ -403,8 +412,8 @@ def test_features_that_are_no_numbers_rank_behind_everything() -> None:
     world = World(fuse="none", shortlist=8, classes=3)
     code, broken = world.codes(world.items[:1])[0], np.full(WIDTH, np.nan, np.float32)
     kept = Remembered(Coordinates("q", 0, 0), world.gallery.version, 0, code, code, broken, broken)
-    found = world.answering.levels(world.gallery.version, kept, "class-0")
-    assert found is not None and found[0].sum(0)[-1] == 8
+    found = world.levels(kept, "class-0")
+    assert found[0].sum(0)[-1] == 8
     slow = average_precision(slow_distances(world, kept)[0], world.gallery.relevant("class-0"))
     assert ap_and_first(found[0])[0] == pytest.approx(slow, abs=1e-12)
 
@@ -439,19 +448,15 @@ def test_levels_rank_as_the_answer_did(
         ):
             assert keys[np.argsort(distances, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
         for place in range(ITEMS):  # every item has a label of its own: its levels are its place
-            found = world.answering.levels(world.gallery.version, kept, f"item-{place}")
-            assert found is not None
+            found = world.levels(kept, f"item-{place}")
             for levels, distances in zip(found, slow_distances(world, kept)):
                 before, ties = (distances < distances[place]).sum(), (distances == distances[place]).sum()
                 level = int(np.flatnonzero(levels[0])[0])
                 assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)
 
 
-def test_a_version_that_is_gone_is_not_judged() -> None:
+def test_a_label_of_no_item_has_no_levels() -> None:
     world = World()
     code = world.codes(world.items[:1])[0]
-    kept = Remembered(Coordinates("q", 0, 0), "gone", 0, code, code, world.items[0], world.items[0])
-    assert world.answering.levels("gone", kept, "item-0") is None
-    there = Remembered(kept.at, world.gallery.version, 0, code, code, world.items[0], world.items[0])
-    found = world.answering.levels(world.gallery.version, there, "unheard of")
-    assert found is not None and not any(levels.any() for levels in found)
+    kept = Remembered(Coordinates("q", 0, 0), "v", 0, code, code, world.items[0], world.items[0])
+    assert not any(levels.any() for levels in world.levels(kept, "unheard of"))

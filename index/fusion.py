@@ -1,8 +1,8 @@
 """What is answered from the two shortlists of a batch: by each twin alone, and by both together (served).
 
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
-served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence, app/evidence.py; where
-it is 0 the frozen answer is served, unchanged.
+served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence (index/evidence.py);
+where it is 0 the frozen answer is served, unchanged.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -14,18 +14,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import Config
+from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.types import Encoded, Floats, Hits, Modality, Twin
-from index.exact import nearest
-from index.fuse import Mode, fuse, fuse_distances
-from index.gallery import VersionedGallery
-from index.shelf import Shelf
-from monitoring.judged import ANSWERS, Remembered
-from monitoring.ranking import Levels, counted_levels
+from index.fuse import Mode, fuse
 
 BEHIND = 4.0
-"""Everything that is not among the nearest is ranked behind the re-ranked shortlist."""
+"""Added to the score's distance of what is no candidate: it ranks behind every one that is."""
 Scores = NDArray[np.float64]
 
 
@@ -41,17 +36,16 @@ class Evidence(Protocol):
         """Whether the weight is 0 whatever the adapted twin answers."""
 
 
-class Answering:
-    """Answers batches, and ranks the whole gallery the same way for judging.
+class TwinFusion:
+    """Answers batches.
 
     Args:
         config: shortlist, top, fusion.
-        shelf: galleries by version.
         evidence: how far the adapted twin is to be trusted.
     """
 
-    def __init__(self, config: Config, shelf: Shelf, evidence: Evidence) -> None:
-        self._answer, self._shelf, self._evidence = config.answer, shelf, evidence
+    def __init__(self, config: AnswerConfig, evidence: Evidence) -> None:
+        self._answer, self._evidence = config, evidence
 
     def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
         """What a twin answers by itself: its shortlist, re-ranked by its own features."""
@@ -77,71 +71,22 @@ class Answering:
         """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
         return self._answer.fuse != "none" and self._evidence.quiet(gallery, modality, frozen, ~repaired)
 
-    def levels(self, version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
-        """Levels of the frozen, adapted and served ranking of the gallery for a label; None: version gone.
-
-        Only the shortlist has an order of its own; behind it the items stand by whole distances, and
-        histograms say all there is to know: nothing of the size of the gallery is sorted or kept.
-        """
-        gallery = self._shelf.version(version)
-        if gallery is None:
-            return None
-        carriers = gallery.carriers(label)
-        if not len(carriers):
-            return (np.zeros((2, 0), np.int64),) * len(ANSWERS)
-        bits = gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
-        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
-        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
-        # Each twin alone is judged as it would have answered: re-ranked by its own features.
-        alone = self._ranked(gallery, carriers, bits[0], frozen, frozen, "none", 1.0)
-        moved = self._ranked(gallery, carriers, bits[1], adapted, adapted, "none", 1.0)
-        if self._answer.fuse == "none" or np.isinf(kept.weight):
-            return alone, moved, moved
-        if kept.weight == 0:
-            return alone, moved, alone
-        fused = fuse_distances(bits[1], bits[0], _coded(self._answer.fuse))
-        mode, weight = self._answer.fuse, kept.weight
-        return alone, moved, self._ranked(gallery, carriers, fused, adapted, frozen, mode, weight)
-
-    def _ranked(
-        self, gallery: VersionedGallery, carriers: NDArray[np.int64], bits: NDArray[np.int32],
-        first: Encoded, other: Encoded, mode: str, weight: float,
-    ) -> Levels:  # fmt: skip
-        every = np.bincount(bits)
-        places = np.arange(len(every))
-        right = np.bincount(bits[carriers], minlength=len(every))
-        if not self._answer.rerank:
-            return counted_levels(places, right, every)
-        near = nearest(bits, self._answer.shortlist, every)
-        items = gallery.features(gallery.keys()[near])[None]
-        known = np.ones((1, len(near)), dtype=bool)
-        score = self._score(items, known, first, other, mode, np.array([weight]))[0]
-        at = np.minimum(np.searchsorted(carriers, near), len(carriers) - 1)
-        relevant = carriers[at] == near
-        every -= np.bincount(bits[near], minlength=len(every))
-        right -= np.bincount(bits[near[relevant]], minlength=len(every))
-        return counted_levels(
-            np.concatenate((1.0 - score, places + BEHIND)),
-            np.concatenate((relevant, right)),
-            np.concatenate((np.ones(len(near), np.int64), every)),
-        )
-
     def _best(
         self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
         mode: str, weights: NDArray[np.float64],
     ) -> Hits:  # fmt: skip
         answer = self._answer
         k = answer.shortlist if answer.rerank else answer.top
-        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, _coded(mode))
+        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, coded(mode))
         if not answer.rerank:
             return hits
         known = hits.keys >= 0
-        score = self._score(gallery.features(hits.keys), known, first, other, mode, weights)
+        score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
         score[~known] = -BEHIND
         order = np.argsort(-score, axis=1, kind="stable")[:, : answer.top]
         return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
 
-    def _score(
+    def score(
         self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: str,
         weights: NDArray[np.float64],
     ) -> Scores:  # fmt: skip
@@ -173,7 +118,7 @@ def cosine_of(items: Floats, queries: Encoded) -> Scores:
     return cosine
 
 
-def _coded(mode: str) -> Mode:
+def coded(mode: str) -> Mode:
     """How codes are fused for the shortlist: a mixture of beliefs needs the items that either twin likes."""
     return "max" if mode == "mixture" else mode  # type: ignore[return-value]
 

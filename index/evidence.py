@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.answering import cosine_of
-from core.config import Config
-from core.protocols import Gallery
-from core.types import Codes, Encoded, Hits, Modality, Twin
-from encoders.base_model import Base
+from core.config import AnswerConfig
+from core.protocols import Gallery, Head
+from core.types import Codes, DriftReference, Encoded, Hits, Modality, Twin
+from index.fusion import cosine_of
 
 log = logging.getLogger("qshift.evidence")
 
@@ -43,12 +43,15 @@ class Evidence:
     """Weighs the adapted twin by the batch.
 
     Args:
-        config: `answer.evidence`; without it the adapted twin always counts fully.
-        base: its clean reference queries and head.
+        config: `evidence`; without it the adapted twin always counts fully.
+        reference: clean source queries of the base model, by modality.
+        head: of the base model.
     """
 
-    def __init__(self, config: Config, base: Base) -> None:
-        self._answer, self._base = config.answer, base
+    def __init__(
+        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], head: Head
+    ) -> None:
+        self._answer, self._clean_queries, self._head = config, reference, head
         self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
         self._said: set[Modality] = set()
 
@@ -77,12 +80,12 @@ class Evidence:
         self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
     ) -> NDArray[np.float64] | None:
         """How far frozen cosines of distinct queries lie below clean ones, in sd; None: none to compare."""
-        if modality not in self._base.reference:
+        if modality not in self._clean_queries:
             if modality not in self._said:
                 self._said.add(modality)
                 log.warning(
                     "the base model has no clean reference for such queries: the frozen twin answers alone",
-                    extra={"modality": modality, "base": self._base.name},
+                    extra={"modality": modality},
                 )
             return None
         if not counted.any():
@@ -97,8 +100,8 @@ class Evidence:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
         key = (gallery.version, modality)
         if key not in self._clean:
-            features = self._base.reference[modality].features
-            codes = self._base.head.codes(torch.from_numpy(np.array(features)), modality)
+            features = self._clean_queries[modality].features
+            codes = self._head.codes(torch.from_numpy(np.array(features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
             found = nearest(gallery, Encoded(features, codes), hits, itself=False)
             self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
