@@ -47,8 +47,8 @@ class Angles:
 
     def observe(self, outcome: Outcome) -> None:
         if outcome.step is not None and outcome.step.updated:
-            self.conflict.append(outcome.step.conflict_degrees)
-            self.realised.append(outcome.step.realised_degrees)
+            self.conflict.append(outcome.step.diagnostics["conflict_degrees"])
+            self.realised.append(outcome.step.diagnostics["realised_degrees"])
 
     def judge(self, judgement: Judgement) -> None: ...
 

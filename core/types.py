@@ -169,14 +169,9 @@ class AdaptationStep:
     updated: bool
     reason: str = ""
     losses: Mapping[str, float] = field(default_factory=dict)
-    kept_share: float = float("nan")
-    entropy: float = float("nan")
-    uniformity: float = float("nan")
-    gap: float = float("nan")
-    conflict_degrees: float = float("nan")
-    realised_degrees: float = float("nan")
-    removed_energy: float = 0.0
-    source_distance: float = 0.0
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """The method's own figures by name. Known to monitoring: kept_share, entropy, uniformity, gap,
+    conflict_degrees, realised_degrees, removed_energy, source_distance."""
     rolled_back: bool = False
     backwards: int = 0
     """Backward passes through the encoder that this update took."""

@@ -228,7 +228,7 @@ class History:
             row.refused += not step.updated
             row.resets += step.rolled_back
             row.reason = step.reason or row.reason  # the newest refusal stays readable
-            row.source_distance = step.source_distance
+            row.source_distance = step.diagnostics.get("source_distance", 0.0)
 
     def _point(self, moved: bool = True) -> None:
         """Adds the present estimates; a label between two batches replaces the newest point."""

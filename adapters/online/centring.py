@@ -88,7 +88,7 @@ class Centring:
             return AdaptationStep(False, "non-finite-features")
         self._running = fold(self._running, rows.float())
         self._version += 1
-        return AdaptationStep(True, source_distance=_distance(self._running, self._clean))
+        return _learned(_distance(self._running, self._clean))
 
     def snapshot(self) -> State:
         tensors = {"mean": self._running[0].cpu().numpy().copy()}
@@ -153,7 +153,7 @@ class ResidualCentring:
         self._clean = clean
         self._running = self._fixed_point(features[batch.mask].float(), batch, clean, running)
         self._version += 1
-        return AdaptationStep(True, source_distance=_distance(self._running, clean)), features
+        return _learned(_distance(self._running, clean)), features
 
     def _fixed_point(self, rows: Tensor, batch: Pass, clean: Tensor, before: Running) -> Running:
         running = before
@@ -192,6 +192,10 @@ def soft_neighbour(q: Tensor, near: Tensor) -> Tensor:
     near = near[:, :NEIGHBOURS]
     weights = (torch.einsum("bd,bkd->bk", q, near) / TEMPERATURE).softmax(1)
     return torch.einsum("bk,bkd->bd", weights, near)
+
+
+def _learned(distance: float) -> AdaptationStep:
+    return AdaptationStep(True, diagnostics={"source_distance": distance})
 
 
 def _usable(features: Tensor, batch: Pass) -> Tensor:

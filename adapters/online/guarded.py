@@ -91,9 +91,11 @@ class Guarded:
             self._inner.restore(*self._start)
             self._loss = None
             self._resets += 1 + step.resets  # the method's own count returns to zero with its state
-        distance = self._distance() if restored or reset else step.source_distance
         own = 0 if reset else step.resets
-        return replace(step, source_distance=distance, resets=self._resets + own), features
+        step = replace(step, resets=self._resets + own)
+        if restored or reset:
+            step = replace(step, diagnostics={**step.diagnostics, "source_distance": self._distance()})
+        return step, features
 
     @torch.no_grad()
     def _restore_some(self) -> bool:

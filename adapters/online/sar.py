@@ -41,7 +41,7 @@ class Sar(Peer):
         self._start = self._weights.snapshot()
         self._loss: float | None = None
 
-    def _inner(self, batch: Pass) -> Inner:
+    def _inner(self, batch: Pass, first: bool) -> Inner:
         seen = self._look(batch)
         kept, threshold = lowest(seen.prediction.entropy, SURE_SHARE)
         ascent = self._gradient(self._objective(batch, seen))
@@ -54,7 +54,7 @@ class Sar(Peer):
         kept = kept & (entropy.detach() < threshold)
         second = mean_over(kept, entropy)
         self._descend(self._gradient(second))
-        inner = self._report(seen, second, backwards=2)
+        inner = self._seen(seen, second)
         self._recover(inner.losses["entropy"])
         return inner
 

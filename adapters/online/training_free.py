@@ -94,10 +94,12 @@ class TrainingFree:
         step = AdaptationStep(
             learns,
             "" if learns else "nothing-to-learn",
-            kept_share=seen.kept_share,
-            entropy=seen.entropy,
-            uniformity=seen.uniformity,
-            gap=seen.gap,
+            diagnostics={
+                "kept_share": seen.kept_share,
+                "entropy": seen.entropy,
+                "uniformity": seen.uniformity,
+                "gap": seen.gap,
+            },
         )
         return step, features
 

@@ -164,7 +164,7 @@ def test_a_periodic_reset_returns_to_the_source_bitwise(maker: type[Tcr] | type[
         step, _ = method.update(batch(update))
         versions.append(method.version)
         assert step.updated and step.resets == update // 3
-        assert at_source(method) == (update % 3 == 0) == (step.source_distance == 0)
+        assert at_source(method) == (update % 3 == 0) == (step.diagnostics["source_distance"] == 0)
         assert (state(inner) == fresh) == (update % 3 == 0)  # moments, queue and running means too
     assert versions == list(range(8))
     step, _ = method.update(batch(8, rows=8))
@@ -236,7 +236,7 @@ def test_stochastic_restore_of_a_real_method() -> None:
         back += int((returned & (free[name] != start[name])).sum())
     assert 0 < back < 24
     expected = math.sqrt(sum(float((held[name] - start[name]).square().sum()) for name in start))
-    assert step.source_distance == pytest.approx(expected, rel=1e-5) and step.resets == 0
+    assert step.diagnostics["source_distance"] == pytest.approx(expected, rel=1e-5) and step.resets == 0
     moments = method.snapshot()[0], plain.snapshot()[0]
     shared = [name for name in moments[1] if name.startswith("moment")]
     assert shared and all(np.array_equal(moments[0][name], moments[1][name]) for name in shared)

@@ -125,7 +125,7 @@ def test_with_source_constants_there_is_no_state() -> None:
     step, features = adapter.update(batch(q))
     assert (step.updated, step.reason, features is q) == (False, "nothing-to-learn", True)
     gp = near(q)[:, 0]
-    assert step.gap == pytest.approx(float((q.mean(0) - gp.mean(0)).norm()), abs=1e-6)
+    assert step.diagnostics["gap"] == pytest.approx(float((q.mean(0) - gp.mean(0)).norm()), abs=1e-6)
     assert state(adapter) == before and adapter.version == 0 and adapter.parameters() == {}
     assert not adapter.learns_first
 

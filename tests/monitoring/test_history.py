@@ -113,7 +113,7 @@ def test_lanes_latency_and_dead_letters(outcome):
     codes = np.zeros((2, 1, 2), np.uint8)
     codes[1, 0, 0] = 0b11110000
     for seq, seconds in enumerate((0.1, 0.2, 0.3)):
-        step = AdaptationStep(seq > 0, "" if seq else "too-small", source_distance=0.1 * seq)
+        step = AdaptationStep(seq > 0, "" if seq else "too-small", diagnostics={"source_distance": 0.1 * seq})
         one.observe(
             outcome(
                 [seq], seq=seq, step=step, seconds={"search": seconds},
