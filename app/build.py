@@ -41,7 +41,7 @@ from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
-from encoders.word_lists import english, written_in
+from encoders.word_lists import english, english_share, written_in
 from index.evidence import Evidence
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
@@ -249,7 +249,7 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
             titles = gallery.titles()
             words = Counter(base.vocabulary) + Counter(count_words(titles))
             made.clear()
-            made[gallery.version] = Repairer(words, config.repair, known, titles, foreign)
+            made[gallery.version] = Repairer(words, config.repair, known, titles, foreign, english_share)
         mended, changes = made[gallery.version].repair(text)
         if changes:
             log.debug("query repaired", extra={"changes": changes})
@@ -297,4 +297,6 @@ def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event |
     """Where cuts and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         return DirectoryStore(Path(config.state.directory))
-    return ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
+    store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
+    store.warm_up()
+    return store

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from benchmarks.shifts.seeds import generator
 from benchmarks.shifts.text import TEXT_SHIFTS
 from core.config import LimitConfig
 from core.errors import ArtifactError, ConfigError, Refused
+from core.readers.places import shown
 from encoders.base_model import load_base
 from encoders.images import Content, decode
 from index.gallery import VersionedGallery
@@ -155,10 +157,8 @@ def load_folder(folder: Path) -> FolderSet:
     pictures = load_pictures(folder)
     colour = []
     for item in range(len(pictures)):
-        try:
+        with named(pictures, item):
             colour.append(_small(decode(picture_bytes(pictures, item), SIDE)))
-        except Refused as refused:
-            raise ConfigError(f"{pictures.paths[item]}: {refused.reason}; remove or repair it") from refused
     names = tuple("\n".join(captions) for captions in pictures.captions)
     ids = tuple(pictures.identifier(item) for item in range(len(pictures)))
     return FolderSet(
@@ -174,6 +174,16 @@ def picture_bytes(pictures: PictureSet, item: int) -> bytes:
     if found is None:
         raise Refused("image", f"it does not fit into {most} bytes however it is scaled")
     return found
+
+
+@contextmanager
+def named(pictures: PictureSet, item: int) -> Iterator[None]:
+    """Raises ConfigError, which names the file, where the picture is refused."""
+    try:
+        yield
+    except Refused as refused:
+        place = shown(pictures.paths[item])
+        raise ConfigError(f"{place}: {refused.reason}; remove or repair it") from refused
 
 
 def _small(image: Image.Image) -> Picture:

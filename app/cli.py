@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -286,8 +287,9 @@ def fit(
     """Train a base model on captioned pictures, or on two domains."""
     from app.domains.material import FitOptions
     from app.fit import fit
+    from core.readers.places import is_folder
 
-    if data is None and Path(method).is_dir():  # `qshift fit my-pictures`
+    if data is None and is_folder(Path(method)):  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
     options = FitOptions(
         bits=bits,
@@ -378,12 +380,16 @@ def gallery_build(
     "`qshift produce my-pictures --shift contrast --rate 20`\n\n`qshift produce queries.jsonl`"
 )
 def produce(
+    context: typer.Context,
     source: Annotated[
-        Path | None, typer.Argument(help="A folder of pictures or a JSONL file; the emoji without it.")
+        Path | None,
+        typer.Argument(help="A folder of pictures or a file of JSON lines; the emoji without it."),
     ] = None,
     shift: Annotated[list[str] | None, typer.Option(help="Several are mixed, one per query.")] = None,
     modality: Annotated[Literal["image", "text"], typer.Option()] = "image",
-    queries: Annotated[int, typer.Option(help="How many to send.", min=1)] = 640,
+    queries: Annotated[
+        int | None, typer.Option(help="How many to send; 640 without it, or all of a file.", min=1)
+    ] = None,
     rate: Annotated[float, typer.Option(help="Queries per second; 0 = as fast as they are answered.")] = 0.0,
     labels: Annotated[bool, typer.Option(help="Send the labels that are asked for, late.")] = True,
     seed: Annotated[int, typer.Option()] = 0,
@@ -393,8 +399,11 @@ def produce(
     from app.produce import produce
 
     raise typer.Exit(
-        produce(source, tuple(shift or ["clean"]), modality, queries, rate, labels, seed, config, CONSOLE)
-    )
+        produce(
+            source, tuple(shift or ["clean"]), modality, queries, rate, labels, seed, config, CONSOLE,
+            given(context),
+        )
+    )  # fmt: skip
 
 
 @app.command(epilog="Example:\n\n`qshift labels labels.jsonl`")
@@ -463,18 +472,34 @@ def broker_logs(directory: KafkaDir = DATA / "kafka", lines: Annotated[int, type
 
 
 def main() -> None:
-    """Entry point: our own errors are one clear line, Ctrl-C is no traceback."""
+    """Entry point: our own errors and those of a disk are one clear line, Ctrl-C is no traceback."""
     from core.errors import QshiftError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except QshiftError as error:
-        # As text: a path may hold what rich would read as markup, and one line stays one line.
-        ERRORS.print(Text.assemble(("error", "red"), f": {error}"), highlight=False, soft_wrap=True)
+        _say(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        from core.readers.places import shown
+
+        _say(
+            f"{shown(os.fsdecode(error.filename))}: {error.strerror}; name another place, or make room there"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         ERRORS.print("interrupted")
         sys.exit(130)
+
+
+def _say(error: str) -> None:
+    # As text: a path may hold what rich would read as markup, and one line stays one line.
+    ERRORS.print(Text.assemble(("error", "red"), f": {error}"), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def _live(
     try:
         service.start()
         console.print(f"Live page: [link]{service.url}[/link]  ·  metrics: {service.url}/metrics")
+        service.wait_until_ready(30.0)
         traffic, seconds = _stream(service, config, schedule, console)
         rows = _rows(schedule, traffic, seconds, service)
         render(rows, title).print(console)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from adapters.offline.parallel import Team
 from app.bars import bars, reporter
-from app.catalogue import SIDE, load_folder, picture_bytes
+from app.catalogue import SIDE, load_folder, named, picture_bytes
 from app.domains.base import HEADS, fit_domain_base
 from app.domains.material import FitOptions
 from app.emoji import EmojiSet, load_emoji
@@ -20,8 +20,9 @@ from app.measure import Progress
 from app.open_clip_base import fit_open_clip_base
 from app.pictures import PictureSet, load_pictures
 from core.errors import ConfigError
+from core.readers.places import shown
 from encoders.base_model import load_base
-from encoders.images import Content
+from encoders.images import Content, decode
 
 CACHE = Path("qshift-data/demo")
 MODELS: Mapping[str, Callable[[Path, EmojiSet, int, int, Progress], None]] = MappingProxyType(
@@ -71,7 +72,7 @@ def fit(
                 "has a folder of pictures for each class"
             )
         own, other = _sorted_by_class(folder), load_pictures(target)
-        contents = [[picture_bytes(one, item) for item in range(len(one))] for one in (own, other)]
+        contents = [[_whole(one, item) for item in range(len(one))] for one in (own, other)]
         if Team.of_environment().rank:
             console = Console(quiet=True)  # of the processes of torchrun the first one speaks
         if options.backbone is not None and options.weights is None:
@@ -85,11 +86,20 @@ def fit(
     console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")
 
 
+def _whole(pictures: PictureSet, item: int) -> bytes:
+    """A file, decoded once: a broken one is named here and not in the middle of a fit. Raises ConfigError."""
+    with named(pictures, item):
+        content = picture_bytes(pictures, item)
+        decode(content, SIDE)
+    return content
+
+
 def _sorted_by_class(folder: Path) -> PictureSet:
     found = load_pictures(folder)
     if not found.classes:
         raise ConfigError(
-            f"{folder} has no folders by class: sort its pictures as {folder.name}/CLASS/NAME.jpg"
+            f"{shown(folder)} has no folders by class: sort its pictures as "
+            f"{shown(folder.name)}/CLASS/NAME.jpg"
         )
     return found
 

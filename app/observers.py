@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from adapters.semantics import Semantics
 from app.build import Engine
 from core.protocols import Observer
-from core.types import Encoded, Floats
+from core.types import Encoded, Floats, Partition, Record
 from encoders.base_model import Base
 from index.judging import Judge
+from monitoring.aside import Errors
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality, Ranked, Remembered
 from monitoring.metrics import Metrics
 from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
+from stream.kafka import KafkaSource
+
+LAG_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,12 @@ class Observers:
 
     def all(self) -> list[Observer]:
         return [self.judged, self.drift, self.metrics, self.history]
+
+    def unobserved(self, kind: str) -> None:
+        """Counts what none of them sees; it waits for none of them, because the loop's thread calls it."""
+        self.metrics.unobserved(kind)
+        if kind == "label":
+            self.judged.overflowed(1)
 
 
 def ranked(engine: Engine) -> Ranked:
@@ -103,3 +115,25 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
         subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {engine.config.adapt.method}",
     )  # fmt: skip
     return Observers(quality, drift, metrics, history)
+
+
+class Watched:
+    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
+
+    def __init__(self, source: KafkaSource, metrics: Metrics, errors: Errors) -> None:
+        self._source, self._metrics, self._errors, self._next = source, metrics, errors, 0.0
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        records = self._source.poll(budget_seconds)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LAG_SECONDS
+            lag = self._source.lag()
+            self._errors.guarded(type(self._metrics).__name__, lambda: self._show(lag))
+        return records
+
+    def _show(self, lag: Mapping[Partition, int]) -> None:
+        for (topic, number), behind in lag.items():
+            self._metrics.lag(f"{topic}/{number}", behind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from app.readers.lines import BadLine, document, lines
+from app.inventory import SHOWN, SUFFIXES
 from core.config import LimitConfig
-from core.errors import Refused
+from core.errors import ConfigError, Refused
+from core.readers.lines import BadLine, document, kind_of, lines
+from core.readers.places import broken, bytes_of, is_file, shown
 from core.types import Floats
 from encoders.images import decode
 from stream import codec
+from stream.messages import NAME_CHARACTERS
 
 Message = tuple[bytes, list[tuple[str, bytes]]]
 SIDES = (768, 512, 384, 256, 160)
@@ -30,8 +34,13 @@ EXPECTED = (
 )
 
 
+FIELDS = ("text", "image", "vector", "frames", "label", "id")
+
+
 def query_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
     """(line, query) of a JSONL file; what is no query comes as the reason. Raises ConfigError."""
+    if path.suffix.lower() in SUFFIXES:
+        raise ConfigError(f"{shown(path)} is one picture: name the folder that holds it, or a JSONL file")
     for number, line in lines(path):
         try:
             entry = document(line)
@@ -41,22 +50,51 @@ def query_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
         yield number, entry if isinstance(entry, dict) else BadLine(f"expected an object, {EXPECTED}")
 
 
+@dataclass(slots=True)
+class Strangers:
+    """Fields of lines that are not known: a misspelt "label" must not pass for none."""
+
+    seen: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Name -> (how often, where first)."""
+
+    def look(self, entry: Mapping[str, Any], where: str) -> None:
+        for name in entry:
+            if name not in FIELDS:
+                times, first = self.seen.get(name, (0, where))
+                self.seen[name] = (times + 1, first)
+
+    def note(self) -> str:
+        """A sentence, "" when there is nothing to say."""
+        some = ", ".join(
+            f"{shown(name)} ({times} times, first in {where})"
+            for name, (times, where) in list(self.seen.items())[:SHOWN]
+        )
+        more = f" and {len(self.seen) - SHOWN} more" if len(self.seen) > SHOWN else ""
+        return some and f"fields that are not known are not used: {some}{more}"
+
+
 def word_of(entry: Mapping[str, Any], name: str) -> str:
     """A label or an identifier; "" where there is none. Raises Refused."""
     value = entry.get(name)
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Refused("validate", f"the {name} is {value!r}: expected a text")
+        raise Refused("validate", f"the {name} is {kind_of(value)}: expected a text")
     word = str(value)
-    if any("\ud800" <= letter <= "\udfff" for letter in word):
+    if broken(word):
         raise Refused("validate", f"the {name} holds half of a surrogate pair: write valid Unicode")
+    if len(word) > NAME_CHARACTERS:
+        raise Refused(
+            "validate", f"the {name} has {len(word)} characters, at most {NAME_CHARACTERS} are taken"
+        )
     return word
 
 
 def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig) -> Message:
     """(value, headers) of one query of the user's own; paths are relative to the folder. Raises Refused."""
     kinds = {key for key in ("text", "image", "vector", "frames") if entry.get(key) is not None}
+    if isinstance(entry.get("text"), str) and broken(entry["text"]):
+        raise Refused("validate", "the text holds half of a surrogate pair: write valid Unicode")
     whole = (limits.message_bytes - ENVELOPE_BYTES) * 3 // 4  # base64 takes a third more
     if kinds == {"text"} and isinstance(entry["text"], str):
         return codec.text_query(entry["text"], name)
@@ -77,14 +115,15 @@ def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: Limit
         if len({len(row) for row in rows}) == 1:
             return codec.sequence_query(np.stack(rows), name)
         raise Refused("validate", "the frames are vectors of different widths, or of other things")
-    raise Refused("validate", f"got {', '.join(sorted(kinds)) or 'no query'}: expected {EXPECTED}")
+    strangers = ", ".join(shown(key) for key in entry if key not in FIELDS)
+    got = ", ".join(sorted(kinds)) or (f"no query but {strangers}" if strangers else "no query")
+    raise Refused("validate", f"got {got}: expected {EXPECTED}")
 
 
 def _vector(values: Any) -> Floats:
-    try:
-        vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        vector = np.zeros(())
+    # NumPy would take "1" and true for numbers.
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    vector = np.asarray(values if numbers else [], dtype=np.float64)
     with np.errstate(over="ignore"):
         found = vector.astype(np.float32)
     if found.ndim != 1 or not found.size or not np.isfinite(found).all():
@@ -95,19 +134,20 @@ def _vector(values: Any) -> Floats:
 def _picture(path: Any, folder: Path, most_bytes: int) -> bytes:
     """A picture file as it is, or scaled down until it fits into a message."""
     if not isinstance(path, str) or "\0" in path:
-        raise Refused("validate", f"expected the path of a picture, got {path!r}")
+        got = shown(path) if isinstance(path, str) else kind_of(path)
+        raise Refused("validate", f"expected the path of a picture, got {got}")
     place = folder / path
+    if not is_file(place):
+        raise Refused("fetch", f"no picture {shown(place)}")
     try:
-        if not place.is_file():
-            raise Refused("fetch", f"no picture {str(place)!r:.200}")
-        content = place.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
-        raise Refused("fetch", f"{str(place)!r:.200} cannot be read: {type(error).__name__}") from error
+        content = bytes_of(place, FILE_BYTES)
+    except ConfigError as error:
+        raise Refused("fetch", str(error)) from error
     found = sendable(content, most_bytes)
     if found is None:
         raise Refused(
             "image",
-            f"{str(place)!r:.200} does not fit into {most_bytes} bytes: scale it down, or send fewer frames",
+            f"{shown(place)} does not fit into {most_bytes} bytes: scale it down, or send fewer frames",
         )
     return found
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.own_message import EXPECTED, own_message, query_lines, word_of
-from app.pictures import SUFFIXES, composed, load_pictures
-from app.readers.lines import BadLine as Unusable
-from app.readers.table import rows
+from app.judged import admitted
+from app.own_message import EXPECTED, Strangers, own_message, query_lines, word_of
+from app.pictures import composed, load_pictures
 from benchmarks.shifts.seeds import generator
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
-from core.types import Coordinates, Query, Record, Refusal
+from core.readers.lines import BadLine as Unusable
+from core.readers.places import is_file, is_folder, shown
+from core.readers.table import rows
+from core.types import Coordinates, Record
 from encoders.base_model import Base, load_base
 from index.gallery import VersionedGallery
 from stream.codec import Codec
@@ -47,6 +49,8 @@ class OwnQueries:
     labels: dict[Coordinates, str]
     refused: tuple[BadLine, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
+    strangers: str = ""
+    """A sentence on fields that are not known."""
 
     def notes(self) -> list[str]:
         """What a user should know, a sentence each."""
@@ -54,8 +58,10 @@ class OwnQueries:
         if self.refused:
             first = "; ".join(f"{bad.where}: {bad.reason}" for bad in self.refused[:SHOWN])
             found.append(f"{len(self.refused)} queries refused: {first}")
+        if self.strangers:
+            found.append(self.strangers)
         if self.unknown:
-            some = ", ".join(list(self.unknown)[:SHOWN])
+            some = ", ".join(shown(name) for name in list(self.unknown)[:SHOWN])
             found.append(
                 f"{sum(self.unknown.values())} labels are of no item in the gallery and not used: {some}"
             )
@@ -92,15 +98,18 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
             "rebuild the gallery, or name its own base"
         )
     border, kafka = Codec(config.limits, config.kafka), config.kafka
-    entries = _folder(path, gallery) if path.is_dir() else _lines(path)
+    folder = is_folder(path)
+    entries = _folder(path, gallery) if folder else _lines(path)
+    strangers = Strangers()
     records, labels, refused, unknown = [], {}, [], Counter[str]()
     for offset, (where, entry) in enumerate(entries):
         at = Coordinates(kafka.queries, 0, offset)
         try:
             if isinstance(entry, BadLine):
                 raise Refused("decode", entry.reason)
+            strangers.look(entry, where)
             label = word_of(entry, "label")
-            record = _record(at, entry, path if path.is_dir() else path.parent, config.limits)
+            record = _record(at, entry, path if folder else path.parent, config.limits)
             _checked(border, base, record)
         except Refused as error:
             refused.append(BadLine(where, error.reason))
@@ -112,15 +121,17 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
             unknown[label] += 1
     if not records:
         reasons = "; ".join(f"{bad.where}: {bad.reason}" for bad in refused[:SHOWN])
-        raise ConfigError(f"no query in {path} can be used: {reasons or 'it is empty'}; expected {EXPECTED}")
-    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown))
+        raise ConfigError(
+            f"no query in {shown(path)} can be used: {reasons or 'it is empty'}; expected {EXPECTED}"
+        )
+    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown), strangers.note())
 
 
 Entry = tuple[str, dict[str, Any] | BadLine]
 
 
 def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
-    pictures = load_pictures(folder)
+    pictures = load_pictures(folder, (LABELS,))
     listed = _labels_csv(folder)
     names = [pictures.identifier(item) for item in range(len(pictures))]
     order = generator(0, "order", "own queries").permutation(len(names)) if pictures.classes else None
@@ -132,7 +143,7 @@ def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
         yield name, {"image": place, "id": name, "label": label}
     for name, (line, _) in (listed or {}).items():
         if name not in names:
-            yield f"{LABELS}, line {line}", BadLine("", f"no picture {name} in {folder}")
+            yield f"{LABELS}, line {line}", BadLine("", f"no picture {shown(name)} in {shown(folder)}")
 
 
 def _known(captions: tuple[str, ...], gallery: VersionedGallery) -> str:
@@ -143,16 +154,20 @@ def _known(captions: tuple[str, ...], gallery: VersionedGallery) -> str:
 def _labels_csv(folder: Path) -> dict[str, tuple[int, str]] | None:
     """File name -> (line, label)."""
     path = folder / LABELS
-    if not path.exists():
+    if not is_file(path):  # what else is called so is said with what is left out
         return None
-    return {
-        composed(row["file"].strip()): (line, row["label"]) for line, row in rows(path, ("file", "label"))
-    }
+    found: dict[str, tuple[int, str]] = {}
+    for line, row in rows(path, ("file", "label")):
+        name = composed(row["file"].strip())
+        first, label = found.setdefault(name, (line, row["label"]))
+        if label != row["label"]:
+            raise ConfigError(
+                f"{shown(path)}, line {line}: {shown(name)} has another label in line {first}: keep one"
+            )
+    return found
 
 
 def _lines(path: Path) -> Iterator[Entry]:
-    if path.suffix.lower() in SUFFIXES:
-        raise ConfigError(f"{path} is one picture: name the folder that holds it, or a JSONL file")
     for number, entry in query_lines(path):
         yield f"line {number}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
 
@@ -164,11 +179,7 @@ def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitC
 
 def _checked(border: Codec, base: Base, record: Record) -> None:
     """As the service would see it. Raises Refused."""
-    event = border.decode(record)
-    if isinstance(event, Refusal):
-        raise Refused(event.stage, event.reason)
-    if not isinstance(event, Query):
-        raise Refused("decode", "this is no query")
+    event = admitted(border, record)
     encoder = base.encoders.get(event.modality)
     if encoder is None:
         served = ", ".join(base.encoders)

@@ -9,8 +9,11 @@ from types import MappingProxyType
 
 from core.config import Config
 from core.errors import ArtifactError, ConfigError
+from core.readers.places import is_file, is_folder, shown, there
 
 LEAST_QUERIES = 64
+NAME_BYTES = 255
+"""Of one file name, on every usual file system."""
 SUITE, TOPIC = "--suite", "--topic"
 OWN, COUNT = "--queries PATH", "--queries N"
 SCHEDULE = "the demo's schedule"
@@ -65,10 +68,10 @@ def count_of(queries: str) -> int:
 
 def queries_at(queries: str) -> Path:
     """The folder or file. Raises ConfigError when there is none."""
-    if not queries or not os.path.exists(queries):  # noqa: PTH110  (unlike Path.exists, never raises)
+    if not queries or not there(Path(queries)):
         raise ConfigError(
-            f"no folder or file {queries!r}: --queries takes queries a phase ({LEAST_QUERIES} or more), a "
-            "folder of pictures or a JSONL file"
+            f"no folder or file '{shown(queries)}': --queries takes queries a phase ({LEAST_QUERIES} or "
+            "more), a folder of pictures or a JSONL file"
         )
     return Path(queries)
 
@@ -92,23 +95,30 @@ def with_parts(config: Config, base: Path | None, gallery: Path | None, named: b
             "`qshift gallery build` encodes what is searched"
         )
     base, gallery = base or config.base, gallery or config.gallery
-    if not base.is_dir():
-        raise ArtifactError(f"no base model in {base}: `qshift fit DATA --base {base}` trains one")
-    if not gallery.is_dir():
+    if not is_folder(base):
         raise ArtifactError(
-            f"no gallery in {gallery}: `qshift gallery build DATA --base {base} --out {gallery}` makes one"
+            f"no base model in {shown(base)}: `qshift fit DATA --base {shown(base)}` trains one"
+        )
+    if not is_folder(gallery):
+        raise ArtifactError(
+            f"no gallery in {shown(gallery)}: `qshift gallery build DATA --base {shown(base)} --out "
+            f"{shown(gallery)}` makes one"
         )
     return config.model_copy(update={"base": base, "gallery": gallery})
 
 
 def check_files(read: Path | None, written: Collection[Path | None]) -> None:
     """Before a long run, not after it. Raises ConfigError for a file that cannot be read or written."""
-    if read is not None and not read.is_file():
-        raise ConfigError(f"no file {read}: --journal takes the batch boundaries of a live run (JSON lines)")
+    if read is not None and not is_file(read):
+        raise ConfigError(
+            f"no file {shown(read)}: --journal takes the batch boundaries of a live run (JSON lines)"
+        )
     for path in filter(None, written):
-        if path.is_dir() or not path.parent.is_dir():
-            what = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise ConfigError(f"{path} cannot be written: {what}")
+        if is_folder(path) or not is_folder(path.parent):
+            what = "it is a folder" if is_folder(path) else f"there is no folder {shown(path.parent)}"
+            raise ConfigError(f"{shown(path)} cannot be written: {what}")
+        if len(os.fsencode(path.name)) > NAME_BYTES:
+            raise ConfigError(f"{shown(path)} cannot be written: its name is too long")
 
 
 def _path(queries: str) -> bool:

@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.build import engine, state_store
-from app.observers import watching
+from app.observers import Watched, watching
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
-from core.types import Record
 from monitoring.aside import Aside, Errors, SafeOperations
-from monitoring.http import Serving, Views, create_app, serve
-from monitoring.metrics import Metrics
+from monitoring.http import Serving, Views, serve
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.runner import Report, run
@@ -25,7 +23,6 @@ from stream.topics import prepared_topics
 
 log = logging.getLogger("qshift.service")
 GALLERY_PICTURE = Callable[[str], bytes | None]
-LAG_SECONDS = 5.0
 
 
 class Service:
@@ -58,6 +55,7 @@ class Service:
         self._stop = threading.Event()
         self._store = state_store(config, servers, self._stop)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
+        self._sink.warm_up()
         self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
         self.extra: list[Observer] = []
         self._errors = Errors(self.observers.metrics.observer_failed)
@@ -75,8 +73,9 @@ class Service:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
                 picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
+                refused=self.observers.metrics.refused,
             )  # fmt: skip
-            self._http = serve(create_app(views), config.http.host, config.http.port)
+            self._http = serve(views, config.http.host, config.http.port, self._errors)
 
     @property
     def url(self) -> str:
@@ -116,11 +115,12 @@ class Service:
     def run(self) -> Report:
         """Works in this thread until `request_stop`."""
         self._running = True
-        metrics, judged = self.observers.metrics, self.observers.judged
-        aside = Aside([*self.observers.all(), *self.extra], self._errors, judged.overflowed)
+        metrics = self.observers.metrics
+        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
+        metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
         try:
             return run(
-                _Watched(self._source, metrics), self.engine.pipeline, self.engine.codec,
+                Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [aside], self.config, self._stop,
                 on_lanes=self._on_lanes, operations=SafeOperations(metrics, self._errors),
                 decoders=self.config.limits.decoders, base_version=self.engine.base.version,
@@ -155,6 +155,13 @@ class Service:
     def request_stop(self) -> None:
         """Ends after the batch in hand; safe in a signal handler."""
         self._stop.set()
+
+    def wait_until_ready(self, budget_seconds: float) -> None:
+        """Returns when queries are read, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and not all(self.ready().values()):
+            self.check()
+            time.sleep(0.02)
 
     def wait_for_queries(self, count: int, budget_seconds: float) -> None:
         """Returns when so many queries were learned from and observed, or the budget is over."""
@@ -191,21 +198,3 @@ class Service:
 
     def _on_lanes(self, lanes: Sequence[Lane]) -> None:
         self._lanes = list(lanes)
-
-
-class _Watched:
-    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
-
-    def __init__(self, source: KafkaSource, metrics: Metrics) -> None:
-        self._source, self._metrics, self._next = source, metrics, 0.0
-
-    def poll(self, budget_seconds: float) -> list[Record]:
-        records = self._source.poll(budget_seconds)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LAG_SECONDS
-            for partition, behind in self._source.lag().items():
-                self._metrics.lag(f"{partition[0]}/{partition[1]}", behind)
-        return records
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)

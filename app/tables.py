@@ -11,12 +11,13 @@ from rich.console import Console
 from app.bars import bars, reporter
 from app.catalogue import prepare_catalogue
 from app.methods import METHODS, known, with_method
-from app.readers.lines import lines
 from app.replay import replay
 from app.schedule import Phase, demo_phases
 from app.table import as_json, render
 from core.config import Config, load
 from core.errors import ArtifactError, ConfigError
+from core.readers.lines import lines
+from core.readers.places import shown
 from stream.states import entry_from_bytes
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
@@ -43,13 +44,13 @@ def tables(
     unknown = [name for name in methods if not known(name)]
     if unknown:
         raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    boundaries = read_journal(journal) if journal else []  # a wrong file costs no fit
     with bars(console) as progress:
         catalogue = prepare_catalogue(data, cache, reporter(progress))
     phases = {"demo": demo_phases, "sorted": sorted_phases, "training": training_phases}[order](queries)
     schedule = catalogue.schedule(queries, seed, phases)
     document = load(config_file).model_dump()
     document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
-    boundaries = read_journal(journal) if journal else []
     found: dict[str, object] = {}
     for name in methods:
         config = with_method(Config.model_validate(document), name)
@@ -76,7 +77,7 @@ def read_journal(path: Path) -> list[bytes]:
         try:
             entry_from_bytes(line)
         except ArtifactError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from error
+            raise ConfigError(f"{shown(path)}, line {number}: {error}") from error
         found.append(line)
     return found
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import ArtifactError
+from core.errors import ArtifactError, ConfigError
+from core.readers.places import bytes_of, is_file, shown, there
 
 MANIFEST = "manifest.json"
 
@@ -68,16 +69,26 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         ArtifactError: missing, of another kind, or a file does not match.
     """
     path = folder / MANIFEST
+    if not there(path):
+        raise ArtifactError(f"no {kind} in {shown(folder)}: {MANIFEST} is missing; build it first")
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ArtifactError(f"no {kind} in {folder}: {MANIFEST} is missing; build it first") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-    if document.get("kind") != kind:
-        raise ArtifactError(f"{folder} holds a {document.get('kind')!r}, expected a {kind!r}")
-    for name, expected in document["files"].items():
+        document = json.loads(bytes_of(path))
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{shown(path)} cannot be read: {error}") from error
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        found = document.get("kind") if isinstance(document, dict) else None
+        raise ArtifactError(f"{shown(folder)} holds a {found!r:.80}, expected a {kind!r}")
+    files = document.get("files")
+    if not isinstance(files, dict):
+        raise ArtifactError(f"{shown(path)} cannot be read: it lists no files; build the {kind} again")
+    for name, expected in files.items():
         file = folder / name
-        if not file.is_file() or digest(file) != expected:
-            raise ArtifactError(f"{file} is missing or does not match its sha256: build the {kind} again")
+        try:
+            whole = is_file(file) and digest(file) == expected
+        except OSError as error:
+            raise ArtifactError(f"{shown(file)} cannot be read: {error.strerror}") from error
+        if not whole:
+            raise ArtifactError(
+                f"{shown(file)} is missing or does not match its sha256: build the {kind} again"
+            )
     return document

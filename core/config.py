@@ -27,6 +27,8 @@ from pydantic import (
 )
 
 from core.errors import ConfigError
+from core.readers.lines import text
+from core.readers.places import shown
 
 ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters")
 """The topics of a service: each needs a name of its own."""
@@ -306,12 +308,14 @@ def load(path: Path | None) -> Config:
     values: dict[str, object] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-    config = _validated(values, str(path or "configuration"))
+            values = tomllib.loads(text(path).replace("\r\n", "\n"))
+        except ConfigError as error:
+            raise ConfigError(f"cannot read the configuration: {error}") from error
+        except RecursionError:
+            raise ConfigError(f"{shown(path)} is not TOML: nested too deeply") from None
+        except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
+            raise ConfigError(f"{shown(path)} is not TOML: {error}") from error
+    config = _validated(values, shown(path) if path else "configuration")
     address = os.environ.get("QSHIFT_BOOTSTRAP_SERVERS")
     if not address:
         return config

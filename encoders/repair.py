@@ -40,8 +40,14 @@ WIDE = 4  # the same where the words beside support it; it may then be one edit 
 FREQUENT = 5  # how often a word must occur to be worth two edits, or one half of a split
 COMMON = 20  # how often a word must occur to be worth an edit more than LONG allows
 EDIT = 5.0  # nats: what an edit costs against frequency and context
+LETTER = math.log(25)  # nats: a wrong or added letter is one of 25 others, a lost one or a swap is no choice
 STRENGTH = 0.7  # of the context; below 1, as the words beside tell much the same
-SOME, STRONG = 1.0, 2.0  # nats of context needed for the edits of WIDE, and against a word the tower knows
+SOME = 1.0  # nats of context needed for the edits of WIDE
+RIGHT, SEEN = 3.0, 4.0  # nats that evidence may lack against a right word, and one that texts have
+RATIO = 0.75  # of the nats by which English texts prefer the candidate to the word that they have
+WHOLE = 1e-6  # share in English from which a word is not two that lost their space
+USUAL = 1e-5  # share in English from which a right word is the less doubted, the more frequent it is
+RAREST = 1e-9  # share in English of a word that no corpus has
 PASSES = 2  # the second sees the repairs of the first around each word
 SAME_FIRST = 4  # a word with the same first letter counts as if so many times as frequent
 HALF = 2  # letters of each half of a split word, at least
@@ -87,13 +93,15 @@ class Candidate(NamedTuple):
     edits: int
     word: str
     needed: float  # of the context, to be taken at all
+    most: float  # of the cost less the context, to be taken at all
 
 
 class Repairer:
     """Maps unknown words to near words of a vocabulary. The result depends on nothing but its arguments.
 
-    Left alone: words of the vocabulary, in any case; words the tower knows, unless the words beside them
-    speak strongly for another, one edit away; texts in another language (word_lists.py); words shorter than
+    Left alone: words of the vocabulary, in any case; words the tower knows, unless frequency and the words
+    beside them speak strongly for another, one edit away; likewise, but sooner doubted, words that English
+    texts have, misspelt ones among them; texts in another language (word_lists.py); words shorter than
     `config.shortest` or longer than 40 letters;
     numbers; known words with digits before or behind; letters without case (there, words need not stand
     apart, and a letter can be a word). With fewer than 50 words in the vocabulary everything is left alone,
@@ -102,8 +110,9 @@ class Repairer:
     Args:
         vocabulary: word -> count, of the gallery and of the base model's training texts.
         config: `shortest` and `distance`.
-        whole: whether the text tower knows a word, see `kept_whole`. Such words are no targets.
+        whole: whether a word is right: the text tower (see `kept_whole`) or a dictionary knows it.
         foreign: whether these words, all of a text, are of another language.
+        share: of a word in English texts, 0 where it is in none.
         titles: of the gallery; which of their words stand together decides between candidates. Without them
             no context is looked at.
     """
@@ -115,13 +124,15 @@ class Repairer:
         whole: Callable[[str], bool] | None = None,
         titles: Iterable[str] = (),
         foreign: Callable[[Sequence[str]], bool] | None = None,
+        share: Callable[[str], float] | None = None,
     ) -> None:
-        self._config, self._whole, self._foreign = config, whole, foreign
+        self._config, self._whole, self._foreign, self._share = config, whole, foreign, share
         counts: Counter[str] = Counter()
         for word, count in vocabulary.items():
             for piece in WORD.findall(word):  # "t-shirt" is known as "t" and "shirt", as texts are read
                 counts[fold(piece)] += count
         self._counts = dict(counts)
+        self._total = sum(counts.values())
         # By length, so that only words of a possible length are compared.
         self._words = sorted((word for word in counts if word.isalpha()), key=lambda word: (len(word), word))
         self._lengths = [len(word) for word in self._words]
@@ -207,19 +218,28 @@ class Repairer:
     def _nearest(self, folded: str, around: Sequence[str]) -> str:
         """The best word beside these; the word itself where none is near enough."""
         best: Candidate | None = None
-        for candidate in self._found(folded):
+        found = self._found(folded)
+        if found and not around and self._learned(folded):
+            return folded  # alone, a right word is what it says
+        for candidate in found:
             support = self._context.support(candidate.word, around)
-            if support >= candidate.needed:
-                candidate = candidate._replace(cost=candidate.cost - STRENGTH * support)
+            cost = candidate.cost - STRENGTH * support
+            if support >= candidate.needed and cost <= candidate.most:
+                candidate = candidate._replace(cost=cost)
                 best = candidate if best is None else min(best, candidate)
         if best is not None and best.edits <= SPLIT_EDITS:
             return best.word
         return (self._unknown(folded) and self._halves(folded)) or (folded if best is None else best.word)
 
     def _unknown(self, folded: str) -> bool:
-        """Whether neither vocabulary nor tower knows a word, nor what stands beside digits: "iphone5"."""
-        letters = folded.strip(DIGITS)
-        return bool(letters) and self._sized(folded) and not self._known(folded) and not self._known(letters)
+        """Whether nothing knows a word as one, nor what stands beside digits: "iphone5"."""
+        if not folded.strip(DIGITS) or not self._sized(folded) or self._learned(folded):
+            return False
+        return self._share is None or self._share(folded) < WHOLE
+
+    def _learned(self, folded: str) -> bool:
+        """Whether a word with a letter in it is known, alone or with the digits beside it taken off."""
+        return self._known(folded) or self._known(folded.strip(DIGITS))
 
     def _sized(self, folded: str) -> bool:
         return self._config.shortest <= len(folded) <= LONGEST
@@ -229,19 +249,20 @@ class Repairer:
         letters = folded.strip(DIGITS)
         if not self._sized(folded) or not letters or letters in self._counts or folded in self._counts:
             return ()
-        learned = self._known(folded) or self._known(letters)
+        learned = self._learned(folded)
         if learned and not len(self._context):
             return ()
+        share = 0.0 if self._share is None else self._share(folded)
         found: dict[str, Candidate] = {}
         for reading in _readings(folded):
-            for candidate in self._near(reading, learned):
+            for candidate in self._near(reading, learned, share):
                 found[candidate.word] = min(candidate, found.get(candidate.word, candidate))
         return tuple(sorted(found.values())[:CHOICES])
 
-    def _near(self, word: str, learned: bool) -> list[Candidate]:
-        """Candidates for letters; `learned` where the tower knows them as a word."""
+    def _near(self, word: str, learned: bool, share: float) -> list[Candidate]:
+        """Candidates for letters; `learned` if what was typed is a right word, `share` its own in English."""
         plain = most = self._edits(word, LONG)
-        if learned:
+        if learned or share:
             most = 1
         elif len(self._context):
             most = self._edits(word, WIDE, 1)
@@ -256,9 +277,22 @@ class Repairer:
             edits, count = int(distance), self._counts[candidate]
             if count >= (COMMON if edits > plain else FREQUENT if edits > 1 or learned else 1):
                 cost = EDIT * edits - math.log(count * (SAME_FIRST if candidate[0] == word[0] else 1))
-                needed = STRONG if learned else SOME if edits > plain else 0.0
-                found.append(Candidate(cost, edits, candidate, needed))
+                cost -= LETTER if edits == 1 and _no_choice(word, candidate) else 0.0
+                needed = SOME if edits > plain else 0.0
+                found.append(Candidate(cost, edits, candidate, needed, self._most(candidate, learned, share)))
         return found
+
+    def _most(self, candidate: str, learned: bool, share: float) -> float:
+        """The cost up to which a candidate is taken against a word that may be meant as it is.
+
+        That is: log(share of the vocabulary) + nats for first letter, edit and context >= -RIGHT or -SEEN.
+        """
+        doubtless = EDIT - math.log(self._total)
+        if learned:
+            return doubtless + RIGHT - math.log(max(1.0, share / USUAL))
+        if not share or self._share is None:
+            return math.inf
+        return doubtless + SEEN + RATIO * math.log(max(self._share(candidate), RAREST) / share)
 
     def _edits(self, word: str, long: int, more: int = 0) -> int:
         return min(self._config.distance + more, 1 + (len(word) >= long) + (len(word) >= 2 * long))
@@ -284,6 +318,11 @@ def _letters(word: str) -> int:
     for letter in word:
         bits |= 1 << (ord(letter) % 64)
     return bits
+
+
+def _no_choice(word: str, candidate: str) -> bool:
+    """Whether one edit made the word by losing a letter or swapping two: few words lie so near."""
+    return len(word) < len(candidate) or sorted(word) == sorted(candidate)
 
 
 def _cased(word: str) -> bool:

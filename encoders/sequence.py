@@ -35,6 +35,10 @@ class Frames(NamedTuple):
     """[R] the frame of each row that a tap is shown."""
 
 
+MOST = 8
+"""Frames of a clip that are looked at unless told otherwise."""
+
+
 class FrameSequence:
     """Clips of different length -> unit features; adapts what the encoder of the frames adapts.
 
@@ -52,7 +56,7 @@ class FrameSequence:
         ConfigError: `most` out of range.
     """
 
-    def __init__(self, frames: Encoder, most: int = 8) -> None:
+    def __init__(self, frames: Encoder, most: int = MOST) -> None:
         if not 1 <= most <= FRAMES:
             raise ConfigError(f"{most} frames of a clip: expected 1 to {FRAMES}")
         self._frames, self._most = frames, most

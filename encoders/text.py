@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from core.errors import QshiftError, Refused
+from core.readers.places import broken
 from core.types import Modality
 from encoders.projection import Projection
 from encoders.tower import Tower
@@ -24,12 +25,26 @@ log = logging.getLogger("qshift.encoders")
 Tokens = NDArray[np.int64]
 CHARACTERS = 2000
 STEP = 8  # trimmed lengths are multiples of this, so that shapes are few
+_IGNORED = (
+    (0x00AD, 0x00AD), (0x034F, 0x034F), (0x061C, 0x061C), (0x115F, 0x1160), (0x17B4, 0x17B5),
+    (0x180B, 0x180F), (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x2800, 0x2800),
+    (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB),
+    (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+"""Joiners, direction and format marks, tags, variation selectors and fillers: Unicode's default ignorable
+code points (DerivedCoreProperties), which are set aside for good, the blank of Braille, and annotation marks.
+
+Not Python's category "C": letters newer than its tables, such as this year's emoji, are "Cn" there.
+"""
 
 
-def _visible(letter: str) -> bool:
-    """False for spaces, controls, direction and joining marks, and variation selectors."""
-    kind = unicodedata.category(letter)
-    return kind[0] not in "ZC" and not "\ufe00" <= letter <= "\ufe0f"
+def visible(text: str) -> bool:
+    """Whether anything of a text can be seen: more than spaces, controls, marks and fillers."""
+    return any(
+        unicodedata.category(letter) not in ("Zs", "Zl", "Zp", "Cc")
+        and not any(first <= ord(letter) <= last for first, last in _IGNORED)
+        for letter in text
+    )
 
 
 class TextTower(Tower):
@@ -69,11 +84,11 @@ class TextTower(Tower):
         """One text -> token ids [S]. Raises Refused."""
         if not isinstance(content, str):
             raise Refused("validate", f"expected a text, got {type(content).__name__}")
-        if not any(map(_visible, content)):
+        if not visible(content):
             raise Refused("validate", "the text is empty: no letter of it can be seen")
         if len(content) > self._characters:
             raise Refused("validate", f"{len(content)} characters, at most {self._characters} are accepted")
-        if any("\ud800" <= character <= "\udfff" for character in content):
+        if broken(content):
             raise Refused("validate", "the text holds half of a surrogate pair: send valid Unicode")
         with self._tokenizing:
             ids: Tokens = self._tokenize([content])[0].numpy()

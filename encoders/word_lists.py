@@ -1,8 +1,9 @@
 """Right words of many languages: what query repair must leave alone although no gallery title has them.
 
-English is asked of a dictionary, which holds rare words and no misspelt ones (pyspellchecker). Of other
-languages the words that occur once in a million are enough (wordfreq): where all words of a text
-are among them, the text is in that language. Lists are read when they are first asked for.
+English is asked of a dictionary, which holds rare words and no misspelt ones (pyspellchecker), and of texts,
+which have names, and misspelt words, too (wordfreq). Of other languages the words that occur once in a
+million are enough (wordfreq): where all words of a text are among them, the text is in that language. Lists
+are read when they are first asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ ALONE, TOGETHER = 1e-6, 10**-5.5
 def english(word: str) -> bool:
     """Whether a folded word is in the English dictionary."""
     return word in _english()
+
+
+def english_share(word: str) -> float:
+    """Share of a folded word in English texts, 0 where it is rarer than one in a hundred million."""
+    return _shares("en", "large").get(word, 0.0)
 
 
 def written_in(words: Iterable[str]) -> str:
@@ -40,13 +46,13 @@ def _english() -> Collection[str]:
 
 
 def _all_common(words: Iterable[str], language: str, least: float) -> bool:
-    known = _shares(language)
+    known = _shares(language, "small")
     return all(known.get(word, 0.0) >= least for word in words)
 
 
 @cache
-def _shares(language: str) -> Mapping[str, float]:
+def _shares(language: str, wordlist: str) -> Mapping[str, float]:
     from wordfreq import get_frequency_dict
 
-    found: Mapping[str, float] = get_frequency_dict(language, wordlist="small")
+    found: Mapping[str, float] = get_frequency_dict(language, wordlist=wordlist)
     return found

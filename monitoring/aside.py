@@ -1,9 +1,11 @@
 """Observers in a thread of their own: whatever they do, answers do not wait for it and do not end with it.
 
 One thread and one queue in order, so that every observer sees outcomes, labels and refusals as they came, and
-figures depend on that order alone. The queue is bounded: labels beyond it are dropped and counted, and so
-are outcomes, of which far fewer wait. An observer that raises is logged and counted; the others still see
+figures depend on that order alone. The queue is bounded by number and by bytes: what comes beyond is dropped
+and counted. An observer that raises, whatever it raises, is logged and counted; the others still see
 everything. Only the live service is watched like this: in offline runs an error of an observer is an error.
+
+What the loop's thread does here takes no lock that is held while an observer works.
 """
 
 from __future__ import annotations
@@ -12,16 +14,22 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
 
 from core.protocols import Observer, Operations
-from core.types import Judgement, Outcome, Refusal
+from core.types import Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Refusal, Twin
 
 log = logging.getLogger("qshift.observers")
 MOST_LABELS = 10_000
 """Labels that may wait to be judged."""
 MOST_OUTCOMES = 256
-"""Batches and refusals that may wait: each holds its features."""
+"""Batches and refusals that may wait."""
+MOST_BYTES = 128 * 2**20
+"""All that waits may hold so much: a batch holds its features, its scores and its pictures."""
 SAY_SECONDS = 60.0
 Seen = Outcome | Judgement | Refusal
 
@@ -38,13 +46,31 @@ class Errors:
         self._count = count
         self._said: dict[str, float] = {}
 
-    def tell(self, name: str, message: str, error: Exception | None = None) -> None:
+    def tell(self, name: str, message: str, error: BaseException | None = None) -> None:
+        """Counts one error and says it."""
         self.counts[name] += 1
-        self._count(name)
+        try:
+            self._count(name)
+        except BaseException:  # noqa: BLE001  `counts` has it, and the line is said
+            self.say("count", "an error could not be counted")
+        self.say(name, message, error)
+
+    def say(self, name: str, message: str, error: BaseException | None = None) -> None:
+        """Says something without counting it."""
         now = time.monotonic()
         if now - self._said.get(name, -SAY_SECONDS) >= SAY_SECONDS:
             self._said[name] = now
             log.error(message, extra={"observer": name, "times": self.counts[name]}, exc_info=error)
+
+    def guarded(self, name: str, call: Callable[[], None]) -> None:
+        """Calls something that may fail; what it raises is counted under the name, and goes no further.
+
+        SystemExit and KeyboardInterrupt too: signals end the service by `request_stop`, not by an exception.
+        """
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  said and counted
+            self.tell(name, "an observer failed", error)
 
 
 class Aside:
@@ -53,20 +79,26 @@ class Aside:
     Args:
         observers: who is told, in this order.
         errors: where their errors go.
-        dropped: called with how many labels were dropped.
+        dropped: called in the loop's thread with the kind of each thing that is dropped: "outcome",
+            "refusal" or "label". It must not wait for an observer.
+        most_labels, most_outcomes: how many may wait; outcomes and refusals count together.
+        most_bytes: how much all of it may hold, with what is being shown. One that is larger than that is
+            taken where nothing else is held.
     """
 
     def __init__(
         self,
         observers: Sequence[Observer],
         errors: Errors,
-        dropped: Callable[[int], None] = lambda _: None,
+        dropped: Callable[[str], None] = lambda _: None,
         most_labels: int = MOST_LABELS,
         most_outcomes: int = MOST_OUTCOMES,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._observers, self._errors, self._dropped = observers, errors, dropped
-        self._most_labels, self._most_outcomes = most_labels, most_outcomes
-        self._waiting: deque[Seen] = deque()
+        self._most_labels, self._most_outcomes, self._most_bytes = most_labels, most_outcomes, most_bytes
+        self._bytes = 0
+        self._waiting: deque[tuple[Seen, int]] = deque()
         self._labels = self._busy = 0
         self._changed = threading.Condition()
         self._ended = False
@@ -95,21 +127,25 @@ class Aside:
             self._changed.notify_all()
         self._thread.join(budget_seconds)
 
+    @property
+    def held_bytes(self) -> int:
+        """What waits or is being shown."""
+        return self._bytes
+
     def _put(self, seen: Seen) -> None:
-        label = isinstance(seen, Judgement)
+        label, size = isinstance(seen, Judgement), held_bytes(seen)
         with self._changed:
             others = len(self._waiting) - self._labels
-            if self._labels >= self._most_labels if label else others >= self._most_outcomes:
-                full = True
-            else:
-                full = False
+            full = self._labels >= self._most_labels if label else others >= self._most_outcomes
+            full = full or (self._bytes > 0 and self._bytes + size > self._most_bytes)
+            if not full:
                 self._labels += label
-                self._waiting.append(seen)
+                self._bytes += size
+                self._waiting.append((seen, size))
                 self._changed.notify_all()
-        if full and label:
-            self._dropped(1)
-        elif full:
-            self._errors.tell("queue", "observers are too slow: what they should see is dropped")
+        if full:
+            self._dropped(type(seen).__name__.lower().replace("judgement", "label"))
+            self._errors.say("queue", "observers are too slow: what they should see is dropped")
 
     def _work(self) -> None:
         while True:
@@ -117,17 +153,58 @@ class Aside:
                 self._changed.wait_for(lambda: self._waiting or self._ended)
                 if not self._waiting:
                     return
-                seen = self._waiting.popleft()
+                seen, size = self._waiting.popleft()
                 self._labels -= isinstance(seen, Judgement)
                 self._busy = 1
             for observer in self._observers:
-                try:
-                    _show(observer, seen)
-                except Exception as error:  # noqa: BLE001  said and counted; the others still see it
-                    self._errors.tell(type(observer).__name__, "an observer failed", error)
+                self._errors.guarded(type(observer).__name__, lambda: _show(observer, seen))  # noqa: B023
+            del seen  # else it lives on for as long as nothing comes
             with self._changed:
                 self._busy = 0
+                self._bytes -= size
                 self._changed.notify_all()
+
+
+def held_bytes(seen: Seen) -> int:
+    """What a thing that waits keeps alive: arrays (each once, a view as its whole), pictures, texts."""
+    return _held(seen, set())
+
+
+def _held(value: Any, known: set[int]) -> int:
+    match value:
+        case bytes() | str():
+            return len(value)
+        case np.ndarray():
+            while isinstance(value.base, np.ndarray):
+                value = value.base
+            if id(value) in known:
+                return 0
+            known.add(id(value))
+            return int(value.nbytes)
+        case tuple() | list():
+            return sum(_held(entry, known) for entry in value)
+        case Mapping():
+            return sum(_held(entry, known) for entry in value.values())
+        case Outcome():
+            return sum(_held(getattr(value, name), known) for name in _HEAVY)
+        case Query():
+            parts = (value.content, value.prepared, value.repaired_prepared)
+            return _SMALL + sum(_held(part, known) for part in parts)
+        case Twin() | Encoded() | Hits():
+            return sum(_held(getattr(value, part.name), known) for part in fields(value))
+        case Judgement():
+            return _SMALL + len(value.label)
+        case Refusal():
+            return _SMALL + len(value.record.value or b"") + len(value.record.key or b"") + len(value.reason)
+        case QueryBatch():
+            return _held(value.queries, known)
+        case _:
+            return int(getattr(value, "nbytes", 0))  # a tensor
+
+
+_SMALL = 500
+"""Coordinates and the object itself, about."""
+_HEAVY = tuple(part.name for part in fields(Outcome) if part.name not in ("step", "seconds"))
 
 
 def _show(observer: Observer, seen: Seen) -> None:
@@ -159,7 +236,4 @@ class SafeOperations:
         self._safe(self._operations.rebalanced)
 
     def _safe(self, tell: Callable[[], None]) -> None:
-        try:
-            tell()
-        except Exception as error:  # noqa: BLE001  said and counted
-            self._errors.tell(type(self._operations).__name__, "an observer failed", error)
+        self._errors.guarded(type(self._operations).__name__, tell)

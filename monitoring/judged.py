@@ -165,6 +165,7 @@ class JudgedQuality:
         self._early: dict[Coordinates, Judgement] = {}
         self._seen = self._requested = self._arrived = self._corrected = self._expired = self._pending = 0
         self._ignored = dict.fromkeys(IGNORED, 0)
+        self._overflowed = 0
         self._faded = {name: Fading(alpha) for name in ANSWERS}
         self._gain = {name: Fading(alpha) for name in GAINS}
         self._block = 0
@@ -206,9 +207,12 @@ class JudgedQuality:
                     self._ignored["unknown"] += 1
 
     def overflowed(self, labels: int) -> None:
-        """Labels that were dropped unseen: more came than could be judged."""
-        with self._lock:
-            self._ignored["overflow"] += labels
+        """Labels that were dropped unseen: more came than could be judged.
+
+        Takes no lock, because a label that is judged holds it for milliseconds and the answers' loop is what
+        calls this: only one thread may.
+        """
+        self._overflowed += labels
 
     def refuse(self, refusal: Refusal) -> None:
         """A refused query has no answer to judge."""
@@ -248,7 +252,7 @@ class JudgedQuality:
                 self._expired,
                 self._pending,
                 len(self._early),
-                dict(self._ignored),
+                {**self._ignored, "overflow": self._overflowed},
             )
 
     def _remember(self, at: Coordinates, outcome: Outcome, row: int) -> None:

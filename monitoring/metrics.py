@@ -158,6 +158,14 @@ class Metrics:
         """Counts an error of an observer, by its kind."""
         self._counters["qshift_observer_errors_total"].labels(name).inc()
 
+    def unobserved(self, kind: str) -> None:
+        """Counts what observers did not see. The counter's own lock is held for an addition only."""
+        self._counters["qshift_unobserved_total"].labels(kind).inc()
+
+    def refused(self, reason: str, times: int) -> None:
+        """Counts clients of the HTTP side that were refused."""
+        self._counters["qshift_http_refused_total"].labels(reason).inc(times)
+
     def watch(self, name: str, read: Callable[[], float]) -> None:
         """Reads a gauge without labels at every scrape, e.g. qshift_inflight_bytes."""
         self._gauges[name].set_function(read)

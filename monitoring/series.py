@@ -125,5 +125,18 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_index_items", "gauge", "Items in the gallery being searched."),
     Series("qshift_index_info", "gauge", "1 for the gallery version being searched.", ("version",)),
     Series("qshift_observer_errors_total", "counter", "Errors of what watches the run.", ("observer",)),
+    Series(
+        "qshift_unobserved_total",
+        "counter",
+        "What observers did not see because too much waited for them, by kind: outcome, refusal, label.",
+        ("kind",),
+    ),
+    Series("qshift_observers_held_bytes", "gauge", "What waits for observers or is being shown to them."),
+    Series(
+        "qshift_http_refused_total",
+        "counter",
+        "Clients of the HTTP side that were refused, dropped or closed, by reason.",
+        ("reason",),
+    ),
     Series("qshift_build_info", "gauge", "1; the version and the method that run.", ("version", "method")),
 )

@@ -9,8 +9,8 @@ last record of a key: a zombie's late write would otherwise erase the cut of the
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +26,15 @@ from core.errors import ArtifactError, DeliveryError
 from core.types import Cut, JournalEntry, Partition
 from stream.patience import Backoff, Patience
 from stream.records import tolerant
-from stream.states import canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
+from stream.states import (
+    canonical,
+    cut_from_bytes,
+    cut_to_bytes,
+    entry_from_bytes,
+    entry_to_bytes,
+    manifest_from_bytes,
+    settled,
+)
 
 log = logging.getLogger("qshift.changelog")
 
@@ -47,6 +55,8 @@ STATE_SETTINGS = {
 }
 JOURNAL_SETTINGS = {"cleanup.policy": "delete", "retention.ms": "-1"}
 MANIFEST = "manifest"
+OURS = re.compile(rf".+/[0-9]+/(-?[0-9]{{1,19}})/[01]/(?:[0-9]+|{MANIFEST})", re.DOTALL)
+"""Keys of the state topic: topic, partition, generation, slot, and which chunk or the manifest."""
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
@@ -144,12 +154,12 @@ class ChangelogStore:
                 records.pop(name, None)
             elif name.startswith(f"{partition[0]}/{partition[1]}/"):
                 records[name] = value
-        finished = [name for name in records if name.endswith(f"/{MANIFEST}")]
+        finished = [name for name in records if OURS.fullmatch(name) and name.endswith(f"/{MANIFEST}")]
         whole = []
         for name in finished:
             try:
                 whole.append(_assemble(records, name.removesuffix(MANIFEST)))
-            except (ArtifactError, ValueError, KeyError, TypeError) as error:
+            except ArtifactError as error:
                 log.warning("cut skipped", extra={"key": name, "error": str(error)})
         if finished and not whole:
             raise ArtifactError(
@@ -157,7 +167,8 @@ class ChangelogStore:
                 f"{self._kafka.state} is whole: name another state topic to start from the base model"
             )
         known = self._known[partition] = _Known()
-        known.stale = [(int(name.rsplit("/", 3)[1]), name.encode()) for name in records]
+        # A key that is none of ours is nobody's to erase.
+        known.stale = [(int(found[1]), name.encode()) for name in records if (found := OURS.fullmatch(name))]
         if not whole:
             return None
         cut, known.start = max(whole, key=lambda found: (found[0].generation, found[0].seq))
@@ -292,6 +303,12 @@ class ChangelogStore:
                 if reader is not None:
                     reader.close()
 
+    def warm_up(self) -> None:
+        """Connects the producer to its topics, which the first batch would wait for."""
+        producer = self._open_producer()
+        for topic in (self._kafka.state, self._kafka.journal):
+            producer.partitions_for(topic)
+
     def _open_producer(self) -> Any:
         if self._producer is None:
             limit_ms = int(1000 * min(self._kafka.delivery_timeout_seconds, self._retry_seconds))
@@ -360,14 +377,14 @@ def _offset(future: Any, attempts: Patience) -> int:
 
 def _assemble(records: Mapping[str, bytes], place: str) -> tuple[Cut, int]:
     """The cut under a key's first parts, and where its journal begins. Raises if it is not whole."""
-    manifest = json.loads(records[f"{place}{MANIFEST}"])
+    manifest = manifest_from_bytes(records[f"{place}{MANIFEST}"])
     chunks = []
-    for number, expected in enumerate(manifest["chunks"]):
+    for number, expected in enumerate(manifest.chunks):
         chunk = records.get(f"{place}{number}", b"")
-        if len(chunk) != expected["bytes"] or hashlib.sha256(chunk).hexdigest() != expected["sha256"]:
+        if len(chunk) != expected.bytes or hashlib.sha256(chunk).hexdigest() != expected.sha256:
             raise ArtifactError(f"chunk {number} of {place} is missing or of another cut: the write was torn")
         chunks.append(chunk)
     cut = cut_from_bytes(b"".join(chunks))
     if f"{cut.topic}/{cut.partition}/{cut.generation}/{cut.seq % 2}/" != place:
         raise ArtifactError(f"the cut at {place} says that it belongs elsewhere")
-    return cut, int(manifest["journal_offset"])
+    return cut, manifest.journal_offset

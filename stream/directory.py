@@ -12,18 +12,21 @@ import errno
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from urllib.parse import quote
 
-from core.errors import ArtifactError, DeliveryError
+from core.errors import ArtifactError, ConfigError, DeliveryError
+from core.readers.places import bytes_of
 from core.types import Cut, JournalEntry, Partition
 from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
 
 log = logging.getLogger("qshift.directory")
+CUT = re.compile(r"cut-(-?[0-9]{1,19})-([01])")
 PRUNE_LINES = 4096
 """The journal is rewritten when it has grown by so many lines."""
 
@@ -91,8 +94,8 @@ class DirectoryStore:
         whole: list[Cut] = []
         for path in paths:
             try:
-                cut = cut_from_bytes(path.read_bytes())
-            except (ArtifactError, OSError) as error:
+                cut = cut_from_bytes(bytes_of(path))
+            except (ArtifactError, ConfigError) as error:
                 log.warning("cut skipped", extra={"path": str(path), "error": str(error)})
             else:
                 whole.append(cut)
@@ -137,17 +140,19 @@ class DirectoryStore:
         """Files of cuts with (generation, slot)."""
         found = []
         for path in sorted(self._home(partition).glob("cut-*-[01]")):
-            _, generation, slot = path.name.split("-")
-            found.append((path, (int(generation), int(slot))))
+            if name := CUT.fullmatch(path.name):
+                found.append((path, (int(name[1]), int(name[2]))))
         return found
 
     def _read(self, partition: Partition) -> tuple[list[JournalEntry], int]:
         """Entries, and the bytes of the file that hold them; a torn last line is left out."""
         path = self._home(partition) / "journal.jsonl"
-        if not path.exists():
+        if not os.path.lexists(path):  # a broken link is no empty journal
             return [], 0
-        with path.open("rb") as file:
-            lines = list(file)
+        try:
+            lines = list(BytesIO(bytes_of(path)))  # ends lines at a line feed alone
+        except ConfigError as error:
+            raise ArtifactError(f"{error}: it is the journal, restore it") from error
         entries, size = [], 0
         for number, line in enumerate(lines):
             entry = _entry(line)

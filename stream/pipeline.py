@@ -81,6 +81,9 @@ class Pipeline:
             self.new_aligner(modality)
             features = encoder.encode(encoder.collate([], self.config.batch.size))
             self.retrieval.neighbours(gallery, features, modality)
+            # Looks at all clean queries, once.
+            one = self.retrieval.twin(gallery, features, 1, modality)
+            self.retrieval.fusion.quiet(gallery, modality, one, np.zeros(1, np.bool_))
         if self._repair is not None:
             self._repair(UNKNOWN_WORD)
 

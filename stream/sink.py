@@ -144,6 +144,11 @@ class KafkaSink:
         """Bytes taken by `emit` and not acknowledged yet."""
         return self._inflight.bytes
 
+    def warm_up(self) -> None:
+        """Connects the producer to its topics, which the first answers would wait for."""
+        for topic in (self._topics["answers"], self._topics["dead-letters"]):
+            self._producer().producer.partitions_for(topic)
+
     def emit(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:

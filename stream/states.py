@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -20,6 +21,80 @@ from core.types import Cut, JournalEntry, LaneState
 
 MAGIC = b"qshcut1\n"
 _HEAD = len(MAGIC) + hashlib.sha256().digest_size
+
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Generation = Annotated[int, Field(ge=-1, le=2**63 - 1)]
+Place = Annotated[str, Field(pattern=r"/[0-9]{1,10}$")]
+"""topic/partition."""
+
+
+class _Strict(BaseModel):
+    """True is no number, 7.0 and "7" are none either, and nothing else may stand there."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Entry(_Strict):
+    topic: str
+    partition: Count
+    lane: str
+    seq: Count
+    offsets: Annotated[list[Count], FailFast()]
+    state_hash: str
+    label_offset: Count
+    generation: Generation
+
+
+class _LaneHead(_Strict):
+    lane: str
+    next_seq: Count
+    next_offset: Count
+    meta: dict[str, Any]
+    state_hash: str
+    tensors: list[str]
+
+
+class _CutHead(_Strict):
+    topic: str
+    partition: Count
+    seq: Count
+    parent_hash: str
+    next_offset: Count
+    config_hash: str
+    label_offsets: dict[Place, Count]
+    generation: Generation
+    lanes: list[_LaneHead]
+
+
+class CutManifest(_Strict):
+    """What stands behind the chunks of a cut in a topic."""
+
+    class Chunk(_Strict):
+        """One of them."""
+
+        bytes: Count
+        sha256: str
+
+    seq: Count
+    generation: Generation
+    journal_offset: Count
+    chunks: list[Chunk]
+
+
+def manifest_from_bytes(value: bytes) -> CutManifest:
+    """Reads a manifest. Raises ArtifactError when the bytes are not one."""
+    try:
+        return CutManifest.model_validate_json(value)
+    except ValidationError as error:
+        raise ArtifactError(f"not a manifest: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong with the first wrong field, without what stands there: it may be a megabyte."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
@@ -84,20 +159,25 @@ def cut_from_bytes(blob: bytes) -> Cut:
             "the bytes were altered"
         )
     size = int.from_bytes(body[:8], "little")
-    header: dict[str, Any] = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["cut"])
-    tensors = load(body)
-    lanes = tuple(
-        LaneState(
-            lane["lane"],
-            lane["next_seq"],
-            lane["next_offset"],
-            {name: tensors[f"{number}/{name}"] for name in lane["tensors"]},
-            lane["meta"],
-            lane["state_hash"],
-        )
-        for number, lane in enumerate(header.pop("lanes"))
-    )
-    return Cut(lanes=lanes, identity=header.pop("config_hash"), **header)
+    try:
+        # Not by pydantic's own parser: floats of `meta` have to come back to the last bit.
+        head = _CutHead.model_validate(json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["cut"]))
+        tensors = load(body)
+        lanes = tuple(
+            LaneState(
+                lane.lane, lane.next_seq, lane.next_offset,
+                {name: tensors[f"{number}/{name}"] for name in lane.tensors}, lane.meta, lane.state_hash,
+            )
+            for number, lane in enumerate(head.lanes)
+        )  # fmt: skip
+    except ValidationError as error:
+        raise ArtifactError(f"not a cut: {_first(error)}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"not a cut: {type(error).__name__}: {error}") from error
+    return Cut(
+        head.topic, head.partition, head.seq, head.parent_hash, head.next_offset, lanes, head.config_hash,
+        head.label_offsets, head.generation,
+    )  # fmt: skip
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
@@ -119,19 +199,13 @@ def entry_to_bytes(entry: JournalEntry) -> bytes:
 def entry_from_bytes(value: bytes) -> JournalEntry:
     """Reads a journal entry. Raises ArtifactError when the bytes are not one."""
     try:
-        found = json.loads(value)
-        entry = JournalEntry(
-            found["topic"],
-            found["partition"],
-            found["lane"],
-            found["seq"],
-            tuple(found["offsets"]),
-            found["state_hash"],
-            found["label_offset"],
-            found["generation"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"not a journal entry: {type(error).__name__}: {error}") from error
+        found = _Entry.model_validate_json(value)
+    except ValidationError as error:
+        raise ArtifactError(f"not a journal entry: {_first(error)}") from error
+    entry = JournalEntry(
+        found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
+        found.label_offset, found.generation,
+    )  # fmt: skip
     if entry_to_bytes(entry) != value:
         raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")
     return entry

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.tasks.types import Picture, Sample
 from core.errors import ConfigError
+from core.readers.places import leftover
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -28,7 +29,9 @@ def read_class_zip(path: Path) -> list[Sample]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.namelist()):
-                kind = PurePosixPath(member).parent.name
+                kind, parts = PurePosixPath(member).parent.name, PurePosixPath(member).parts
+                if any(leftover(part) for part in parts):  # a zip made on macOS holds them
+                    continue
                 if kind and member.lower().endswith(ENDINGS):
                     content = decoded(archive.read(member))
                     samples.append(Sample(f"{path.stem}/{member}", content, kind, kind, kind))

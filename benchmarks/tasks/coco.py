@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from benchmarks.shifts.seeds import generator
 from benchmarks.tasks.types import Sample
 from core.errors import ConfigError
+from core.readers.lines import content, document, listed, name, word
 
 PAIRS, TEXTS = "captions.json", "captions_val2017_text_only.jsonl.gz"
 EACH = 5  # captions of a picture that are used
@@ -83,11 +83,13 @@ def _captions(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     lines: dict[str, list[str]] = {}
     try:
-        for pair in json.loads((folder / PAIRS).read_text(encoding="utf-8"))["pairs"]:
-            found[str(pair["image_id"])] = [" ".join(str(text).split()) for text in pair["captions"]]
+        for pair in listed(document(content(folder / PAIRS))["pairs"]):
+            found[name(pair["image_id"])] = [
+                " ".join(word(text).split()) for text in listed(pair["captions"])
+            ]
         for line in _lines(folder / TEXTS):
-            lines.setdefault(str(line["image_id"]), []).append(" ".join(str(line["caption"]).split()))
-    except OSError as error:
+            lines.setdefault(name(line["image_id"]), []).append(" ".join(word(line["caption"]).split()))
+    except (ConfigError, OSError) as error:
         raise ConfigError(f"cannot read the captions in {folder}: {error}; see docs/data.md") from error
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise ConfigError(f"the captions in {folder} are damaged or of another form: {error!r}") from error
@@ -95,8 +97,8 @@ def _captions(folder: Path) -> dict[str, list[str]]:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+    with gzip.open(path) as file:
+        yield from (document(line) for line in file if line.strip())
 
 
 def _plain(text: str) -> str:

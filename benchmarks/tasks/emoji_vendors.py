@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from benchmarks.tasks.class_zips import decoded
 from benchmarks.tasks.types import Sample
 from core.errors import ConfigError
+from core.readers.lines import BadLine, content, document, word
 
 
 def read_vendor(archive: Path, meta: Path) -> list[Sample]:
@@ -54,9 +54,9 @@ def plain(hexcode: str) -> str:
 
 def _known(meta: Path) -> Mapping[str, tuple[str, str]]:
     try:
-        document = json.loads(meta.read_text(encoding="utf-8"))
-        return {hexcode: (str(entry["name"]), str(entry["group"])) for hexcode, entry in document.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = document(content(meta)).items()
+        return {hexcode: (word(entry["name"]), word(entry["group"])) for hexcode, entry in found}
+    except (ConfigError, BadLine, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{meta} cannot be read ({error}): expected hexcode -> name and group, see docs/data.md"
         ) from error

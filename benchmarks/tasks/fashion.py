@@ -6,7 +6,6 @@ A quarter of the products share their title with others ("lucera women silver ri
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from collections import Counter
@@ -20,7 +19,9 @@ from PIL import Image
 from benchmarks.shifts.seeds import generator
 from benchmarks.tasks.types import Picture, Sample
 from core.errors import ConfigError
+from core.readers.table import rows
 
+COLUMNS = ("file", "text", "articleType")
 ARCHIVE, TABLE = "images.zip", "pairs.csv"
 FIT_SHARE = 0.6
 GALLERY, QUERIES = 1500, 1000
@@ -79,10 +80,10 @@ def read_products(
     Raises:
         ConfigError: the table is missing, lacks a column, or has too few titles for the parts.
     """
-    rows = _rows(folder / TABLE)
-    order = generator(seed, "order", PURPOSE).permutation(len(rows)).tolist()
+    everything = _rows(folder / TABLE)
+    order = generator(seed, "order", PURPOSE).permutation(len(everything)).tolist()
     kept: dict[str, Product] = {}
-    for row in (rows[i] for i in order):
+    for row in (everything[i] for i in order):
         kept.setdefault(_title(row), row)
     products = list(kept.values())
     fit = int(fit_share * len(products))
@@ -94,7 +95,7 @@ def read_products(
         )
     parts = [tuple(products[start:end]) for start, end in zip((0, *ends), (*ends, len(products)))]
     taught = {_title(product): product.key for product in parts[0]}
-    again = tuple(row for row in rows if taught.get(_title(row), row.key) != row.key)
+    again = tuple(row for row in everything if taught.get(_title(row), row.key) != row.key)
     return Products(folder / ARCHIVE, parts[0], again, parts[1], parts[2], parts[3])
 
 
@@ -124,18 +125,13 @@ def _title(product: Product) -> str:
 def _rows(path: Path) -> list[Product]:
     """Sorted by id, so that the order of the file does not matter."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                Product(Path(row["file"]).stem, row["text"].strip(), row["articleType"])
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; see docs/data.md") from error
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"{path} needs the columns file, text, articleType in every row: {error}"
-        ) from error
-    return sorted((row for row in rows if row.text), key=lambda row: row.key)
+        found = [
+            Product(Path(row["file"]).stem, row["text"].strip(), row["articleType"])
+            for _, row in rows(path, COLUMNS)
+        ]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; see docs/data.md") from error
+    return sorted((row for row in found if row.text), key=lambda row: row.key)
 
 
 def _decode(content: bytes) -> Picture:

@@ -7,8 +7,7 @@ folders are ours; of the captions, those the sets are distributed with.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks.tasks.types import Picture, Sample, Task
 from core.errors import ConfigError
+from core.readers.lines import BadLine, content, document, lines, listed, name, word
+from core.readers.places import is_file
 
 CAPTIONS, ITEMS, PERSONS = "captions.json", "items.jsonl", "reid_raw.json"
 EACH = 5  # captions of a picture that are used, as the published figures do
@@ -119,12 +120,12 @@ def fashion_gen(root: Path) -> Task:
     path = root / ITEMS
     items: list[Pictured] = []
     queries: dict[str, Sample] = {}
-    for number, line in _lines(path):
+    for number, line in lines(path):
         try:
-            row = json.loads(line)
-            key, file, caption = str(row["id"]), str(row["file"]), str(row["caption"]).strip()
-            group = str(row.get("category", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            row = document(line)
+            key, file, caption = name(row["id"]), word(row["file"]), word(row["caption"]).strip()
+            group = name(row.get("category", ""))
+        except (BadLine, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}, line {number}: expected id, file and caption: {error!r}") from error
         items.append(Pictured(f"{key}-{file}", _inside(root / "images", file), key, group, caption))
         if caption:
@@ -148,14 +149,14 @@ def persons(root: Path, split: str = "test") -> Task:
     items: list[Pictured] = []
     queries: list[Sample] = []
     try:
-        for row in _document(path):
+        for row in listed(_document(path)):
             if row["split"] != split:
                 continue
-            key, file = str(row["id"]), str(row["file_path"])
+            key, file = name(row["id"]), word(row["file_path"])
             items.append(Pictured(file, _inside(root / "imgs", file), key, key, file))
-            captions = [str(caption).strip() for caption in row["captions"]]
+            captions = [word(caption).strip() for caption in listed(row["captions"])]
             queries += [Sample(f"{file}-{i}", c, key, key, c) for i, c in enumerate(captions) if c]
-    except (KeyError, TypeError) as error:
+    except (BadLine, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: expected a list of id, file_path, captions, split: {error!r}") from error
     _present(items, path)
     if not queries:
@@ -186,14 +187,14 @@ class _Row:
 
 def _karpathy(path: Path) -> list[_Row]:
     """{"images": [{"filename", "split", "sentences": [{"raw"}]}]}; the file name is a picture's identity."""
-    document = _document(path)
+    whole = _document(path)
     rows = []
     try:
-        for image in document["images"]:
-            raw = (str(sentence["raw"]).strip() for sentence in image["sentences"])
-            texts = tuple(text for text in raw if text)
-            rows.append(_Row(Path(image["filename"]).stem, image["filename"], str(image["split"]), texts))
-    except (KeyError, TypeError) as error:
+        for image in listed(whole["images"]):
+            raw = (word(sentence["raw"]).strip() for sentence in listed(image["sentences"]))
+            texts, file = tuple(text for text in raw if text), word(image["filename"])
+            rows.append(_Row(Path(file).stem, file, word(image["split"]), texts))
+    except (BadLine, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: expected images with filename, split and sentences of raw texts: {error!r}"
         ) from error
@@ -220,7 +221,7 @@ def _files(folder: Path, rows: Sequence[_Row]) -> PictureFiles:
 def _present(items: Sequence[Pictured], source: Path) -> None:
     if not items:
         raise ConfigError(f"{source} lists no picture; see docs/published.md")
-    missing = [item.path for item in items if not item.path.is_file()]
+    missing = [item.path for item in items if not is_file(item.path)]
     if missing:
         raise ConfigError(
             f"{source}: {len(missing)} of {len(items)} pictures are missing, the first is {missing[0]}; see "
@@ -238,20 +239,11 @@ def _inside(folder: Path, file: str) -> Path:
 
 def _document(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; see docs/published.md") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered from 1; not by splitlines(), which also splits at separators inside texts."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; see docs/published.md") from error
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        return document(content(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; see docs/published.md") from error
+    except BadLine as error:
+        raise ConfigError(f"{path} is {error}") from error
 
 
 def _picture(path: Path) -> Picture:

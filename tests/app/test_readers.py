@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 
 from app.pictures import load_pictures
-from app.produce import _lines, read_labels
-from app.readers.lines import BadLine, document, lines
-from app.readers.table import rows
+from app.produce import read_labels
 from app.tables import read_journal
-from core.config import LimitConfig
 from core.errors import ConfigError
+from core.readers.lines import BadLine, document, lines
+from core.readers.table import rows
 from core.types import Coordinates
 
 NFD, NFC = "cafe\u0301.png", "caf\u00e9.png"
@@ -68,7 +67,7 @@ def test_deeper_pictures_are_counted_and_said(classes: Path, caplog: pytest.LogC
     picture(classes / "wild" / "fox" / "9.png")
     with caplog.at_level(logging.WARNING):
         assert len(load_pictures(classes)) == 4
-    assert "1 pictures deeper than CLASS/NAME are left out: 9.png" in caplog.text
+    assert "1 pictures deeper than CLASS/NAME are left out: wild/fox/9.png" in caplog.text
     assert len(load_pictures(classes / "wild")) == 1  # seen from there, fox is a class
 
 
@@ -77,7 +76,7 @@ def test_captioned_pictures_say_what_lies_in_folders(folder: Path, caplog: pytes
     (folder / "captions.json").write_text('{"p0.png": "a"}')
     with caplog.at_level(logging.WARNING):
         assert len(load_pictures(folder)) == 3
-    assert "1 pictures in folders of their own are left out: p9.png" in caplog.text
+    assert "1 pictures in folders of their own are left out: old/p9.png" in caplog.text
 
 
 @pytest.mark.parametrize(("on_disk", "written"), [(NFD, NFC), (NFC, NFD)])
@@ -211,24 +210,6 @@ def test_the_command_says_one_sentence_and_exits_with_2(tmp_path: Path) -> None:
             env=environment,
         )  # fmt: skip
         assert found.returncode == 2 and said in found.stderr and "Traceback" not in found.stderr
-
-
-def test_queries_to_produce_are_all_read_before_one_is_sent(tmp_path: Path) -> None:
-    file = tmp_path / "q.jsonl"
-    file.write_text('{"text": "a cat", "id": "x", "label": "cat"}\n{"vector": [1, 2]}\n')
-    found = list(_lines(file, LimitConfig()))
-    assert [item.label for item in found] == ["cat", ""] and b"a cat" in found[0].value
-    wrong = [
-        '{"text": 3}',
-        '{"vector": [1, "a"]}',
-        '{"image": "none.png"}',
-        "{",
-        '{"text": "a", "label": []}',
-    ]
-    for line in wrong:
-        file.write_text('{"text": "a cat"}\n' + line + "\n")
-        with pytest.raises(ConfigError, match="line 2: "):
-            _lines(file, LimitConfig())
 
 
 def test_a_journal_names_the_line_that_is_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from core.errors import ArtifactError, ConfigError, QshiftError, Refused
 from encoders.clip import load_open_clip, open_clip_towers, tokenizer_of
 from encoders.norms import affine_tensors, batch_norms
 from encoders.projection import Projection
+from encoders.text import visible
 
 TEXTS = ["a photo of a dog", "two red birds on a wire", "x", "the quick brown fox jumps over a lazy dog"]
 
@@ -318,7 +319,24 @@ def test_fingerprints_tell_weights_and_preprocessing_apart(tiny: Path, tmp_path:
     assert moved.text.fingerprint == towers.text.fingerprint
 
 
-UNSEEN = ["\u200b\u200b", "\ufeff", "\0\0", "\u202e\u202c", "\ufe0f", "\u00ad \u2060"]
+UNSEEN = [
+    "\u200b\u200b", "\ufeff", "\0\0", "\u202e\u202c", "\ufe0f", "\u00ad \u2060", "\U000e0101", "\u3164",
+    "\u2800", "\u115f\u1160", "\uffa0", "\u034f", "\U000e0020", "\u2065", "\u00a0\u3000\n",
+]  # fmt: skip
+SEEN = [
+    "\U0001fae8",  # an emoji of Unicode 15, "Cn" to Python 3.11
+    "\U0001fadf",  # of Unicode 16
+    "\U000378ff",  # of none yet
+    "\ue000",  # private use: a font's icon
+    "\u0600",  # Arabic number sign, of category "Cf"
+    "\u200b\U0001f6d9\ufe0f", "?", "\u0301", "\u5929",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SEEN)
+def test_what_is_newer_than_pythons_tables_can_be_seen(text: str) -> None:
+    assert visible(text) and visible(f" \u200b{text}")
+    assert not any(visible(unseen) for unseen in ("", *UNSEEN))
 
 
 @pytest.mark.parametrize("text", UNSEEN)

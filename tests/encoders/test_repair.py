@@ -44,6 +44,13 @@ def osa(a: str, b: str) -> int:
     return rows[-1][-1]
 
 
+def weight(word: str, candidate: str, counts: dict[str, int]) -> int:
+    """Count, times 4 for the same first letter, times 25 where a letter was lost or two were swapped."""
+    same_first = 4 if candidate[0] == word[0] else 1
+    near = osa(word, candidate) == 1 and (len(word) < len(candidate) or sorted(word) == sorted(candidate))
+    return counts[candidate] * same_first * (25 if near else 1)
+
+
 def slow(word: str, counts: dict[str, int], shortest: int, distance: int) -> str:
     """The rules of docs/methods/repair.md for a word of small letters, one candidate at a time."""
     if word in counts or len(word) < shortest:
@@ -53,9 +60,9 @@ def slow(word: str, counts: dict[str, int], shortest: int, distance: int) -> str
     for candidate, count in counts.items():
         edits = osa(word, candidate)
         if edits <= most and (edits == 1 or count >= 5):
-            found.append((edits, -count * (4 if candidate[0] == word[0] else 1), candidate))
+            found.append((5.0 * edits - math.log(weight(word, candidate, counts)), edits, candidate))
     best = min(found, default=None)
-    if best is not None and best[0] == 1:
+    if best is not None and best[1] == 1:
         return best[2]
     halves = []
     for cut in range(2, len(word) - 1):
@@ -103,8 +110,8 @@ def slow_beside(
         edits, support = osa(word, candidate), slow_support(candidate, around, titles)
         if edits > wide or (edits > 1 and count < 5) or (edits > plain and (count < 20 or support < 1)):
             continue
-        weight = count * (4 if candidate[0] == word[0] else 1)
-        found.append((5.0 * edits - math.log(weight) - 0.7 * support, edits, candidate))
+        cost = 5.0 * edits - math.log(weight(word, candidate, counts)) - 0.7 * support
+        found.append((cost, edits, candidate))
     return min(found, default=(0.0, 0, word))[2]
 
 
@@ -158,7 +165,7 @@ def test_strong_context_speaks_against_a_word_that_only_the_tower_knows() -> Non
     repairer = Repairer(counts, RepairConfig(), {"hoes", "shoo"}.__contains__, titles)
     assert repairer.repair("blue cotton hoes")[0] == "blue cotton shoes"
     assert repairer.repair("hoes") == ("hoes", ())
-    assert repairer.repair("plain thing hoes") == ("plain thing hoes", ())
+    assert repairer.repair("plain thing shod") == ("plain thing shod", ())  # nothing speaks for "shoes"
     assert repairer.repair("blue cotton shoo") == ("blue cotton shoo", ())  # two edits are too many
     known = Repairer(counts | {"hoes": 1}, RepairConfig(), None, titles)
     assert known.repair("blue cotton hoes") == ("blue cotton hoes", ())  # a word of the vocabulary stays
@@ -204,6 +211,9 @@ def test_ties() -> None:
     assert made({"bold": 9, "cold": 30, "xold": 5}).repair("zold")[0] == "cold"  # more frequent
     assert made({"bold": 9, "cold": 30}).repair("bokd")[0] == "bold"  # fewer edits, whatever the counts
     assert made({"hold": 9, "cold": 30}).repair("hxold")[0] == "hold"  # fewer edits
+    assert (
+        made({"board": 2, "bowl": 40}).repair("bord")[0] == "board"
+    )  # a lost letter is no choice: 25 * 2 > 40
     assert made({"bald": 10, "gold": 30}).repair("bold")[0] == "bald"  # 4 * 10 > 30
     assert made({"bald": 7, "gold": 30}).repair("bold")[0] == "gold"  # 4 * 7 < 30
     assert made({"gold": 7, "cold": 7, "fold": 7}).repair("zold")[0] == "cold"  # the alphabet
@@ -384,3 +394,51 @@ def test_the_caches_are_bounded() -> None:
     repairer = made()
     for cached in (repairer._known, repairer._found, repairer._context._lift):
         assert 0 < cached.cache_info().maxsize <= 1 << 16  # type: ignore[attr-defined]
+
+
+WEARS = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("flag", "dress", "shoes")] * 4
+THINGS = WEARS + [f"{a}{b}{a} thing" for a in LETTERS for b in "xyz"] * 8
+
+
+def mended(text: str, right: str = "", **texts_have: float) -> str:
+    """A repairer of `THINGS` for which `right` is a right word and English texts have the others so often."""
+    shares = {"flag": 1e-5, "thing": 1e-4, **texts_have}
+    repairer = Repairer(
+        count_words(THINGS), RepairConfig(), right.split().__contains__, THINGS, None,
+        lambda word: shares.get(word, 0.0),
+    )  # fmt: skip
+    return repairer.repair(text)[0]
+
+
+def test_a_right_word_is_doubted_by_frequency_edit_and_words_beside() -> None:
+    assert mended("red flay", "flay") == "red flag"
+    assert mended("flay", "flay") == "flay"  # nothing beside it
+    assert mended("thing flay", "flay") == "thing flay"  # something that never stands beside flags
+    assert mended("thing falg", "falg") == "thing flag"  # few right words are a swap away from a frequent one
+    assert mended("red flay", "flay", flay=1e-3) == "red flay"  # frequent in English, so it is meant
+    assert mended("red falx", "falx") == "red falx"  # two edits are too many, whatever stands beside
+
+
+def test_a_word_that_texts_have_is_misspelt_or_a_name() -> None:
+    assert mended("flay") == mended("flay", flay=1e-8) == "flag"  # misspelt, as corpora have it at times
+    assert mended("flay", flay=1e-4) == "flay"  # more frequent than what it would be a slip of
+    assert mended("redblue") == mended("redblue", redblue=1e-8) == "red blue"
+    assert mended("redblue", redblue=1e-5) == "redblue"  # a name
+    rare = Repairer(
+        {"photo": 1, "thing": 10**6} | FILLER,
+        RepairConfig(),
+        None,
+        (),
+        None,
+        lambda word: 1e-4 * (word == "photo"),
+    )
+    assert rare.repair("ph0to")[0] == "photo"  # what was typed is no word, though what it reads as is one
+
+
+def test_numbers_are_not_asked_of_the_tower() -> None:
+    def whole(word: str) -> bool:
+        assert word, "a tower refuses texts without letters"
+        return False
+
+    repairer = Repairer(count_words(THINGS), RepairConfig(), whole, THINGS)
+    assert repairer.repair("red 12 2010") == ("red 12 2010", ())

@@ -7,7 +7,7 @@ import pytest
 
 from core.config import RepairConfig
 from encoders.repair import Repairer, count_words
-from encoders.word_lists import english, written_in
+from encoders.word_lists import english, english_share, written_in
 
 KINDS = {
     name: words.split()
@@ -29,8 +29,17 @@ TITLES = [
 @pytest.fixture(scope="module")
 def repairer() -> Repairer:
     """Words that lie one letter beside right ones, each often enough to be preferred."""
+    return made(TITLES * 10)
+
+
+def made(titles: list[str]) -> Repairer:
     return Repairer(
-        count_words(TITLES * 10), RepairConfig(), english, TITLES, lambda words: bool(written_in(words))
+        count_words(titles),
+        RepairConfig(),
+        english,
+        titles,
+        lambda words: bool(written_in(words)),
+        english_share,
     )
 
 
@@ -55,6 +64,45 @@ def test_words_of_the_reports_stay(repairer: Repairer, text: str) -> None:
     assert repairer.repair(text) == (text, ())
 
 
+FLAGS = [f"flag of {country}" for country in ("Peru", "Samoa", "Mali", "France", "Chad", "Spain")]
+FACES = [f"{mood} face" for mood in ("smiling", "angry", "sad", "tired", "happy", "pleading")]
+MANY = (FLAGS + FACES) * 12 + TITLES * 4 + ["memo pad", "tear drop", "sandal", "next button", "male sign"]
+
+
+@pytest.mark.parametrize("text", [
+    "teal face", "flag of samovar", "Nemo face", "angry Gandalf", "face of Zofia", "kale of Peru",
+    "tern of Chad", "house with scone", "loom of France", "flag of Kyoto", "happy Fanta",
+])  # fmt: skip
+def test_a_right_word_in_a_title_stays(text: str) -> None:
+    assert made(MANY).repair(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("flay of Peru", "flag of Peru"), ("smiling ace", "smiling face"), ("lag of Samoa", "flag of Samoa"),
+     ("pleading fade", "pleading face")],
+)  # fmt: skip
+def test_a_slip_that_is_another_word_is_mended_beside_its_own(wrong: str, right: str) -> None:
+    assert english(next(word for word in wrong.split() if word not in right.split()))
+    assert made(MANY).repair(wrong)[0] == right
+
+
+@pytest.mark.parametrize("text", ["flay", "ace", "Fade"])
+def test_alone_it_stays(text: str) -> None:
+    assert made(MANY).repair(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "kind", ["people", "places", "brands", "rare", "de", "fr", "es", "it", "pt", "nl", "sv"]
+)
+def test_right_words_held_out_stay(kind: str) -> None:
+    rows = Path(__file__).with_name("right_words_held_out.txt").read_text().splitlines()
+    words = next(row for row in rows if row.startswith(f"{kind}:")).split()[1:]
+    repairer = made(MANY)
+    changed = [change for word in words for change in repairer.repair(word)[1]]
+    assert len(words) >= 35 and not changed
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("reed lien", ""), ("birthday cakke", "birthday cake"), ("smiilng face", "smiling face"),
@@ -69,4 +117,5 @@ def test_languages_need_all_words_and_english_is_none() -> None:
     assert written_in(["der", "hund"]) == "de" and written_in(["petit", "oiseau"]) == "fr"
     assert written_in(["der", "hnud"]) == "" and written_in([]) == ""
     assert written_in(["smiling", "birthday"]) == ""
+    assert english_share("the") > english_share("teh") > 0 == english_share("smiel")
     assert english("samovar") and english("teal") and not english("recieve") and not english("teh")

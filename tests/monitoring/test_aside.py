@@ -3,12 +3,15 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from core.types import Coordinates, Judgement, Record, Refusal
-from monitoring.aside import Aside, Errors, SafeOperations
+from core.types import Coordinates, Judgement, Outcome, Record, Refusal
+from monitoring.aside import Aside, Errors, SafeOperations, held_bytes
 
 
 def label(number: int) -> Judgement:
@@ -41,8 +44,12 @@ class Notes:
 
 
 class Broken(Notes):
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self._error = error or ValueError("an observer's own mistake")
+
     def _note(self, what: Any) -> None:
-        raise ValueError("an observer's own mistake")
+        raise self._error
 
 
 class Slow(Notes):
@@ -84,6 +91,68 @@ def test_an_observer_that_raises_is_counted_and_the_others_see_everything(
     aside.close()
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_one_that_wants_to_end_the_process_ends_nothing(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes, errors = Notes(), Errors()
+    aside = Aside([Broken(error), notes], errors)
+    with caplog.at_level(logging.ERROR):
+        for number in range(3):
+            aside.judge(label(number))
+        assert aside.drain(10)
+    assert len(notes.seen) == 3 and errors.counts == {"Broken": 3}
+    assert [record.getMessage() for record in caplog.records] == ["an observer failed"]
+    aside.close()
+
+
+def test_an_error_that_cannot_be_counted_ends_nothing() -> None:
+    def count(name: str) -> None:
+        raise OSError("no more series")
+
+    notes, errors = Notes(), Errors(count)
+    aside = Aside([Broken(), notes], errors)
+    aside.judge(label(0))
+    aside.judge(label(1))
+    assert aside.drain(10) and len(notes.seen) == 2 and errors.counts["Broken"] == 2
+    aside.close()
+
+
+def test_what_waits_is_bounded_by_bytes_and_said_once(
+    outcome: Callable[..., Outcome], caplog: pytest.LogCaptureFixture
+) -> None:
+    slow, dropped = Slow(), []
+    aside = Aside([slow], Errors(), dropped.append, most_bytes=10 * 2**20)
+    batch = [outcome([n], contents=[bytes(2**20)]) for n in range(20)]
+    with caplog.at_level(logging.ERROR):
+        for one in batch:
+            aside.observe(one)
+        assert slow.entered.wait(5)
+        held = aside.held_bytes
+    assert 8 * 2**20 < held <= 10 * 2**20 and dropped == ["outcome"] * 11
+    assert [record.getMessage() for record in caplog.records] == [
+        "observers are too slow: what they should see is dropped"
+    ]
+    slow.may.set()
+    assert aside.drain(10) and slow.seen == batch[:9] and aside.held_bytes == 0
+    aside.observe(outcome([99], contents=[bytes(20 * 2**20)]))  # larger than all, and alone
+    assert aside.drain(10) and len(slow.seen) == 10
+    aside.close()
+
+
+def test_bytes_are_those_that_are_kept_alive(outcome: Callable[..., Outcome]) -> None:
+    whole = np.zeros((64, 1000, 1000), np.uint8)
+    shown = outcome([0, 1], features=np.zeros((2, 512), np.float32))
+    plain = held_bytes(shown)
+    assert plain >= 2 * 512 * 4 and plain < 2 * 512 * 4 + 3000  # both twins show the same features
+    queries = tuple(replace(q, prepared=whole[n]) for n, q in enumerate(shown.batch.queries))
+    views = replace(shown, batch=replace(shown.batch, queries=queries))
+    assert held_bytes(views) == plain + whole.nbytes  # two views keep all of it alive, once
+    large = Judgement(Coordinates("l", 0, 0), Coordinates("q", 0, 0), "x" * 10**6)
+    assert held_bytes(large) > 10**6
+    assert held_bytes(Refusal(Record(Coordinates("q", 0, 0), bytes(10**6)), "decode", "", "")) > 10**6
+
+
 def test_one_that_hangs_never_blocks_and_what_is_dropped_is_counted() -> None:
     slow, dropped = Slow(), []
     errors = Errors()
@@ -98,8 +167,8 @@ def test_one_that_hangs_never_blocks_and_what_is_dropped_is_counted() -> None:
     slow.may.set()
     assert aside.drain(10)
     kept = [one for one in slow.seen if isinstance(one, Judgement)]
-    assert [one.at.offset for one in kept] == [0, 1, 2, 3, 4, 5] and sum(dropped) == 5
-    assert len(slow.seen) - len(kept) == 3 and errors.counts["queue"] == 7
+    assert [one.at.offset for one in kept] == [0, 1, 2, 3, 4, 5] and dropped.count("label") == 5
+    assert len(slow.seen) - len(kept) == 3 and dropped.count("refusal") == 7
     aside.close()
 
 
@@ -117,7 +186,10 @@ def test_operations_that_raise_are_counted() -> None:
         def cut(self, size_bytes: int) -> None:
             raise OSError("full")
 
-        restored = recovered = rebalanced = cut
+        def restored(self, seconds: float) -> None:
+            raise SystemExit(1)
+
+        recovered = rebalanced = cut
 
     errors = Errors()
     safe = SafeOperations(Bad(), errors)  # type: ignore[arg-type]

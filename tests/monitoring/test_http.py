@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from core.errors import ConfigError
 from monitoring.history import History
-from monitoring.http import Views, content_type, create_app, serve
+from monitoring.http import Views, serve
 from monitoring.metrics import Metrics
+from monitoring.pages import content_type
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
 
@@ -26,7 +27,7 @@ def site():
         history, registry, ready=lambda: ready, state=lambda: {"lanes": ["0:image"]},
         gallery_picture=pictures.get, attribution="Pictures: someone, CC BY-SA 4.0",
     )  # fmt: skip
-    serving = serve(create_app(views), port=0)
+    serving = serve(views, port=0)
     yield serving, metrics, history, ready
     serving.stop()
 
@@ -40,13 +41,24 @@ def get(url, **headers):
             return error.code, error.headers, error.read()
 
 
+def eventually(true, seconds=10):
+    """Whether something becomes so in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def test_health_readiness_and_state(site):
     serving, _, _, ready = site
     assert get(serving.url + "/healthz")[0] == 200
     status, _, body = get(serving.url + "/readyz")
     assert status == 503 and json.loads(body) == {"index": True, "state": False}
     ready["state"] = True
-    assert get(serving.url + "/readyz")[0] == 200
+    assert eventually(lambda: get(serving.url + "/readyz")[0] == 200)
+    assert get(serving.url + "/livez")[0] == 200
     assert json.loads(get(serving.url + "/state")[2]) == {"lanes": ["0:image"]}
 
 
@@ -111,7 +123,7 @@ def test_events_carry_a_snapshot_and_then_changes(site):
 
 
 def test_stop_ends_streams_and_frees_the_port():
-    serving = serve(create_app(Views(History(), CollectorRegistry())), port=0)
+    serving = serve(Views(History(), CollectorRegistry()), port=0)
     stream = urlopen(serving.url + "/events", timeout=10)
     stream.readline()
     started = time.monotonic()
@@ -119,11 +131,36 @@ def test_stop_ends_streams_and_frees_the_port():
     assert time.monotonic() - started < 4
     stream.close()
     assert not [t for t in threading.enumerate() if t is serving._thread]
-    again = serve(create_app(Views(History(), CollectorRegistry())), port=serving.port)
+    again = serve(Views(History(), CollectorRegistry()), port=serving.port)
     assert get(again.url + "/healthz")[0] == 200
     again.stop()
 
 
+def test_a_snapshot_is_made_once_a_second_for_all():
+    made = []
+
+    class Counted(History):
+        def snapshot(self):
+            made.append(1)
+            self.mark("changed again")
+            return super().snapshot()
+
+    serving = serve(Views(Counted(), CollectorRegistry()), port=0)
+    try:
+        began = time.monotonic()
+        shown = {json.loads(get(serving.url + "/snapshot")[2])["version"] for _ in range(40)}
+        assert len(shown) == len(made) <= 1 + time.monotonic() - began
+    finally:
+        serving.stop()
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "1.0.1", "0.0.1", "x"])
+def test_no_version_that_a_client_words_is_a_format_of_its_own(site, version):
+    for kind in ("application/openmetrics-text", "text/plain"):
+        headers = get(site[0].url + "/metrics", Accept=f"{kind}; version={version}")[1]
+        assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
 def test_a_taken_port_is_said_so(site):
     with pytest.raises(ConfigError, match=r"http\.port"):
-        serve(create_app(Views(History(), CollectorRegistry())), port=site[0].port)
+        serve(Views(History(), CollectorRegistry()), port=site[0].port)

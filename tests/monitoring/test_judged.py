@@ -5,6 +5,7 @@ import hmac
 import math
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -222,6 +223,29 @@ def test_labels_that_overflowed_are_counted():
     judged.overflowed(3)
     judged.overflowed(2)
     assert judged.labels().ignored["overflow"] == 5 and judged.labels().arrived == 0
+
+
+def test_a_dropped_label_does_not_wait_for_one_that_is_judged(batch):
+    judging, may = threading.Event(), threading.Event()
+
+    def slow(version, remembered, name):
+        judging.set()
+        may.wait(10)
+        return ranked(version, remembered, name)
+
+    judged = JudgedQuality("key", 1.0, 1000, slow)
+    judged.observe(batch([0]))
+    worker = threading.Thread(target=judged.judge, args=(label(0),))
+    worker.start()
+    assert judging.wait(5)
+    loop = threading.Thread(target=judged.overflowed, args=(1,))
+    loop.start()
+    loop.join(2)
+    waited = loop.is_alive()
+    may.set()
+    worker.join()
+    loop.join()
+    assert not waited and judged.labels().ignored["overflow"] == 1
 
 
 def test_features_are_kept_only_when_answers_are_re_ranked(batch):

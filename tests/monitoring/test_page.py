@@ -29,7 +29,7 @@ from prometheus_client import CollectorRegistry
 from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
-from monitoring.http import Views, create_app, serve
+from monitoring.http import Views, serve
 from monitoring.judged import JudgedQuality
 from monitoring.ranking import levels
 
@@ -307,7 +307,7 @@ def site(feed):
     views = Views(
         feed.history, CollectorRegistry(), gallery_picture=lambda name: drawing(int(name)), attribution="-"
     )
-    serving = serve(create_app(views), port=0)
+    serving = serve(views, port=0)
     yield serving
     serving.stop()
 

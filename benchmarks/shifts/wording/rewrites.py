@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from core.errors import ConfigError
+from core.readers.lines import BadLine, document, lines
+from core.readers.places import broken
 
 FORM = '{"key": "sample-7", "text": "Seven cats are sitting there."}'
 
@@ -22,13 +23,11 @@ def load_rewrites(path: Path) -> Mapping[str, str]:
             a key; names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rewrites {path} cannot be read: {error}; expected JSONL in UTF-8") from error
+        numbered = list(lines(path))
+    except ConfigError as error:
+        raise ConfigError(f"rewrites: {error}; expected JSONL in UTF-8") from error
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered:
         key, text = _parsed(line, f"{path}:{number}")
         if key in found:
             raise ConfigError(f"{path}:{number}: key {key!r} was given before: keep one line per sample")
@@ -51,14 +50,14 @@ def rewritten(rewrites: Mapping[str, str], key: str) -> str:
     return rewrites[key]
 
 
-def _parsed(line: str, where: str) -> tuple[str, str]:
+def _parsed(line: bytes, where: str) -> tuple[str, str]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not JSON ({error.msg}): expected a line like {FORM}") from error
+        row = document(line)
+    except BadLine as error:
+        raise ConfigError(f"{where}: {error}: expected a line like {FORM}") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: expected an object like {FORM}, got {type(row).__name__}")
     key, text = row.get("key"), row.get("text")
-    if not isinstance(key, str) or not isinstance(text, str) or not key or not text.strip():
+    if not isinstance(key, str) or not isinstance(text, str) or not key or not text.strip() or broken(text):
         raise ConfigError(f"{where}: key and text must be strings that are not empty: write it like {FORM}")
     return key, text

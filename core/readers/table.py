@@ -8,8 +8,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.readers.lines import shown, text
 from core.errors import ConfigError
+from core.readers.lines import text
+from core.readers.places import shown
 
 Row = tuple[int, dict[str, str]]
 """(line, cell by column)."""
