@@ -94,13 +94,16 @@ def engine(config: Config) -> Engine:
     pin_threads(config)
     where = device(config)
     base = load_base(config.base, where, config.precision)
-    gallery = VersionedGallery.load(
-        config.gallery,
-        base_version=base.version,
-        device="auto" if where == "cuda" else "cpu",
-        threads=config.threads,
+    return assemble(config, base, Shelf(load_gallery(config.gallery, base, where, config.threads)), where)
+
+
+def load_gallery(
+    folder: Path, base: Base, where: str = "cpu", threads: int | None = None
+) -> VersionedGallery:
+    """Loads a gallery that was built with a base. Raises ArtifactError, GalleryError."""
+    return VersionedGallery.load(
+        folder, base_version=base.version, device="auto" if where == "cuda" else "cpu", threads=threads
     )
-    return assemble(config, base, Shelf(gallery), where)
 
 
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:

@@ -12,7 +12,7 @@ PACKAGES = ("core", *FIVE, "qshift")
 FLOORS = (
     ("data", "shifts", "terminal", "build", "methods"),
     ("recipes", "observers"),
-    ("replay", "benchmarks", "service"),
+    ("replay", "benchmarks", "service", "session"),
     ("demo",),
     ("commands",),
     ("cli",),
