@@ -1,4 +1,4 @@
-"""`qshift`: one command for the service, the qshift.benchmarks and what they need."""
+"""`qshift`: one command for the service, the benchmarks and what they need."""
 
 from __future__ import annotations
 
