@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from core.types import (
     Codes,
     Cut,
     Distances,
+    Encoded,
     Floats,
     Hits,
     JournalEntry,
@@ -22,8 +22,10 @@ from core.types import (
     Modality,
     Outcome,
     Partition,
+    QueryBatch,
     Record,
     Refusal,
+    Twin,
 )
 
 if TYPE_CHECKING:
@@ -184,8 +186,11 @@ class Gallery(Protocol):
     def features(self, keys: Keys) -> Floats:
         """Unit features of keys [...] -> [..., D]; rows of key -1 are zero."""
 
-    def relevant(self, label: str) -> NDArray[np.bool_]:
-        """[N] True where an item carries the label."""
+    def carriers(self, label: str) -> NDArray[np.int64]:
+        """Positions of the items that carry the label, ascending."""
+
+    def codes_of(self, keys: Keys) -> Codes:
+        """Codes of keys [...] -> [..., L/8]; rows of key -1 are zero."""
 
     def identifier(self, key: int) -> str:
         """The user's own name of an item."""
@@ -194,25 +199,51 @@ class Gallery(Protocol):
         """[N] in position order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What an adapter sees of a batch. Rows are padded; `mask` [B] marks the real ones."""
+class Fusion(Protocol):
+    """What is answered from the shortlists of both twins."""
 
-    mask: Tensor
-    source: Tensor
-    """[B, D] features by the frozen encoder, no grad."""
-    encode: Callable[[Params], Tensor]
-    """Adapted features [B, D] under given parameters, alignment included, with grad if they need it."""
-    neighbours: Callable[[Tensor], Tensor]
-    """[B, D] -> the 16 nearest gallery features [B, 16, D], by code then float, best first, no grad."""
-    shortlist: Callable[[Tensor], Tensor] | None = None
-    """[B, D] -> all features [B, K, D] of the shortlist by code, unordered; places of -1 are zero."""
-    gallery: Callable[[], Tensor] | None = None
-    """Unit features [N, D] of the whole gallery."""
-    scrambled: Callable[[Params], Tensor] | None = None
-    """As `encode`, of pictures cut into 4 x 4 patches and shuffled (DeYO); None for other modalities."""
-    ids: tuple[str, ...] = ()
-    """Coordinates of the real rows as text, in row order: keys of seeded draws and of memory slots."""
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+        """What a twin answers by itself."""
+
+    def together(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
+    ) -> tuple[Hits, Floats]:
+        """The served answer and the adapted twin's weights [B]; `repaired` [B]: rows whose text was mended,
+        of which the frozen twin read another query."""
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
+        """Whether the frozen side shows so little of a shift that the adapted twin's weight will be 0."""
+
+
+class Pass(Protocol):
+    """What an adapter sees of a batch. Rows are padded. What a method does not call costs nothing."""
+
+    @property
+    def mask(self) -> Tensor:
+        """[B] True where a row is a query."""
+
+    @property
+    def source(self) -> Tensor:
+        """[B, D] features by the frozen encoder, no grad."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Coordinates of the real rows as text, in row order: keys of seeded draws and of memory slots."""
+
+    def encode(self, params: Params, /) -> Tensor:
+        """Adapted features [B, D] under given parameters, alignment included, with grad if they need it."""
+
+    def neighbours(self, features: Tensor, /) -> Tensor:
+        """[B, D] -> the 16 nearest gallery features [B, 16, D], by code then float, best first, no grad."""
+
+    def shortlist(self, features: Tensor, /) -> Tensor:
+        """[B, D] -> all features [B, K, D] of the shortlist by code, unordered; places of -1 are zero."""
+
+    def gallery(self) -> Tensor:
+        """Unit features [N, D] of the whole gallery."""
+
+    def scrambled(self, params: Params, /) -> Tensor | None:
+        """As `encode`, of pictures cut into 4 x 4 patches and shuffled (DeYO); None for other modalities."""
 
 
 class Adapter(Protocol):
@@ -232,10 +263,10 @@ class Adapter(Protocol):
     def parameters(self) -> Params:
         """Tensors to encode with."""
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         """Features [B, D] to retrieve with; identity for methods that adapt parameters. Changes nothing."""
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Learns. Also returns the features of the last inner forward (None if there was none)."""
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -243,6 +274,22 @@ class Adapter(Protocol):
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Exactly undoes to a snapshot of the same method and configuration."""
+
+
+class Answered(Protocol):
+    """What is sent of a batch."""
+
+    @property
+    def batch(self) -> QueryBatch: ...
+
+    @property
+    def served(self) -> Hits: ...
+
+    @property
+    def gallery_version(self) -> str: ...
+
+    @property
+    def state_hash(self) -> str: ...
 
 
 class AlignedPass(Protocol):

@@ -142,16 +142,24 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """Hits of the frozen twin alone, of the adapted alone and of both (served), and who was listened to.
+class Twin:
+    """How one encoder, the frozen or the adapted one, sees a batch and what it answers alone."""
 
-    `weights` [B] is the adapted twin's in the mixture: 0 is the frozen answer, inf the adapted one.
-    """
+    encoded: Encoded
+    hits: Hits
+    """Shortlist of its code, by Hamming distance."""
+    answer: Hits
+    """What it would answer alone."""
 
-    frozen: Hits
-    adapted: Hits
-    served: Hits
-    weights: Floats
+    @property
+    def features(self) -> Floats:
+        """Unit features [B, D]."""
+        return self.encoded.features
+
+    @property
+    def codes(self) -> Codes:
+        """Packed codes [B, L/8]."""
+        return self.encoded.codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +169,9 @@ class AdaptationStep:
     updated: bool
     reason: str = ""
     losses: Mapping[str, float] = field(default_factory=dict)
-    kept_share: float = float("nan")
-    entropy: float = float("nan")
-    uniformity: float = float("nan")
-    gap: float = float("nan")
-    conflict_degrees: float = float("nan")
-    realised_degrees: float = float("nan")
-    removed_energy: float = 0.0
-    source_distance: float = 0.0
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """The method's own figures by name. Known to monitoring: kept_share, entropy, uniformity, gap,
+    conflict_degrees, realised_degrees, removed_energy, source_distance."""
     rolled_back: bool = False
     backwards: int = 0
     """Backward passes through the encoder that this update took."""
@@ -181,17 +184,11 @@ class Outcome:
     """Everything known about one answered batch; padding rows are already dropped."""
 
     batch: QueryBatch
-    frozen: Encoded
-    adapted: Encoded
-    frozen_hits: Hits
-    """Shortlist of the frozen code, by Hamming distance."""
-    adapted_hits: Hits
-    frozen_answer: Hits
-    """What the frozen twin alone would have answered."""
-    adapted_answer: Hits
+    frozen: Twin
+    adapted: Twin
     served: Hits
     weights: Floats
-    """[B] of the adapted twin in the served answer, see Answers."""
+    """[B] of the adapted twin in the served answer: 0 is the frozen answer, inf the adapted one."""
     gallery_version: str
     state_hash: str
     frozen_entropy: Floats

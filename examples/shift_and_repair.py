@@ -5,9 +5,9 @@ Run: python examples/shift_and_repair.py
 
 from itertools import product
 
-from benchmarks.shifts.wording import corrupt_text
 from core.config import RepairConfig
 from encoders.repair import Repairer, count_words
+from qshift.shifts.wording import corrupt_text
 
 COLOURS = ("black", "white", "yellow", "purple", "orange", "silver", "golden", "crimson")
 THINGS = (

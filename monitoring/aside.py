@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from core.protocols import Observer, Operations
-from core.types import Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Refusal
+from core.types import Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Refusal, Twin
 
 log = logging.getLogger("qshift.observers")
 MOST_LABELS = 10_000
@@ -190,7 +190,7 @@ def _held(value: Any, known: set[int]) -> int:
         case Query():
             parts = (value.content, value.prepared, value.repaired_prepared)
             return _SMALL + sum(_held(part, known) for part in parts)
-        case Encoded() | Hits():
+        case Twin() | Encoded() | Hits():
             return sum(_held(getattr(value, part.name), known) for part in fields(value))
         case Judgement():
             return _SMALL + len(value.label)

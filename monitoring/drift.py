@@ -194,7 +194,7 @@ class DriftMonitor:
         # The refined entropy is taken within a batch and grows with its size: others do not compare.
         if len(batch) == reference.batch:
             window.entropy.extend(float(e) for e in outcome.frozen_entropy if np.isfinite(e))
-        hits = outcome.frozen_hits
+        hits = outcome.frozen.hits
         if hits.keys.shape[1]:
             near = hits.distances[hits.keys[:, 0] >= 0, 0]
             window.nearest.extend(float(d) for d in near)

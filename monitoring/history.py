@@ -198,8 +198,8 @@ class History:
         pool = asked or rows
         for row in sorted({pool[i * len(pool) // 3] for i in range(3)} if pool else ()):
             keys = {
-                "frozen": _first(outcome.frozen_answer, row),
-                "adapted": _first(outcome.adapted_answer, row),
+                "frozen": _first(outcome.frozen.answer, row),
+                "adapted": _first(outcome.adapted.answer, row),
                 "served": _first(outcome.served, row),
             }
             query = outcome.batch.queries[row]
@@ -228,7 +228,7 @@ class History:
             row.refused += not step.updated
             row.resets += step.rolled_back
             row.reason = step.reason or row.reason  # the newest refusal stays readable
-            row.source_distance = step.source_distance
+            row.source_distance = step.diagnostics.get("source_distance", 0.0)
 
     def _point(self, moved: bool = True) -> None:
         """Adds the present estimates; a label between two batches replaces the newest point."""

@@ -26,6 +26,18 @@ from monitoring.judged import JudgedQuality, Live
 from monitoring.series import SERIES
 
 OTHER = "other"
+DIAGNOSTICS = {
+    "conflict_degrees": "qshift_conflict_angle_degrees",
+    "realised_degrees": "qshift_realised_angle_degrees",
+    "removed_energy": "qshift_removed_energy_ratio",
+    "kept_share": "qshift_kept_share_ratio",
+    "source_distance": "qshift_source_distance",
+    "uniformity": "qshift_uniformity",
+    "gap": "qshift_gap",
+}
+"""Figures of a method that have a series of their own; others are labelled by their name."""
+ABSENT = {"removed_energy": 0.0, "source_distance": 0.0}
+"""What a method without a figure has; of the others it is not a number."""
 
 
 class Metrics:
@@ -195,17 +207,11 @@ class Metrics:
             self._counters["qshift_resets_total"].labels(lane).inc()
         for part, loss in step.losses.items():
             self._set("qshift_loss", loss, lane, part)
-        for name, value in (
-            ("conflict_angle_degrees", step.conflict_degrees),
-            ("realised_angle_degrees", step.realised_degrees),
-            ("removed_energy_ratio", step.removed_energy),
-            ("kept_share_ratio", step.kept_share),
-            ("source_distance", step.source_distance),
-            ("uniformity", step.uniformity),
-            ("gap", step.gap),
-        ):
-            self._set(f"qshift_{name}", value, lane)
-        self._set("qshift_entropy", step.entropy, lane, "adapted")
+        for name, series in DIAGNOSTICS.items():
+            self._set(series, step.diagnostics.get(name, ABSENT.get(name, math.nan)), lane)
+        self._set("qshift_entropy", step.diagnostics.get("entropy", math.nan), lane, "adapted")
+        for name in step.diagnostics.keys() - DIAGNOSTICS.keys() - {"entropy"}:
+            self._set("qshift_diagnostic", step.diagnostics[name], lane, name)
 
     def _codes(self, lane: str, health: BitHealth) -> None:
         self._set("qshift_bit_balance_ratio", health.balance, lane)

@@ -54,6 +54,7 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_source_distance", "gauge", "Distance of the parameters from the source model.", ("lane",)),
     Series("qshift_uniformity", "gauge", "Uniformity of the adapted features in a batch.", ("lane",)),
     Series("qshift_gap", "gauge", "Modality gap of the adapted features in a batch.", ("lane",)),
+    Series("qshift_diagnostic", "gauge", "Figures that only one method has, by name.", ("lane", "figure")),
     Series("qshift_entropy", "gauge", "Mean refined entropy of a batch, by encoder.", ("lane", "encoder")),
     # Geometry and semantics, where the base model is PSCA's
     Series(

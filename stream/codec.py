@@ -24,7 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused, plain
-from core.types import Coordinates, Floats, Judgement, Modality, Outcome, Query, Record, Refusal
+from core.protocols import Answered
+from core.types import Coordinates, Floats, Judgement, Modality, Query, Record, Refusal
 from stream import messages
 from stream.letters import HEADER_BYTES, HEADROOM_BYTES, OURS, fitted
 from stream.messages import composed_query as composed_query
@@ -193,9 +194,9 @@ class Codec:
 
     # -- out --------------------------------------------------------------------------------------------
 
-    def answers(self, outcome: Outcome) -> list[tuple[bytes, bytes, Headers]]:
+    def answers(self, answered: Answered) -> list[tuple[bytes, bytes, Headers]]:
         """(value, key, headers) of every query of a batch, in its order."""
-        batch, served, version = outcome.batch, outcome.served, outcome.gallery_version
+        batch, served, version = answered.batch, answered.served, answered.gallery_version
         found = []
         for row, query in enumerate(batch.queries):
             results = [
@@ -203,7 +204,7 @@ class Codec:
                 for key, distance in zip(served.keys[row], served.distances[row])
                 if key >= 0
             ]
-            value = self.encode_answer(query, batch.lane, batch.seq, outcome.state_hash, version, results)
+            value = self.encode_answer(query, batch.lane, batch.seq, answered.state_hash, version, results)
             found.append((value, str(query.at).encode(), self.answer_headers(query)))
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from core.config import BatchConfig
 from core.types import JournalEntry, LaneState, Partition, Query, QueryBatch
-from stream.pipeline import Learner
+from stream.session import Session
 
 PATIENCE = 40
 """How many times longer a batch may wait while more is known to be in the log."""
@@ -25,10 +25,10 @@ class Lane:
         next_seq, next_offset: first batch number and first offset that its state does not cover.
     """
 
-    def __init__(self, name: str, partition: Partition, learner: Learner) -> None:
+    def __init__(self, name: str, partition: Partition, session: Session) -> None:
         self.name = name
         self.partition = partition
-        self.learner = learner
+        self.session = session
         self.next_seq = 0
         self.next_offset = 0
         self.pending: deque[tuple[Query, float]] = deque()
@@ -81,11 +81,11 @@ class Lane:
         return batch
 
     def snapshot(self) -> LaneState:
-        tensors, meta = self.learner.snapshot()
-        return LaneState(self.name, self.next_seq, self.next_offset, tensors, meta, self.learner.state_hash())
+        tensors, meta = self.session.snapshot()
+        return LaneState(self.name, self.next_seq, self.next_offset, tensors, meta, self.session.state_hash())
 
     def restore(self, state: LaneState) -> None:
-        self.learner.restore(state.tensors, state.meta)
+        self.session.restore(state.tensors, state.meta)
         self.next_seq, self.next_offset = state.next_seq, state.next_offset
 
 

@@ -14,35 +14,27 @@ import hashlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from core.config import Config
 from core.errors import DeliveryError, PartitionsLost, Refused
 from core.identity import identity
-from core.protocols import Observer, Operations, Sink, Source, StateStore
-from core.types import Cut, JournalEntry, Judgement, Outcome, Partition, Query, QueryBatch, Record, Refusal
+from core.protocols import Answered, Observer, Operations, Sink, Source, StateStore
+from core.types import JournalEntry, Judgement, Query, QueryBatch, Record, Refusal
 from stream.admission import HELD_MESSAGES, Admission
-from stream.contradictions import (
-    check_complete,
-    check_fits,
-    check_never_saved,
-    check_reached,
-    cut_hash,
-    note,
-)
-from stream.lanes import Lane, covered, lane_name, plan
+from stream.contradictions import note
+from stream.lanes import Lane
+from stream.ownership import Owned, Ownership
 from stream.patience import BACKOFF_SECONDS, Backoff
 from stream.pipeline import Pipeline
+from stream.trouble import Trouble
 
 log = logging.getLogger("qshift.runner")
 FLUSH_SECONDS = 60.0
 POLL_SECONDS = 0.01
 """Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
-CONFIRM_SECONDS = 3.0
-"""How often an idle worker makes sure that it still is a member: one that was replaced ends soon."""
 
 
 class Border(Protocol):
@@ -50,7 +42,7 @@ class Border(Protocol):
 
     def decode(self, record: Record) -> Query | Judgement | Refusal: ...
 
-    def answers(self, outcome: Outcome) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
+    def answers(self, answered: Answered) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
         """(value, key, headers) per query, in batch order."""
 
     def dead_letter(self, refusal: Refusal) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]: ...
@@ -72,170 +64,44 @@ class Report:
     """Why a stopped run ended without a last cut; the next one continues from the newest."""
 
 
-class _Partition:
-    """Everything owned for one assigned partition."""
+class _Loop:
+    """The state of a run, and the steps of a turn."""
 
-    def __init__(self, partition: Partition, cut: Cut | None, start: int | None) -> None:
-        self.partition = partition
-        self.lanes: dict[str, Lane] = {}
-        self.first = self.position = start
-        self.cut_seq = cut.seq + 1 if cut else 0
-        self.parent = cut_hash(cut) if cut else ""
-        self.since_cut = 0
-        self.saved = cut.next_offset if cut else None
-        self.note = ""
-        """Metadata of the last commit."""
-        self.journalled: int | None = None
-        """Without a cut: the first offset that the journal wants repeated."""
-        self.states = {state.lane: state for state in cut.lanes} if cut else {}
-        self.planned: dict[str, deque[JournalEntry]] = {}
-
-    def waiting(self) -> bool:
-        """Whether there are queries or planned batches that are not answered yet."""
-        lanes = any(lane.pending or lane.planned for lane in self.lanes.values())
-        return lanes or bool(self.planned)
-
-
-class _Run:
     def __init__(
         self, source: Source, pipeline: Pipeline, border: Border, sink: Sink, store: StateStore,
         observers: Sequence[Observer], config: Config, clock: Callable[[], float],
         on_lanes: Callable[[Sequence[Lane]], None] | None, operations: Operations | None,
-        base_version: str, backoff: Backoff, on_trouble: Callable[[bool], None], decoders: int,
+        base_version: str, trouble: Trouble, decoders: int,
     ) -> None:  # fmt: skip
         self.source, self.pipeline, self.border, self.sink, self.store = source, pipeline, border, sink, store
-        self.observers, self.config, self.clock = observers, config, clock
-        self.on_lanes, self.operations = on_lanes, operations
-        self.admission: Admission[_Partition] = Admission(
+        self.observers, self.config, self.clock, self.operations = observers, config, clock, operations
+        self.admission: Admission[Owned] = Admission(
             pipeline.admit, decoders, HELD_MESSAGES * config.limits.message_bytes
         )
-        self.identity, self.backoff, self.on_trouble = identity(config, base_version), backoff, on_trouble
-        self.owned: dict[Partition, _Partition] = {}
-        self.assigned: frozenset[Partition] = frozenset()
-        self.first: dict[Partition, int] = {}
-        """Where reading began, of partitions that were dropped and may be read again."""
-        self.topics = {config.kafka.queries}
-        self.report = Report()
+        self.identity, self.trouble, self.report = identity(config, base_version), trouble, Report()
         self.labels: dict[str, int] = {}
-        self.paused = False
-        self.generation = 0
-        self.confirmed = float("-inf")
-        self.moved = False
-        self.trouble = ""
-        """Why deliveries fail, while they do."""
-        self.owing: set[Partition] = set()
-        """Partitions that have not delivered anything since then."""
+        self.ours = Ownership(
+            source, store, pipeline, self.identity, clock, self.labels, operations, on_lanes
+        )
+        self.paused = self.worked = False
 
-    # -- partitions -------------------------------------------------------------------------------------
-
-    def rebalance(self, records: list[Record]) -> list[Record]:
-        """Loads what was gained and drops what was lost; returns the records that may be used."""
-        assigned = self.source.assignment()
-        gained = assigned - set(self.owned)
-        for partition in self.assigned - assigned:
-            log.info("partition lost", extra={"partition": partition})
-            for known in (self.owned, self.first):
-                known.pop(partition, None)
-            self.owing.discard(partition)
-        if assigned != self.assigned and self.operations:
-            self.operations.rebalanced()
-        self.assigned, self.moved = assigned, bool(gained)
-        for partition in gained:  # all of them first: what was polled must come again if one fails
-            offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
-            offsets += [self.first[partition]] if partition in self.first else []
-            if offsets:
-                self.first[partition] = min(offsets)
-        for partition in sorted(gained):
-            self.own(partition)
-        # The source may have read from elsewhere than where the state continues: read again from there.
-        return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
-
-    def own(self, partition: Partition) -> None:
-        """Newest complete cut wins over the group's offset; the journal after it is obeyed.
-
-        Raises:
-            ArtifactError: the state does not fit, or there was one and it is gone.
-        """
-        began = self.clock()
-        cut = self.store.load(partition)
-        start = cut.next_offset if cut else self.first.get(partition)
-        # A reader ignores cuts of a lower generation than one it has seen: never fall behind our own.
-        self.generation = max(self.generation, self.source.generation(), cut.generation if cut else 0)
-        owned = _Partition(partition, cut, start)
-        since = {lane.lane: lane.next_seq for lane in cut.lanes} if cut else {}
-        if cut is not None:
-            check_fits(cut, self.identity)
-            owned.note = note(cut, self.store.place)
-        else:
-            check_never_saved(partition, self.source.committed(partition), self.store.place)
-        # Before anything of ours is written with the generation that was just read out of another's cut.
-        self.confirm(owned)
-        entries = self.store.journalled(partition, since)
-        if cut is None:
-            check_complete(partition, entries, self.store.place)
-            owned.journalled = min((entry.offsets[0] for entry in entries if entry.offsets), default=None)
-            if start is not None:
-                check_reached(partition, owned.journalled, start, self.store.place)
-        owned.planned = plan(entries, since)
-        self.owned[partition] = owned
-        if start is not None:
-            self.source.seek(partition, start)
-        for name, offset in (cut.label_offsets if cut else {}).items():
-            topic, _, number = name.rpartition("/")
-            self.source.seek((topic, int(number)), offset)
-            self.labels[name] = offset
-        if cut:
-            log.info("state restored", extra={"partition": partition, "offset": cut.next_offset})
-            if self.operations:
-                self.operations.restored(self.clock() - began)
-
-    def confirm(self, owned: _Partition) -> None:
-        """Returns only while the group knows us as the partition's owner."""
-        offset = owned.first if owned.saved is None else owned.saved
-        self.source.confirm({owned.partition: offset}, owned.note)
-        self.confirmed = self.clock()
-
-    def confirm_idle(self) -> None:
-        """One partition stands for the worker: it is a member, or it is none."""
-        for owned in list(self.owned.values())[:1]:
-            if self.clock() - self.confirmed >= CONFIRM_SECONDS:
-                self.confirm(owned)
-
-    def drop(self) -> None:
-        """Forgets everything in memory; the next poll shows what is ours, and that is loaded again."""
-        for partition, owned in self.owned.items():
-            if owned.first is not None:
-                self.first[partition] = owned.first
-        self.owned.clear()
-        self.shown()
-
-    def lane(self, owned: _Partition, query: Query) -> Lane:
-        name = lane_name(query, self.config.batch.per_tenant_lanes)
-        if name not in owned.lanes:
-            lane = Lane(name, owned.partition, self.pipeline.learner(query.modality))
-            if name in owned.states:
-                lane.restore(owned.states.pop(name))
-            lane.planned = owned.planned.pop(name, lane.planned)
-            owned.lanes[name] = lane
-            self.shown()
-        return owned.lanes[name]
-
-    def shown(self) -> None:
-        if self.on_lanes is not None:
-            self.on_lanes([lane for owned in self.owned.values() for lane in owned.lanes.values()])
+    def pause_when_full(self) -> None:
+        """The source pauses while as many queries wait as may."""
+        waiting = sum(len(lane.pending) for lane in self.ours.lanes())
+        full = waiting + len(self.admission) >= self.config.limits.pending_queries or self.admission.full
+        if full != self.paused:
+            self.paused = full
+            self.source.pause(full)
 
     # -- records ----------------------------------------------------------------------------------------
 
     def take(self, record: Record) -> None:
         """One record: a query joins its lane, a label goes to the observers, anything else is refused."""
         event = self.border.decode(record)
-        if record.at.topic in self.topics:
-            owned = self.owned.get((record.at.topic, record.at.partition))
+        if record.at.topic == self.config.kafka.queries:
+            owned = self.ours.owned.get((record.at.topic, record.at.partition))
             if owned is not None:  # else of a partition that is ours no longer
-                if owned.first is None:
-                    # Reading begins again here when all is lost, whether or not the record was waited for.
-                    check_reached(owned.partition, owned.journalled, record.at.offset, self.store.place)
-                    owned.first = record.at.offset
+                self.ours.began(owned, record.at.offset)
                 if not self.admission.put(owned, record, event, self.decodes(owned, event)):
                     self.take_query(owned, record, event, self.pipeline.admit)
             return
@@ -248,7 +114,10 @@ class _Run:
         elif isinstance(event, Refusal):
             self.refuse(event)
 
-    def decodes(self, owned: _Partition, event: Query | Judgement | Refusal) -> bool:
+    def lane(self, owned: Owned, query: Query) -> Lane:
+        return self.ours.lane(owned, query, self.config.batch.per_tenant_lanes)
+
+    def decodes(self, owned: Owned, event: Query | Judgement | Refusal) -> bool:
         """Whether an event is to be decoded beside the loop: not what the lane's state covers already."""
         if not isinstance(event, Query) or not self.admission.decodes(event):
             return False
@@ -262,7 +131,7 @@ class _Run:
                 return
 
     def take_query(
-        self, owned: _Partition, record: Record, event: Query | Judgement | Refusal,
+        self, owned: Owned, record: Record, event: Query | Judgement | Refusal,
         admit: Callable[[Query], Query],
     ) -> None:  # fmt: skip
         owned.position = record.at.offset + 1
@@ -290,46 +159,26 @@ class _Run:
     def work(self, drain: bool, stop: threading.Event) -> bool:
         """Answers every batch that is due; True if there was one."""
         worked, lag = False, self.source.lag()
-        for owned in list(self.owned.values()):
+        for owned in list(self.ours.owned.values()):
             behind = (not self.paused and lag.get(owned.partition, 0) > 0) or self.admission.ahead(owned)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
-                    cut = lane.next_batch(self.clock(), self.config.batch, drain, behind)
-                    if cut is None:
+                    due = lane.next_batch(self.clock(), self.config.batch, drain, behind)
+                    if due is None:
                         break
-                    self.batch(owned, lane, *cut)
+                    self.batch(owned, lane, *due)
                     worked = True
         return worked
 
-    def batch(self, owned: _Partition, lane: Lane, batch: QueryBatch, planned: bool) -> None:
+    def batch(self, owned: Owned, lane: Lane, batch: QueryBatch, planned: bool) -> None:
         if not planned:
-            at = max(self.labels.values(), default=0)
-            self.store.journal(
-                JournalEntry(
-                    *owned.partition,
-                    lane.name,
-                    batch.seq,
-                    batch.offsets,
-                    lane.learner.state_hash(),
-                    at,
-                    self.generation,
-                )
-            )
-        work = self.pipeline.answer(lane.learner, batch, repeated=planned)
+            self.store.journal(self.boundary(owned, lane, batch))
+        answered = lane.session.answer(batch, repeated=planned)
         if not planned:  # what the journal had planned is answered alike by everybody
-            self.confirm(owned)
-        started = self.clock()
-        generation = ("x-generation", str(self.generation).encode())
-        for query, (value, key, headers) in zip(
-            batch.queries, self.border.answers(work.outcome), strict=True
-        ):
-            try:
-                self.sink.emit("answers", value, key, [*headers, generation])
-            except Refused as refused:  # too large for its topic: it would be for ever
-                self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
-        emitted = self.clock() - started
-        outcome = self.pipeline.learn(lane.learner, work)
-        outcome = replace(outcome, seconds={**outcome.seconds, "emit": emitted})
+            self.ours.confirm(owned)
+        with answered.timed("emit"):
+            self.send(answered)
+        outcome = lane.session.learn(answered)
         self.report.queries += len(batch)
         self.report.batches += 1
         for observer in self.observers:
@@ -339,88 +188,78 @@ class _Run:
         if self.trouble or owned.since_cut >= self.config.state.every_batches:
             self.cut(owned)
 
-    def cut(self, owned: _Partition) -> None:
+    def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
+        label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
+        return JournalEntry(
+            *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.ours.generation
+        )
+
+    def send(self, answered: Answered) -> None:
+        generation = ("x-generation", str(self.ours.generation).encode())
+        answers = self.border.answers(answered)
+        for query, (value, key, headers) in zip(answered.batch.queries, answers, strict=True):
+            try:
+                self.sink.emit("answers", value, key, [*headers, generation])
+            except Refused as refused:  # too large for its topic: it would be for ever
+                self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
+
+    # -- cuts and deliveries ----------------------------------------------------------------------------
+
+    def cut(self, owned: Owned) -> None:
         """1 answers flushed, 2 state saved, 3 offsets committed."""
         self.sink.flush(FLUSH_SECONDS)
-        position = covered(owned.lanes.values(), owned.position or 0)
-        states = [lane.snapshot() for lane in owned.lanes.values()]
-        # Lanes that have not been met since the restart keep the state they were saved with.
-        states += list(owned.states.values())
-        cut = Cut(
-            *owned.partition, owned.cut_seq, owned.parent, position,
-            tuple(sorted(states, key=lambda s: s.lane)), self.identity, dict(self.labels),
-            self.generation,
-        )  # fmt: skip
+        cut = owned.cut(self.identity, dict(self.labels), self.ours.generation)
         self.store.save(cut)
         owned.note = note(cut, self.store.place)
-        self.source.commit({owned.partition: position}, owned.note)
-        owned.cut_seq, owned.parent, owned.since_cut = cut.seq + 1, cut_hash(cut), 0
-        owned.saved = position
-        self.delivered(owned.partition)
+        self.source.commit({owned.partition: cut.next_offset}, owned.note)
+        owned.cut_made(cut)
+        self.trouble.delivered(owned.partition)
         self.report.cuts += 1
         if self.operations:
-            self.operations.cut(sum(a.nbytes for state in states for a in state.tensors.values()))
+            self.operations.cut(sum(a.nbytes for state in cut.lanes for a in state.tensors.values()))
 
     def failed(self, error: DeliveryError) -> float:
         """After a failed delivery: forget what is in memory; returns the seconds to wait."""
         self.report.recoveries += 1
         if self.operations:
             self.operations.recovered()
-        self.owing |= self.assigned
-        if not self.trouble:
-            self.on_trouble(True)
-        self.trouble = str(error)
-        self.drop()
-        pause = self.backoff.next()
-        log.warning(
-            "delivery failed, continuing from the newest cut", extra={"error": str(error), "pause": pause}
-        )
+        pause = self.trouble.failed(error, self.ours.assigned)
+        self.ours.drop()
         return pause
-
-    def delivered(self, partition: Partition) -> None:
-        """A cut of the partition is durable, or it has nothing to deliver. Trouble ends with the last one."""
-        self.owing.discard(partition)
-        if self.trouble and not self.owing:
-            self.trouble = ""
-            self.backoff.reset()
-            self.on_trouble(False)
 
     def rested(self) -> None:
         """What has nothing to deliver owes nothing: all is loaded, read and answered."""
-        if self.trouble and not self.moved:
+        if self.trouble and not self.ours.moved:
             lag = self.source.lag()
-            for partition, owned in self.owned.items():
+            for partition, owned in self.ours.owned.items():
                 if lag.get(partition) == 0 and not owned.waiting() and not self.admission.holds(owned):
-                    self.delivered(partition)
+                    self.trouble.delivered(partition)
 
     def finish(self, stopped: bool) -> Report:
         """Makes the last cuts. A run that was stopped may end without: all is answered again then."""
-        self.report.unsaved = self.trouble if stopped else ""
+        self.report.unsaved = self.trouble.reason if stopped else ""
         try:
-            self.cut_all()
+            for owned in self.ours.owned.values():
+                if owned.changed():
+                    self.cut(owned)
             self.sink.flush(FLUSH_SECONDS)
         except (DeliveryError, PartitionsLost) as error:
             if not stopped:
                 raise
             self.report.unsaved = str(error)
             log.warning("ended without a last cut", extra={"error": str(error)})
-        hashes: dict[str, str] = {}
-        for owned in self.owned.values():
-            hashes.update({name: lane.learner.state_hash() for name, lane in owned.lanes.items()})
-            hashes.update({name: state.state_hash for name, state in owned.states.items()})
-        self.report.lanes = dict(sorted(hashes.items()))
+        self.report.lanes = self.state_hashes()
         text = "|".join(f"{name}={value}" for name, value in self.report.lanes.items())
         self.report.state_sha256 = hashlib.sha256(text.encode()).hexdigest()
         return self.report
 
-    def cut_all(self) -> None:
-        for owned in self.owned.values():
-            # Refused records count, too: they are done with. Where nothing was read, the place in the log is
-            # not known, and a cut at 0 would be refused once retention has removed the log's beginning.
-            if owned.position is not None and (
-                owned.since_cut or covered(owned.lanes.values(), owned.position) != owned.saved
-            ):
-                self.cut(owned)
+    def state_hashes(self) -> dict[str, str]:
+        """Of all lanes, by name; of those not met since the restart, as they were saved."""
+        hashes: dict[str, str] = {}
+        for owned in self.ours.owned.values():
+            hashes.update({name: lane.session.state_hash() for name, lane in owned.lanes.items()})
+            hashes.update({name: state.state_hash for name, state in owned.states.items()})
+        return dict(sorted(hashes.items()))
 
 
 def run(
@@ -461,43 +300,46 @@ def run(
         OffsetGoneError: the log starts after the offset where a saved state continues.
     """
     stop = stop or threading.Event()
-    state = _Run(
+    loop = _Loop(
         source, pipeline, border, sink, store, observers, config, clock, on_lanes, operations,
-        base_version, Backoff(*backoff_seconds), on_trouble, decoders,
+        base_version, Trouble(Backoff(*backoff_seconds), on_trouble), decoders,
     )  # fmt: skip
     try:
-        _loop(state, stop, poll_seconds)
+        _turns(loop, stop, poll_seconds)
     finally:
-        state.admission.close()
-    return state.finish(stop.is_set())
+        loop.admission.close()
+    return loop.finish(stop.is_set())
 
 
-def _loop(state: _Run, stop: threading.Event, poll_seconds: float) -> None:
-    source, admission, worked = state.source, state.admission, False
-    limit = state.config.limits.pending_queries
+def _turns(loop: _Loop, stop: threading.Event, poll_seconds: float) -> None:
     while not stop.is_set():
         try:
-            # While pictures are decoded the turn waits for them instead, further down.
-            records = state.rebalance(source.poll(POLL_SECONDS if len(admission) else poll_seconds))
-            admission.turn(state.owned.values())
-            for record in records:
-                if stop.is_set():
-                    return
-                state.take(record)
-            state.take_back(0.0 if worked else poll_seconds, stop)
-            worked = state.work(False, stop)
-            waiting = sum(len(lane.pending) for o in state.owned.values() for lane in o.lanes.values())
-            full = waiting + len(admission) >= limit or admission.full
-            if full != state.paused:
-                state.paused = full
-                source.pause(full)
-            if source.exhausted and not records and not worked and not len(admission):
-                state.work(True, stop)
+            if _turn(loop, stop, poll_seconds):
                 return
-            state.rested()
-            state.confirm_idle()
         except PartitionsLost as error:
             log.warning("partitions dropped", extra={"error": str(error)})
-            state.drop()
+            loop.ours.drop()
         except DeliveryError as error:
-            stop.wait(state.failed(error))
+            stop.wait(loop.failed(error))
+
+
+def _turn(loop: _Loop, stop: threading.Event, poll_seconds: float) -> bool:
+    """Polls, takes in, works; True when there is nothing more to come."""
+    source, admission, ours = loop.source, loop.admission, loop.ours
+    # While pictures are decoded the turn waits for them instead, further down.
+    records = ours.rebalance(source.poll(POLL_SECONDS if len(admission) else poll_seconds))
+    loop.trouble.keep(ours.assigned)
+    admission.turn(ours.owned.values())
+    for record in records:
+        if stop.is_set():
+            return True
+        loop.take(record)
+    loop.take_back(0.0 if loop.worked else poll_seconds, stop)
+    loop.worked = loop.work(False, stop)
+    loop.pause_when_full()
+    if source.exhausted and not records and not loop.worked and not len(admission):
+        loop.work(True, stop)
+        return True
+    loop.rested()
+    ours.confirm_idle()
+    return False

@@ -1,4 +1,4 @@
-"""The direction of imports: everyone imports core, only app imports everyone, one owner per heavy library."""
+"""The direction of imports: floors, of packages and inside `qshift`, and one owner per heavy library."""
 
 import ast
 import importlib
@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("core", "stream", "adapters", "encoders", "index", "monitoring", "app", "benchmarks")
+FIVE = ("stream", "adapters", "encoders", "index", "monitoring")
+PACKAGES = ("core", *FIVE, "qshift")
+FLOORS = (
+    ("data", "shifts", "terminal", "build", "methods"),
+    ("recipes", "observers"),
+    ("replay", "benchmarks", "service", "session"),
+    ("demo",),
+    ("commands",),
+    ("cli",),
+)
+"""Rooms of `qshift`, from the ground up: a room imports from lower floors, and from itself."""
 OWNERS = {
     "open_clip": "encoders",
     "torchvision": "encoders",
@@ -20,29 +30,47 @@ OWNERS = {
 
 
 def imported(path: Path) -> set[str]:
+    """Full names: of modules, and of what is taken from them."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
 
-def modules() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [path for name in PACKAGES for path in modules(name)], ids=named)
 def test_imports_point_to_core(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
-    names = imported(path)
-    allowed = set(PACKAGES) if package == "app" else {package, "core"}
-    if package == "core":
-        allowed = {"core"}
+    names = {name.split(".")[0] for name in imported(path)}
+    allowed = set(PACKAGES) if package == "qshift" else {package, "core"}
     assert names & set(PACKAGES) <= allowed
     for library, owner in OWNERS.items():
         assert library not in names or package == owner, f"{library} belongs to {owner}"
+
+
+def floor(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize("path", modules("qshift"), ids=named)
+def test_inside_imports_point_down(path: Path) -> None:
+    room = path.relative_to(ROOT / "qshift").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for name in imported(path):
+        if name.startswith("qshift."):
+            other = name.split(".")[1]
+            assert other == room or floor(other) < floor(room), f"{room} imports {name}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -8,7 +8,6 @@ leaves is centred. docs/methods/centring.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from adapters.online.centring import Centring
 from adapters.online.gradient import State, check_method, part
-from core.protocols import Adapter, Batch
+from core.protocols import Adapter, Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
@@ -51,10 +50,10 @@ class Centred:
     def parameters(self) -> Params:
         return self._inner.parameters()
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return self._centring.emit(features, batch)
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """The inner update; the running mean takes in the features that the inner method learned from.
 
         A batch that the inner method refuses is not taken in either: state and version move together.
@@ -63,7 +62,7 @@ class Centred:
         if step.updated:
             with torch.no_grad():
                 learned = batch.encode(self.parameters()) if features is None else features
-            self._centring.update(replace(batch, encode=lambda _: learned))
+            self._centring.take_in(learned[batch.mask])
         return step, features
 
     def snapshot(self) -> State:

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from adapters.online.gradient import State, check_method
 from core.errors import ConfigError
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
@@ -68,21 +68,27 @@ class Centring:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         rows = _usable(features, batch)
         mean = self._running[0] if len(rows) < self._floor else fold(self._running, rows)[0]
         return normalize(features - (mean - self._clean), dim=1)
 
     @torch.no_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         if int(batch.mask.sum()) < self._floor:
             return AdaptationStep(False, "too-small"), None
         features = batch.encode(self.parameters())
-        if not bool(torch.isfinite(features[batch.mask]).all()):
-            return AdaptationStep(False, "non-finite-features"), None
-        self._running = fold(self._running, features[batch.mask].float())
+        step = self.take_in(features[batch.mask])
+        return step, features if step.updated else None
+
+    @torch.no_grad()
+    def take_in(self, rows: Tensor) -> AdaptationStep:
+        """Learns from features [n, D] of real rows, however they were made."""
+        if not bool(torch.isfinite(rows).all()):
+            return AdaptationStep(False, "non-finite-features")
+        self._running = fold(self._running, rows.float())
         self._version += 1
-        return AdaptationStep(True, source_distance=_distance(self._running, self._clean)), features
+        return _learned(_distance(self._running, self._clean))
 
     def snapshot(self) -> State:
         tensors = {"mean": self._running[0].cpu().numpy().copy()}
@@ -129,7 +135,7 @@ class ResidualCentring:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         clean, running = self._state(batch)
         rows = _usable(features, batch)
         if len(rows) >= self._floor:
@@ -137,7 +143,7 @@ class ResidualCentring:
         return normalize(features - (running[0] - clean), dim=1)
 
     @torch.no_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         if int(batch.mask.sum()) < self._floor:
             return AdaptationStep(False, "too-small"), None
         features = batch.encode(self.parameters())
@@ -147,16 +153,16 @@ class ResidualCentring:
         self._clean = clean
         self._running = self._fixed_point(features[batch.mask].float(), batch, clean, running)
         self._version += 1
-        return AdaptationStep(True, source_distance=_distance(self._running, clean)), features
+        return _learned(_distance(self._running, clean)), features
 
-    def _fixed_point(self, rows: Tensor, batch: Batch, clean: Tensor, before: Running) -> Running:
+    def _fixed_point(self, rows: Tensor, batch: Pass, clean: Tensor, before: Running) -> Running:
         running = before
         for _ in range(ROUNDS):
             corrected = normalize(rows - (running[0] - clean), dim=1)
             running = fold(before, rows - soft_neighbour(corrected, batch.neighbours(corrected)))
         return running
 
-    def _state(self, batch: Batch) -> tuple[Tensor, Running]:
+    def _state(self, batch: Pass) -> tuple[Tensor, Running]:
         """The clean value and the running mean; before the first update the latter is the prior."""
         if self._clean is not None and self._running is not None:
             return self._clean, self._running
@@ -188,7 +194,11 @@ def soft_neighbour(q: Tensor, near: Tensor) -> Tensor:
     return torch.einsum("bk,bkd->bd", weights, near)
 
 
-def _usable(features: Tensor, batch: Batch) -> Tensor:
+def _learned(distance: float) -> AdaptationStep:
+    return AdaptationStep(True, diagnostics={"source_distance": distance})
+
+
+def _usable(features: Tensor, batch: Pass) -> Tensor:
     """Real and finite rows: a broken query must not reach its batch mates through the mean."""
     return features[batch.mask & torch.isfinite(features).all(1)].float()
 

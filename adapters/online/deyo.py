@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters.online.guard import require_finite
 from adapters.online.peer import SURE_SHARE, Objective, Peer, Seen, lowest, mean_over, predict
-from core.protocols import Batch
+from core.protocols import Pass
 
 KEPT_SHARE = 0.5  # TCR benchmark: rows of lowest entropy that are looked at
 PLPD_ABOVE = 0.0  # TCR benchmark; the original asks for .2
@@ -24,7 +24,7 @@ class Deyo(Peer):
 
     name = "deyo"
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         entropy = seen.prediction.entropy
         kept, _ = lowest(entropy, KEPT_SHARE)
         drop = self._plpd(batch, seen)
@@ -37,11 +37,12 @@ class Deyo(Peer):
         return mean_over(kept, weight * entropy)
 
     @torch.no_grad()
-    def _plpd(self, batch: Batch, seen: Seen) -> Tensor | None:
+    def _plpd(self, batch: Pass, seen: Seen) -> Tensor | None:
         """p(y) - p'(y) [R] for y the best column of the whole picture, over the same columns."""
-        if batch.scrambled is None:
+        shuffled = batch.scrambled(self.parameters())
+        if shuffled is None:
             return None
-        shuffled = batch.scrambled(self.parameters())[batch.mask]
+        shuffled = shuffled[batch.mask]
         require_finite([shuffled], "non-finite-features")
         best, label = seen.prediction.p.detach().max(1)
         p = predict(shuffled, seen.columns, self._settings.temperature).p

@@ -20,7 +20,7 @@ from torch.nn.functional import cosine_similarity
 from adapters.online.gradient import State
 from adapters.online.peer import SURE_SHARE, Objective, Peer, Seen, lowest, mean_over
 from core.config import AdaptConfig
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Eata(Peer):
         self._mean: Tensor | None = None
         """[N] mean prediction, or [D] mean expected feature, of the rows learned from."""
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         entropy = seen.prediction.entropy
         kept, _ = lowest(entropy, MARGIN)
         signature, likeness = self._likeness(seen)

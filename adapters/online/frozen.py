@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class Frozen:
     def parameters(self) -> Params:
         return self._source
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return features
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         return AdaptationStep(False, "frozen"), None
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -20,7 +20,7 @@ from adapters.online.decouple import norm
 from adapters.online.gradient import State, check_method
 from core.config import GuardConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Adapter, Batch
+from core.protocols import Adapter, Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class Guarded:
     def parameters(self) -> Params:
         return self._inner.parameters()
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return self._inner.emit(features, batch)
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Learns, then guards. The features are those the method returned, from before any guard acted."""
         step, features = self._inner.update(batch)
         if not step.updated:
@@ -91,9 +91,11 @@ class Guarded:
             self._inner.restore(*self._start)
             self._loss = None
             self._resets += 1 + step.resets  # the method's own count returns to zero with its state
-        distance = self._distance() if restored or reset else step.source_distance
         own = 0 if reset else step.resets
-        return replace(step, source_distance=distance, resets=self._resets + own), features
+        step = replace(step, resets=self._resets + own)
+        if restored or reset:
+            step = replace(step, diagnostics={**step.diagnostics, "source_distance": self._distance()})
+        return step, features
 
     @torch.no_grad()
     def _restore_some(self) -> bool:

@@ -7,8 +7,8 @@ same AdamW, as in TCR's benchmark; docs/methods/peers.md says what was run there
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.decouple import Gradient
-from adapters.online.gradient import Settings, State, Trainable, check_method
+from adapters.online.descent import Descent
+from adapters.online.gradient import State
 from adapters.online.guard import Unlearnable, clip, require_finite
 from core.config import AdaptConfig
-from core.errors import ConfigError
-from core.protocols import Batch
-from core.types import AdaptationStep, SourceConstants
+from core.protocols import Pass
+from core.types import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params
@@ -114,105 +114,38 @@ class Inner:
     losses: dict[str, float]
     kept_share: float
     entropy: float
-    backwards: int = 1
 
 
-class Peer(ABC):
-    """One lane of one method.
-
-    A batch is learned from completely or not at all: when any inner step is refused, all state returns to the
-    last bit to what it was before the batch.
-
-    Args:
-        source: adaptable tensors of the encoder at their source values.
-        constants: temperature and rate of the base model.
-        config: the `adapt` section.
-        floor: batches with fewer real rows are not learned from.
-
-    Raises:
-        ConfigError: nothing to adapt.
-    """
-
-    name: str
+class Peer(Descent[Inner]):
+    """One lane of one method. Arguments as for Descent."""
 
     def __init__(
         self, source: Params, constants: SourceConstants, config: AdaptConfig, floor: int = 16
     ) -> None:
-        self._settings = Settings.resolve(config, constants)
-        self._full, self._floor = config.columns == "full", floor
-        self._weights = Trainable(source, self._settings)
-        self._version = self._resets = 0
-
-    @property
-    def version(self) -> int:
-        return self._version
-
-    @property
-    def learns_first(self) -> bool:
-        return self._settings.emit != "before"
-
-    def parameters(self) -> Params:
-        return self._weights.tensors
-
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
-        return features
-
-    @torch.enable_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
-        """Learns from a batch; the features returned are those of the last inner forward."""
-        if int(batch.mask.sum()) < self._floor:
-            return self._refused("too-small"), None
-        before = self.snapshot()
-        inner: list[Inner] = []
-        try:
-            for _ in range(self._settings.steps):
-                inner.append(self._inner(batch))
-        except Unlearnable as refused:
-            self.restore(*before)
-            return self._refused(refused.reason, bool(inner) or refused.reason == "rolled-back"), None
-        except BaseException:  # out of memory, a stop signal: half a batch must not stay behind
-            self.restore(*before)
-            raise
-        self._version += 1
-        step = AdaptationStep(
-            updated=True,
-            losses=inner[-1].losses,
-            kept_share=inner[0].kept_share,
-            entropy=inner[0].entropy,
-            source_distance=self._weights.distance(),
-            backwards=sum(step.backwards for step in inner),
-            resets=self._resets,
-        )
-        return step, None if self._settings.emit == "after" else inner[-1].q.detach()
+        super().__init__(source, constants, config, floor)
+        self._full = config.columns == "full"
 
     @abstractmethod
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         """What to descend. Raises Unlearnable when no row is left to learn from."""
 
-    def _inner(self, batch: Batch) -> Inner:
+    def _inner(self, batch: Pass, first: bool) -> Inner:
         seen = self._look(batch)
         objective = self._objective(batch, seen)
         self._descend(self._gradient(objective))
-        return self._report(seen, objective)
+        return self._seen(seen, objective)
 
-    def _look(self, batch: Batch) -> Seen:
+    def _look(self, batch: Pass) -> Seen:
         q = batch.encode(self.parameters())
         require_finite([q[batch.mask]], "non-finite-features")
         columns = self._columns(batch, q.detach())
         return Seen(q, columns, predict(q[batch.mask], columns, self._settings.temperature))
 
-    def _columns(self, batch: Batch, q: Tensor) -> Tensor:
+    def _columns(self, batch: Pass, q: Tensor) -> Tensor:
         """[N, D], or the shortlist [R, K, D] of each real row."""
-        if self._full and batch.gallery is not None:
-            return batch.gallery()
-        if not self._full and batch.shortlist is not None:
-            return batch.shortlist(q)[batch.mask]
-        raise ConfigError(
-            f"expected a batch that offers its {'gallery' if self._full else 'shortlist'}, got none: "
-            "set adapt.columns to what the pipeline offers"
-        )
+        return batch.gallery() if self._full else batch.shortlist(q)[batch.mask]
 
-    def _shared(self, batch: Batch, seen: Seen) -> Prediction:
+    def _shared(self, batch: Pass, seen: Seen) -> Prediction:
         """Predictions over columns that all rows share, for terms on the mean prediction.
 
         Shortlists differ from row to row. The union of the batch's rank-1 neighbours, each item once, stands
@@ -235,29 +168,27 @@ class Peer(ABC):
         if not self._weights.finite():
             raise Unlearnable("rolled-back")
 
-    def _report(self, seen: Seen, objective: Objective, backwards: int = 1) -> Inner:
+    def _seen(self, seen: Seen, objective: Objective) -> Inner:
         losses = {name: float(term.detach()) for name, term in objective.terms.items()}
         entropy = seen.prediction.entropy.detach()
-        return Inner(seen.q, losses, objective.kept / len(entropy), float(entropy.mean()), backwards)
+        return Inner(seen.q, losses, objective.kept / len(entropy), float(entropy.mean()))
 
-    def _refused(self, reason: str, rolled_back: bool = False) -> AdaptationStep:
-        return AdaptationStep(
-            False,
-            reason,
-            source_distance=self._weights.distance(),
-            rolled_back=rolled_back,
-            resets=self._resets,
-        )
+    def _report(self, steps: Sequence[Inner]) -> dict[str, float]:
+        return {"kept_share": steps[0].kept_share, "entropy": steps[0].entropy}
+
+    def _mark(self) -> Callable[[], None]:
+        before = self.snapshot()
+        super()._mark()
+        return lambda: self.restore(*before)
 
     def snapshot(self) -> State:
-        meta = {"method": self.name, "version": self._version, "resets": self._resets}
-        return self._weights.snapshot(), meta
+        tensors, meta = super().snapshot()
+        return tensors, meta | {"resets": self._resets}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Raises ArtifactError when the snapshot is of another method or other tensors."""
-        check_method(meta, self.name)
-        self._weights.restore(tensors)
-        self._version, self._resets = int(meta["version"]), int(meta["resets"])
+        super().restore(tensors, meta)
+        self._resets = int(meta["resets"])
 
 
 def _distinct(rows: Tensor) -> Tensor:

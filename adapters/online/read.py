@@ -6,7 +6,7 @@ Reference: READ (ICLR 2024), as run in TCR's benchmark; docs/methods/peers.md.
 from __future__ import annotations
 
 from adapters.online.peer import Objective, Peer, Seen
-from core.protocols import Batch
+from core.protocols import Pass
 
 
 class Read(Peer):
@@ -17,7 +17,7 @@ class Read(Peer):
 
     name = "read"
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         best, place = seen.prediction.p.max(1)
         log_best = seen.prediction.log_p.gather(1, place[:, None])[:, 0]
         balance = self._shared(batch, seen).p.sum(0).log_softmax(0)

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from adapters.online.gradient import State, check_method
 from core.errors import ConfigError
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class Refinement:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         near = batch.neighbours(features)[:, : self._neighbours]
         return normalize(features + self._strength * soft_mean(features, near, self._temperature), dim=1)
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         return AdaptationStep(False, "nothing-to-learn"), None
 
     def snapshot(self) -> State:

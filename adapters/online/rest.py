@@ -24,7 +24,7 @@ from adapters.online.objectives import bidirectional, loss_gen, loss_pairs, weig
 from adapters.online.tcr import Direction, Tcr
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Rest(Tcr):
         return Subspace.of(basis, self._weights.tensors, self._decouple.strength, self._decouple.granularity)
 
     def _consistency(
-        self, batch: Batch, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
+        self, batch: Pass, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
     ) -> dict[str, Tensor]:
         if self._kind == "rem" and self._reliability is None:
             return super()._consistency(batch, q, nearest, entropy, e_m)
@@ -111,7 +111,7 @@ class Rest(Tcr):
         mean = weighted(rows, self._weights_of_rows(batch), batch.mask)
         return {} if mean is None else {name: mean}
 
-    def _weights_of_rows(self, batch: Batch) -> Tensor:
+    def _weights_of_rows(self, batch: Pass) -> Tensor:
         if self._reliability is None:
             return torch.ones(len(batch.mask), device=batch.mask.device)
         if self._trust is None:  # asked once a batch: a second answer would count its queries twice
@@ -119,7 +119,7 @@ class Rest(Tcr):
                 self._trust = self._reliability.weights(batch.source, batch.ids, batch.mask)
         return self._trust
 
-    def _direction(self, batch: Batch, objective: Tensor, q: Tensor) -> Direction:
+    def _direction(self, batch: Pass, objective: Tensor, q: Tensor) -> Direction:
         """One forward serves both gradients of D1; D2 takes a forward and D3 none of its own."""
         reference = self._decouple.reference
         if reference == "none":
@@ -142,7 +142,7 @@ class Rest(Tcr):
         # In units of the parameters, not of a gradient: only an r of zero is no reference.
         return self._against(g, r, inner(r, r) / 2, eps_rel=0.0)
 
-    def _divergence(self, batch: Batch, q: Tensor) -> Tensor:
+    def _divergence(self, batch: Pass, q: Tensor) -> Tensor:
         if self._columns is None:  # found at the first inner step: refused batches cost no search
             self._columns = batch.neighbours(batch.source)[:, 0]
         return loss_gen(q, batch.source, self._columns, self._settings.temperature, batch.mask)

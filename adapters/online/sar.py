@@ -18,7 +18,7 @@ from adapters.online.gradient import State
 from adapters.online.guard import require_finite
 from adapters.online.peer import SURE_SHARE, Inner, Objective, Peer, Seen, lowest, mean_over, predict
 from core.config import AdaptConfig
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Sar(Peer):
         self._start = self._weights.snapshot()
         self._loss: float | None = None
 
-    def _inner(self, batch: Batch) -> Inner:
+    def _inner(self, batch: Pass, first: bool) -> Inner:
         seen = self._look(batch)
         kept, threshold = lowest(seen.prediction.entropy, SURE_SHARE)
         ascent = self._gradient(self._objective(batch, seen))
@@ -54,11 +54,11 @@ class Sar(Peer):
         kept = kept & (entropy.detach() < threshold)
         second = mean_over(kept, entropy)
         self._descend(self._gradient(second))
-        inner = self._report(seen, second, backwards=2)
+        inner = self._seen(seen, second)
         self._recover(inner.losses["entropy"])
         return inner
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         """The ascent's: mean entropy of the sure rows."""
         kept, _ = lowest(seen.prediction.entropy, SURE_SHARE)
         return mean_over(kept, seen.prediction.entropy)

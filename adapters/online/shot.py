@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from adapters.online.peer import Objective, Peer, Seen
-from core.protocols import Batch
+from core.protocols import Pass
 
 PSEUDO_WEIGHT = 0.1  # theta, TCR benchmark
 PSEUDO_ABOVE = 0.9  # beta, TCR benchmark
@@ -22,7 +22,7 @@ class Shot(Peer):
 
     name = "shot"
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         prediction = seen.prediction
         log_shared = self._shared(batch, seen).log_p
         log_mean = log_shared.logsumexp(0) - math.log(len(log_shared))  # the mean itself underflows

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.decouple import Gradient, Reference
-from adapters.online.gradient import Settings, State, Trainable, check_method, part
+from adapters.online.descent import Descent
+from adapters.online.gradient import State, part
 from adapters.online.guard import Unlearnable, clip, require_finite
 from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import Gauges, gauges, loss_emg, loss_rem, loss_uni, refined
 from core.config import AdaptConfig
-from core.protocols import Batch
-from core.types import AdaptationStep, SourceConstants
+from core.protocols import Pass
+from core.types import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params
@@ -62,18 +63,11 @@ class _Inner:
     removed_energy: float
 
 
-class Tcr:
-    """One lane's TCR.
+class Tcr(Descent[_Inner]):
+    """One lane's TCR. Arguments as for Descent.
 
-    A batch is learned from completely or not at all: when any inner step is refused, parameters, moments and
-    queue return to the last bit to what they were before the batch.
-
-    Args:
-        source: adaptable tensors of the encoder at their source values.
-        constants: Delta_S, E_m, temperature and rate of the base model.
-        config: the `adapt` section.
-        floor: batches with fewer real rows are not learned from; entropy and uniformity of a few queries
-            carry no signal while the gap term would still drag them.
+    Entropy and uniformity of a few queries carry no signal while the gap term would still drag them: hence
+    the floor.
 
     Raises:
         ConfigError: nothing to adapt, or source constants that cannot be used.
@@ -84,62 +78,11 @@ class Tcr:
     def __init__(
         self, source: Params, constants: SourceConstants, config: AdaptConfig, floor: int = 16
     ) -> None:
-        self._settings = Settings.resolve(config, constants)
+        super().__init__(source, constants, config, floor)
         self._settings.check(constants)
-        self._constants, self._floor = constants, floor
-        self._weights = Trainable(source, self._settings)
-        self._queue = SourceQueue()
-        self._version = 0
+        self._constants, self._queue = constants, SourceQueue()
 
-    @property
-    def version(self) -> int:
-        return self._version
-
-    @property
-    def learns_first(self) -> bool:
-        return self._settings.emit != "before"
-
-    def parameters(self) -> Params:
-        return self._weights.tensors
-
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
-        return features
-
-    @torch.enable_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
-        """Learns from a batch; the features returned are those of the last inner forward."""
-        undo = self._mark()
-        if int(batch.mask.sum()) < self._floor:
-            return self._refused("too-small"), None
-        inner: list[_Inner] = []
-        try:
-            for _ in range(self._settings.steps):
-                inner.append(self._inner(batch, first=not inner))
-            self._commit()
-        except Unlearnable as refused:
-            undo()
-            return self._refused(refused.reason, bool(inner) or refused.reason == "rolled-back"), None
-        except BaseException:  # out of memory, a stop signal: half a batch must not stay behind
-            undo()
-            raise
-        self._version += 1
-        start, last = inner[0].gauges, inner[-1]
-        step = AdaptationStep(
-            updated=True,
-            losses=last.losses,
-            kept_share=start.kept_share,
-            entropy=start.entropy,
-            uniformity=start.uniformity,
-            gap=start.gap,
-            conflict_degrees=last.conflict_degrees,
-            realised_degrees=last.realised_degrees,
-            removed_energy=last.removed_energy,
-            source_distance=self._weights.distance(),
-            backwards=self._weights.backwards,
-        )
-        return step, None if self._settings.emit == "after" else last.q.detach()
-
-    def _inner(self, batch: Batch, first: bool) -> _Inner:
+    def _inner(self, batch: Pass, first: bool) -> _Inner:
         settings, mask = self._settings, batch.mask
         q = batch.encode(self.parameters())
         require_finite([q[mask]], "non-finite-features")
@@ -181,47 +124,45 @@ class Tcr:
         )
 
     def _consistency(
-        self, batch: Batch, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
+        self, batch: Pass, q: Tensor, nearest: Tensor, entropy: Tensor, e_m: float
     ) -> dict[str, Tensor]:
         """The third term by its name; empty when no row has a part in it."""
         rem = loss_rem(entropy, e_m, batch.mask)
         return {} if rem is None else {"entropy": rem}
 
-    def _direction(self, batch: Batch, objective: Tensor, q: Tensor) -> Direction:
+    def _direction(self, batch: Pass, objective: Tensor, q: Tensor) -> Direction:
         """From the objective to what is descended along; q [B, D] is the forward it rests on."""
         return Direction(self._weights.gradient(objective))
 
-    def _mark(self) -> Callable[[], None]:
-        """Starts a batch; what it returns undoes everything since, and nothing is copied before a step."""
-        self._weights.mark()
-        queue = copy.copy(self._queue)
+    def _report(self, steps: Sequence[_Inner]) -> dict[str, float]:
+        start, last = steps[0].gauges, steps[-1]
+        return {
+            "kept_share": start.kept_share,
+            "entropy": start.entropy,
+            "uniformity": start.uniformity,
+            "gap": start.gap,
+            "conflict_degrees": last.conflict_degrees,
+            "realised_degrees": last.realised_degrees,
+            "removed_energy": last.removed_energy,
+        }
 
-        def undo() -> None:
-            self._weights.undo()
+    def _mark(self) -> Callable[[], None]:
+        """Nothing is copied before a step."""
+        undo, queue = super()._mark(), copy.copy(self._queue)
+
+        def undo_both() -> None:
+            undo()
             self._queue = queue
 
-        return undo
-
-    def _commit(self) -> None:
-        """Called when the whole batch has been learned."""
-
-    def _refused(self, reason: str, rolled_back: bool = False) -> AdaptationStep:
-        return AdaptationStep(
-            False,
-            reason,
-            source_distance=self._weights.distance(),
-            rolled_back=rolled_back,
-            backwards=self._weights.backwards,
-        )
+        return undo_both
 
     def snapshot(self) -> State:
+        tensors, meta = super().snapshot()
         held, queue = self._queue.snapshot()
-        tensors = self._weights.snapshot() | {f"queue/{name}": array for name, array in held.items()}
-        return tensors, {"method": self.name, "version": self._version, "queue": queue}
+        tensors |= {f"queue/{name}": array for name, array in held.items()}
+        return tensors, meta | {"queue": queue}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Raises ArtifactError when the snapshot is of another method or other tensors."""
-        check_method(meta, self.name)
-        self._weights.restore(tensors)
+        super().restore(tensors, meta)
         self._queue.restore(part(tensors, "queue/"), meta["queue"], self._weights.device)
-        self._version = int(meta["version"])

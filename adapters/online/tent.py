@@ -6,7 +6,7 @@ Reference: Tent (ICLR 2021), as run in TCR's benchmark; docs/methods/peers.md.
 from __future__ import annotations
 
 from adapters.online.peer import Objective, Peer, Seen
-from core.protocols import Batch
+from core.protocols import Pass
 
 
 class Tent(Peer):
@@ -14,6 +14,6 @@ class Tent(Peer):
 
     name = "tent"
 
-    def _objective(self, batch: Batch, seen: Seen) -> Objective:
+    def _objective(self, batch: Pass, seen: Seen) -> Objective:
         entropy = seen.prediction.entropy
         return Objective({"entropy": entropy.mean()}, len(entropy))

@@ -21,7 +21,7 @@ from adapters.online.gradient import Settings, State, check_method
 from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import gauges, refined
 from core.config import AdaptConfig
-from core.protocols import Batch
+from core.protocols import Pass
 from core.types import AdaptationStep, SourceConstants
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class TrainingFree:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: Pass) -> Tensor:
         # A broken query must not reach its batch mates through the means.
         usable = batch.mask & torch.isfinite(features).all(1)
         if int(usable.sum()) < self._floor:
@@ -76,7 +76,7 @@ class TrainingFree:
         return normalize(respread(features, near, usable, delta_s), dim=1)
 
     @torch.no_grad()
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Keeps what the queue took of the batch; with source constants there is nothing to learn."""
         if int(batch.mask.sum()) < self._floor:
             return AdaptationStep(False, "too-small"), None
@@ -94,10 +94,12 @@ class TrainingFree:
         step = AdaptationStep(
             learns,
             "" if learns else "nothing-to-learn",
-            kept_share=seen.kept_share,
-            entropy=seen.entropy,
-            uniformity=seen.uniformity,
-            gap=seen.gap,
+            diagnostics={
+                "kept_share": seen.kept_share,
+                "entropy": seen.entropy,
+                "uniformity": seen.uniformity,
+                "gap": seen.gap,
+            },
         )
         return step, features
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.centred import Centred
 from adapters.online.tcr import Tcr
 from core.config import AdaptConfig
 from core.errors import ArtifactError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 WIDTH, ITEMS, ROWS = 6, 30, 20
@@ -31,7 +31,7 @@ SOURCE = {"scale": torch.ones(WIDTH)}
 MEAN = normalize(GALLERY + 0.1, dim=1).mean(0)
 
 
-def batch(seed: int, rows: int = ROWS, broken: bool = False) -> Batch:
+def batch(seed: int, rows: int = ROWS, broken: bool = False) -> ToyPass:
     inputs = GALLERY[:rows] + 0.2 * drawn(seed, rows, WIDTH) + 0.5
     if broken:
         inputs[0, 0] = torch.nan
@@ -43,7 +43,7 @@ def batch(seed: int, rows: int = ROWS, broken: bool = False) -> Batch:
     def neighbours(q: Tensor) -> Tensor:
         return GALLERY[(q @ GALLERY.T).topk(3, dim=1).indices]
 
-    return Batch(mask, encode(SOURCE), encode, neighbours)
+    return ToyPass(mask, encode(SOURCE), encode, neighbours)
 
 
 def tcr(**changes: Any) -> Tcr:
@@ -74,7 +74,7 @@ def test_the_method_does_not_notice_and_the_mean_is_that_of_a_loop(emit: str) ->
 
 
 @pytest.mark.parametrize("view", [lambda: batch(1, 8), lambda: batch(1, broken=True)])
-def test_a_refused_batch_changes_nothing(view: Callable[[], Batch]) -> None:
+def test_a_refused_batch_changes_nothing(view: Callable[[], ToyPass]) -> None:
     centred = Centred(tcr(), MEAN, 16)
     centred.update(batch(0))
     tensors, meta = centred.snapshot()

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.centring import Centring, ResidualCentring
 from adapters.online.frozen import Frozen
 from core.artifacts import tensors_hash
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Adapter, Batch
+from core.protocols import Adapter
 
 WIDTH, NEAR = 8, 6
 SHIFT = torch.tensor([0.6, -0.4, 0.3, 0.0, 0.0, 0.2, -0.5, 0.1])
@@ -38,9 +39,9 @@ def clean(rows: int, seed: int) -> Tensor:
     return normalize(GALLERY[picked] + 0.1 * draw(rows, seed + 1000), dim=1)
 
 
-def view(features: Tensor, mask: Tensor | None = None) -> Batch:
+def view(features: Tensor, mask: Tensor | None = None) -> ToyPass:
     real = torch.ones(len(features), dtype=torch.bool) if mask is None else mask
-    return Batch(real, features, lambda params: features, near)
+    return ToyPass(real, features, lambda params: features, near)
 
 
 def shifted(rows: int, seed: int) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.decouple import degrees
 from adapters.online.gradient import Settings, Trainable, part
@@ -28,7 +29,6 @@ from adapters.online.tcr import Tcr
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig, DecoupleConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Stage:
 
     def batch(
         self, x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None
-    ) -> Batch:
+    ) -> ToyPass:
         def encode(params: Params) -> Tensor:
             self.encodes.append(params)
             q: Tensor = functional_call(TOY, dict(params), (x,))
@@ -99,10 +99,10 @@ class Stage:
             return found
 
         real = torch.ones(len(x), dtype=torch.bool) if mask is None else mask
-        return Batch(real, TOY(x), encode, near)
+        return ToyPass(real, TOY(x), encode, near)
 
 
-def batch(x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Batch:
+def batch(x: Tensor, mask: Tensor | None = None, change: Callable[[Tensor], Tensor] | None = None) -> ToyPass:
     return Stage().batch(x, mask, change)
 
 
@@ -242,7 +242,7 @@ def test_tcr_paper_matches_a_float64_restatement() -> None:
         assert dict(step.losses) == pytest.approx(oracle.losses, abs=1e-5)
         assert queue_constants(method, 24) == pytest.approx((oracle.delta_s, oracle.ceiling), abs=1e-5)
         for name, value in oracle.gauges.items():
-            assert getattr(step, name) == pytest.approx(value, abs=1e-5)
+            assert step.diagnostics[name] == pytest.approx(value, abs=1e-5)
         assert step.backwards == 3
     # All that agreement would be cheap if nothing had moved.
     assert np.abs(oracle.w - TOY.norm.weight.numpy()).max() > 1e-3 and len(oracle.queue) == 64
@@ -257,7 +257,9 @@ def test_decouple_none_is_tcr_and_d1_starts_like_it() -> None:
         b, _ = d1.update(batch(x))
         if seed == 0:
             assert all(torch.equal(theta(plain)[name], theta(d1)[name]) for name in theta(plain))
-            assert math.isnan(b.conflict_degrees) and b.losses["general"] == pytest.approx(0, abs=1e-6)
+            assert math.isnan(b.diagnostics["conflict_degrees"]) and b.losses["general"] == pytest.approx(
+                0, abs=1e-6
+            )
         assert a.losses.keys() <= b.losses.keys()
         assert all(torch.equal(theta(plain)[name], theta(none)[name]) for name in theta(plain))
     assert not torch.equal(theta(plain)["norm.weight"], theta(d1)["norm.weight"])
@@ -281,15 +283,15 @@ def test_decoupling_acts_and_its_angles_are_true(granularity: str) -> None:
         if seed == 0:
             continue
         moved = {name: before[name] - value for name, value in theta(method).items()}
-        assert step.realised_degrees == pytest.approx(degrees(moved, r), abs=0.05)
-        if step.conflict_degrees > 90:
+        assert step.diagnostics["realised_degrees"] == pytest.approx(degrees(moved, r), abs=0.05)
+        if step.diagnostics["conflict_degrees"] > 90:
             conflicts += 1
-            assert step.removed_energy > 0
+            assert step.diagnostics["removed_energy"] > 0
             if granularity == "global":
-                cosine = math.cos(math.radians(step.conflict_degrees))
-                assert step.removed_energy == pytest.approx(cosine**2, abs=1e-4)
+                cosine = math.cos(math.radians(step.diagnostics["conflict_degrees"]))
+                assert step.diagnostics["removed_energy"] == pytest.approx(cosine**2, abs=1e-4)
         elif granularity == "global":
-            assert step.removed_energy == 0
+            assert step.diagnostics["removed_energy"] == 0
     assert conflicts > 0
 
 
@@ -374,7 +376,7 @@ def test_a_padded_batch_equals_the_unpadded_one(maker: Callable[..., Tcr], value
 def test_nothing_sure_skips_the_term(maker: Callable[..., Tcr]) -> None:
     method = maker(SourceConstants(0.15, -1.0, 0.1, 3e-3, 32))
     step, _ = method.update(batch(inputs(32, 1)))
-    assert step.updated and step.kept_share == 0 and "entropy" not in step.losses
+    assert step.updated and step.diagnostics["kept_share"] == 0 and "entropy" not in step.losses
     assert all(torch.isfinite(value).all() for value in theta(method).values())
 
 
@@ -389,7 +391,7 @@ def test_identical_rows_are_refused_or_finite(maker: Callable[..., Tcr]) -> None
     step, _ = unsure.update(batch(x))
     assert (step.updated, step.reason) == (False, "nothing-sure") and state(unsure) == before
     step, _ = sure.update(batch(x))
-    assert step.updated and step.entropy == pytest.approx(math.log(32), abs=1e-4)
+    assert step.updated and step.diagnostics["entropy"] == pytest.approx(math.log(32), abs=1e-4)
     assert all(torch.isfinite(value).all() for value in theta(sure).values())
 
 
@@ -557,8 +559,8 @@ def test_anchoring_is_the_mean_with_the_source(maker: Callable[..., Tcr]) -> Non
         if name.startswith("unused"):
             assert torch.equal(value, start[name])
     expected = math.sqrt(sum(float((theta(free)[n] - start[n]).square().sum()) for n in start))
-    assert step.source_distance == pytest.approx(expected, rel=1e-5)
-    assert near.source_distance == pytest.approx(0.9 * expected, rel=1e-4)
+    assert step.diagnostics["source_distance"] == pytest.approx(expected, rel=1e-5)
+    assert near.diagnostics["source_distance"] == pytest.approx(0.9 * expected, rel=1e-4)
 
 
 def test_clipping_bounds_the_gradient() -> None:
@@ -582,8 +584,8 @@ def test_the_source_ceiling_follows_the_number_of_rows() -> None:
         p = (view.source.double() @ near.T / 0.1).softmax(1)
         entropy = -(p * p.log()).sum(1)
         step, _ = method.update(view)
-        assert step.kept_share == pytest.approx(float((entropy <= ceiling).float().mean()))
-        assert step.entropy == pytest.approx(float(entropy.mean()), abs=1e-5)
+        assert step.diagnostics["kept_share"] == pytest.approx(float((entropy <= ceiling).float().mean()))
+        assert step.diagnostics["entropy"] == pytest.approx(float(entropy.mean()), abs=1e-5)
 
 
 def test_settings_of_the_preset_win() -> None:

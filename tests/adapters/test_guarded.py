@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.gradient import State
 from adapters.online.guarded import Guarded
@@ -25,7 +26,7 @@ from adapters.online.tent import Tent
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig, GuardConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Adapter, Batch
+from core.protocols import Adapter
 from core.types import AdaptationStep, SourceConstants
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ TOY = Toy()
 GALLERY = TOY(drawn(4, ITEMS, INPUTS))
 
 
-def batch(seed: int, rows: int = 32) -> Batch:
+def batch(seed: int, rows: int = 32) -> ToyPass:
     x = drawn(4, ITEMS, INPUTS)[:rows] + 0.3 * drawn(seed + 50, rows, INPUTS) + 0.8 * drawn(5, INPUTS)
 
     def encode(params: Params) -> Tensor:
@@ -74,7 +75,7 @@ def batch(seed: int, rows: int = 32) -> Batch:
         items: Tensor = GALLERY[(q @ GALLERY.T).topk(4, dim=1).indices]
         return items
 
-    return Batch(torch.ones(rows, dtype=torch.bool), TOY(x), encode, near, near, lambda: GALLERY)
+    return ToyPass(torch.ones(rows, dtype=torch.bool), TOY(x), encode, near, near, lambda: GALLERY)
 
 
 class Scripted:
@@ -89,10 +90,10 @@ class Scripted:
     def parameters(self) -> Params:
         return self._theta
 
-    def emit(self, features: Tensor, batch: Batch) -> Tensor:
+    def emit(self, features: Tensor, batch: ToyPass) -> Tensor:
         return features
 
-    def update(self, batch: Batch) -> tuple[AdaptationStep, Tensor | None]:
+    def update(self, batch: ToyPass) -> tuple[AdaptationStep, Tensor | None]:
         for tensor in self._theta.values():
             tensor.add_(1.0)
         self.version += 1
@@ -163,7 +164,7 @@ def test_a_periodic_reset_returns_to_the_source_bitwise(maker: type[Tcr] | type[
         step, _ = method.update(batch(update))
         versions.append(method.version)
         assert step.updated and step.resets == update // 3
-        assert at_source(method) == (update % 3 == 0) == (step.source_distance == 0)
+        assert at_source(method) == (update % 3 == 0) == (step.diagnostics["source_distance"] == 0)
         assert (state(inner) == fresh) == (update % 3 == 0)  # moments, queue and running means too
     assert versions == list(range(8))
     step, _ = method.update(batch(8, rows=8))
@@ -235,7 +236,7 @@ def test_stochastic_restore_of_a_real_method() -> None:
         back += int((returned & (free[name] != start[name])).sum())
     assert 0 < back < 24
     expected = math.sqrt(sum(float((held[name] - start[name]).square().sum()) for name in start))
-    assert step.source_distance == pytest.approx(expected, rel=1e-5) and step.resets == 0
+    assert step.diagnostics["source_distance"] == pytest.approx(expected, rel=1e-5) and step.resets == 0
     moments = method.snapshot()[0], plain.snapshot()[0]
     shared = [name for name in moments[1] if name.startswith("moment")]
     assert shared and all(np.array_equal(moments[0][name], moments[1][name]) for name in shared)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.deyo import Deyo
 from adapters.online.eata import Eata
@@ -30,7 +31,6 @@ from adapters.online.tent import Tent
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Stage:
         mask: Tensor | None = None,
         change: Callable[[Tensor], Tensor] = lambda q: q,
         shuffle: Callable[[Tensor], Tensor] | None = shuffled,
-    ) -> Batch:
+    ) -> ToyPass:
         def encode(params: Params) -> Tensor:
             self.encodes.append(params)
             return change(functional_call(TOY, dict(params), (x,)))
@@ -130,12 +130,18 @@ class Stage:
             return found(q)
 
         real = torch.ones(len(x), dtype=torch.bool) if mask is None else mask
-        return Batch(
-            real, TOY(x), encode, near, shortlist, lambda: GALLERY, scrambled if shuffle is not None else None
+        return ToyPass(
+            real,
+            TOY(x),
+            encode,
+            near,
+            shortlist,
+            lambda: GALLERY,
+            scrambled if shuffle is not None else lambda _: None,
         )
 
 
-def batch(x: Tensor, mask: Tensor | None = None, **values: Any) -> Batch:
+def batch(x: Tensor, mask: Tensor | None = None, **values: Any) -> ToyPass:
     return Stage().batch(x, mask, **values)
 
 
@@ -374,9 +380,9 @@ def test_losses_equal_slow_loops_along_a_stream(maker: type[Peer], columns: str)
         step, _ = method.update(batch(x))
         assert step.updated and step.backwards == 1
         assert step.losses == pytest.approx(expected.losses(expected.start), abs=2e-5)
-        assert step.kept_share == pytest.approx(len(expected.kept) / ROWS)
+        assert step.diagnostics["kept_share"] == pytest.approx(len(expected.kept) / ROWS)
         h = [entropy(row) for row in expected.predicted(expected.start)]
-        assert step.entropy == pytest.approx(mean(h), abs=1e-5)
+        assert step.diagnostics["entropy"] == pytest.approx(mean(h), abs=1e-5)
         running = expected.running
         filtered += len(expected.kept) not in (ROWS, int(0.4 * ROWS), int(0.5 * ROWS))
     # EATA's and DeYO's second filters would be untested if they never took a row away.
@@ -420,7 +426,7 @@ def test_sar_descends_with_the_gradient_at_the_worst_point(columns: str) -> None
     np.testing.assert_allclose(10 * moments["moment1/norm.weight"], descent[0], atol=1e-4)
     np.testing.assert_allclose(10 * moments["moment1/norm.bias"], descent[1], atol=1e-4)
     assert step.losses["entropy"] == pytest.approx(mean([h[i] for i in survivors]), abs=1e-5)
-    assert step.kept_share == pytest.approx(len(survivors) / ROWS) and step.backwards == 2
+    assert step.diagnostics["kept_share"] == pytest.approx(len(survivors) / ROWS) and step.backwards == 2
     # Adam's first step is rate * sign(g): it started from theta, not from the perturbed point.
     moved = (before["norm.weight"] - theta(method)["norm.weight"]).numpy()
     np.testing.assert_allclose(moved, 3e-3 * np.sign(descent[0]), atol=1e-5)
@@ -436,11 +442,15 @@ def test_sar_recovers_to_the_source_when_its_loss_stays_low() -> None:
         loss = step.losses["entropy"]
         running = loss if running is None else 0.9 * running + 0.1 * loss
         assert method.snapshot()[1]["loss"] == pytest.approx(running)
-        assert running > 0.2 and step.resets == 0 and step.source_distance > 0
+        assert running > 0.2 and step.resets == 0 and step.diagnostics["source_distance"] > 0
     sure = made(Sar, temperature=0.01)
     step, _ = sure.update(batch(inputs(ROWS, 0)))
     tensors, meta = sure.snapshot()
-    assert step.losses["entropy"] < 0.2 and (step.updated, step.resets, step.source_distance) == (True, 1, 0)
+    assert step.losses["entropy"] < 0.2 and (
+        step.updated,
+        step.resets,
+        step.diagnostics["source_distance"],
+    ) == (True, 1, 0)
     assert all(torch.equal(value, TOY.adaptable()[name]) for name, value in theta(sure).items())
     assert not tensors["adam_steps"].any() and not any("moment" in name for name in tensors)
     assert (meta["loss"], meta["version"], meta["resets"]) == (None, 1, 1)
@@ -451,7 +461,9 @@ def test_deyo_without_pictures_filters_nothing_and_with_unmoved_ones_everything(
     method = made(Deyo)
     expected = oracle(method, x, False, with_shuffle=False)
     step, _ = method.update(batch(x, shuffle=None))
-    assert step.kept_share == 0.5 and step.losses == pytest.approx(expected.losses(expected.start), abs=2e-5)
+    assert step.diagnostics["kept_share"] == 0.5 and step.losses == pytest.approx(
+        expected.losses(expected.start), abs=2e-5
+    )
     before = state(method)
     step, _ = method.update(batch(x, shuffle=lambda x: x))  # PLPD is 0 everywhere
     assert (step.updated, step.reason) == (False, "nothing-sure") and state(method) == before
@@ -462,7 +474,7 @@ def test_eata_learns_once_from_one_repeated_query(columns: str) -> None:
     x = inputs(1, 1).expand(ROWS, INPUTS).clone()
     method = made(Eata, columns=columns)
     step, _ = method.update(batch(x))
-    assert step.updated and step.kept_share == 0.4
+    assert step.updated and step.diagnostics["kept_share"] == 0.4
     before = state(method)
     step, _ = method.update(batch(x))
     assert (step.updated, step.reason) == (False, "nothing-sure") and state(method) == before
@@ -472,9 +484,11 @@ def test_eata_starts_anew_when_the_gallery_changes_its_size() -> None:
     method = made(Eata, columns="full")
     method.update(batch(inputs(ROWS, 0)))
     view = batch(inputs(ROWS, 0))
-    smaller = Batch(view.mask, view.source, view.encode, view.neighbours, gallery=lambda: GALLERY[:30])
+    smaller = ToyPass(view.mask, view.source, view.encode, view.neighbours, gallery=lambda: GALLERY[:30])
     step, _ = method.update(smaller)
-    assert step.updated and step.kept_share == 0.4 and method.snapshot()[0]["mean"].shape == (30,)
+    assert (
+        step.updated and step.diagnostics["kept_share"] == 0.4 and method.snapshot()[0]["mean"].shape == (30,)
+    )
 
 
 # --- what every peer promises -------------------------------------------------------------------------------
@@ -493,7 +507,11 @@ def test_forwards_and_backwards_are_what_the_report_says(maker: type[Peer], step
         [True, False] if maker is Sar else [True]
     ) * steps
     assert stage.shuffles == (steps if maker is Deyo else 0)
-    assert method.version == 1 and step.source_distance > 0 and method.name == maker.__name__.lower()
+    assert (
+        method.version == 1
+        and step.diagnostics["source_distance"] > 0
+        and method.name == maker.__name__.lower()
+    )
 
 
 @pytest.mark.parametrize("maker", METHODS)
@@ -534,7 +552,7 @@ def test_padding_and_order_do_not_matter(maker: type[Peer], columns: str) -> Non
         c, _ = permuted.update(batch(x[order]))
         for step in (b, c):
             assert step.updated and step.losses == pytest.approx(a.losses, abs=1e-5)
-            assert step.kept_share == a.kept_share
+            assert step.diagnostics["kept_share"] == a.diagnostics["kept_share"]
     for other in (padded, permuted):
         for name, value in theta(plain).items():
             torch.testing.assert_close(theta(other)[name], value, atol=1e-4, rtol=0)
@@ -680,14 +698,6 @@ def test_what_cannot_work_is_refused(maker: type[Peer]) -> None:
     other = Tent if maker is not Tent else Read
     with pytest.raises(ArtifactError, match=f"'{maker.name}'"):
         made(maker).restore(*made(other).snapshot())
-    view = batch(inputs(32, 1))
-    bare = Batch(view.mask, view.source, view.encode, view.neighbours)
-    for columns, missing in (("shortlist", "its shortlist"), ("full", "its gallery")):
-        method = made(maker, columns=columns)
-        before = state(method)
-        with pytest.raises(ConfigError, match=missing):
-            method.update(bare)
-        assert state(method) == before
 
 
 def test_identical_queries_stay_finite() -> None:

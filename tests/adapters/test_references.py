@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.decouple import Gradient, degrees, inner, norm
 from adapters.online.objectives import refined
@@ -21,7 +22,6 @@ from adapters.online.tcr import Tcr
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def encode(params: Params, x: Tensor) -> Tensor:
 GALLERY = encode(SOURCE, SCENES)
 
 
-def batch(seed: int, change: Callable[[Tensor], Tensor] = lambda q: q) -> Batch:
+def batch(seed: int, change: Callable[[Tensor], Tensor] = lambda q: q) -> ToyPass:
     picked = torch.randint(ITEMS, (ROWS,), generator=torch.Generator().manual_seed(seed))
     x = SCENES[picked] + 0.3 * drawn(seed + 50, ROWS, INPUTS) + SHIFT * (1 + 0.3 * (seed % 3))
-    return Batch(
+    return ToyPass(
         torch.ones(ROWS, dtype=torch.bool),
         encode(SOURCE, x),
         lambda params: change(encode(params, x)),
@@ -90,7 +90,7 @@ def state(method: Tcr) -> str:
     return tensors_hash(*method.snapshot())
 
 
-def slow_reference(method: Rest, reference: str, view: Batch, number: int) -> tuple[Gradient, float]:
+def slow_reference(method: Rest, reference: str, view: ToyPass, number: int) -> tuple[Gradient, float]:
     """r and its loss from the formulas, in float64 and without any code of the method."""
     leaves = {name: tensor.double().requires_grad_() for name, tensor in theta(method).items()}
     if reference == "weights":
@@ -125,17 +125,19 @@ def test_a_reference_is_what_its_formula_says(reference: str, granularity: str) 
         assert step.losses["general"] == pytest.approx(loss, rel=1e-4, abs=1e-7)
         moved = {name: before[name] - value for name, value in theta(method).items()}
         if reference == "weights" and seed == 0:
-            assert math.isnan(step.conflict_degrees) and math.isnan(step.realised_degrees)
+            assert math.isnan(step.diagnostics["conflict_degrees"]) and math.isnan(
+                step.diagnostics["realised_degrees"]
+            )
             continue
-        assert step.realised_degrees == pytest.approx(degrees(moved, r), abs=0.1)
-        if step.conflict_degrees > 90:
+        assert step.diagnostics["realised_degrees"] == pytest.approx(degrees(moved, r), abs=0.1)
+        if step.diagnostics["conflict_degrees"] > 90:
             conflicts += 1
-            assert step.removed_energy > 0 and not equal(theta(plain), theta(method))
+            assert step.diagnostics["removed_energy"] > 0 and not equal(theta(plain), theta(method))
             if granularity == "global":
-                cosine = math.cos(math.radians(step.conflict_degrees))
-                assert step.removed_energy == pytest.approx(cosine**2, abs=1e-4)
+                cosine = math.cos(math.radians(step.diagnostics["conflict_degrees"]))
+                assert step.diagnostics["removed_energy"] == pytest.approx(cosine**2, abs=1e-4)
         elif granularity == "global":
-            assert step.removed_energy == 0 and equal(theta(plain), theta(method))
+            assert step.diagnostics["removed_energy"] == 0 and equal(theta(plain), theta(method))
     assert conflicts > 0
 
 
@@ -157,11 +159,11 @@ def test_the_subspace_is_left_alone_by_the_step_or_the_gradient() -> None:
             before = theta(method)
             step, _ = method.update(batch(seed))
             moved = {name: before[name] - value for name, value in theta(method).items()}
-            assert step.updated and step.backwards == 1 and 0 < step.conflict_degrees < 90
-            assert step.realised_degrees == pytest.approx(
+            assert step.updated and step.backwards == 1 and 0 < step.diagnostics["conflict_degrees"] < 90
+            assert step.diagnostics["realised_degrees"] == pytest.approx(
                 math.degrees(math.acos(min(1.0, along(moved) / norm(moved)))), abs=0.1
             )
-            assert 0 < step.removed_energy < 1
+            assert 0 < step.diagnostics["removed_energy"] < 1
         taken[place] = along(moved) / norm(moved)
     assert taken["step"] < 1e-4 < taken["gradient"]
 
@@ -184,15 +186,15 @@ def test_on_the_step_the_one_sided_rule_holds_after_adamw(reference: str) -> Non
         before = theta(method)
         step, _ = method.update(batch(seed))
         plain.update(batch(seed))
-        if step.removed_energy == 0:
+        if step.diagnostics["removed_energy"] == 0:
             assert equal(theta(plain), theta(method))  # to the last bit
             continue
         acted += 1
         raw = {name: before[name] - value for name, value in theta(plain).items()}
         moved = {name: before[name] - value for name, value in theta(method).items()}
-        assert step.realised_degrees == pytest.approx(90, abs=0.1)
+        assert step.diagnostics["realised_degrees"] == pytest.approx(90, abs=0.1)
         expected = 1 - inner(moved, moved) / inner(raw, raw)
-        assert step.removed_energy == pytest.approx(expected, abs=1e-3)
+        assert step.diagnostics["removed_energy"] == pytest.approx(expected, abs=1e-3)
     assert acted > 0
 
 
@@ -203,7 +205,7 @@ def test_the_first_step_of_a_relative_reference_is_tcrs_wherever_it_acts() -> No
         for reference in ("source_kl", "weights"):
             method = rest(reference, place=place)
             step, _ = method.update(batch(0))
-            assert equal(theta(method), theta(plain)) and math.isnan(step.conflict_degrees)
+            assert equal(theta(method), theta(plain)) and math.isnan(step.diagnostics["conflict_degrees"])
 
 
 def test_a_small_displacement_is_still_a_reference() -> None:
@@ -211,7 +213,7 @@ def test_a_small_displacement_is_still_a_reference() -> None:
     method = rest("weights", {"learning_rate": 1e-6})
     method.update(batch(0))
     step, _ = method.update(batch(1))
-    assert step.source_distance < 1e-5 and math.isfinite(step.conflict_degrees)
+    assert step.diagnostics["source_distance"] < 1e-5 and math.isfinite(step.diagnostics["conflict_degrees"])
 
 
 @pytest.mark.parametrize("granularity", ["global", "tensor"])
@@ -229,7 +231,7 @@ def test_every_combination_learns_and_continues_byte_identically(
     fresh.restore(tensors, json.loads(json.dumps(meta)))
     for each in (method, fresh):
         step, _ = each.update(batch(2))
-        assert step.updated and math.isfinite(step.realised_degrees)
+        assert step.updated and math.isfinite(step.diagnostics["realised_degrees"])
     assert state(method) == state(fresh)
     assert torch.equal(theta(method)["unused"], SOURCE["unused"])
 

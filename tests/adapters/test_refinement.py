@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.refinement import Refinement, soft_mean
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 
 
 def unit(seed: int, rows: int, width: int = 6) -> Tensor:
@@ -22,12 +22,12 @@ def unit(seed: int, rows: int, width: int = 6) -> Tensor:
 GALLERY = unit(9, 40)
 
 
-def batch(q: Tensor, offered: int = 16, gallery: Tensor = GALLERY) -> Batch:
+def batch(q: Tensor, offered: int = 16, gallery: Tensor = GALLERY) -> ToyPass:
     def near(rows: Tensor) -> Tensor:
         best = (rows @ gallery.T).topk(min(offered, len(gallery)), dim=1).indices
         return torch.cat((gallery[best], torch.zeros(len(rows), offered - best.shape[1], 6)), dim=1)
 
-    return Batch(torch.ones(len(q), dtype=torch.bool), q, lambda params: q, near)
+    return ToyPass(torch.ones(len(q), dtype=torch.bool), q, lambda params: q, near)
 
 
 def slow(q: Tensor, gallery: Tensor, strength: float, tau: float, k: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from toy_pass import ToyPass
 
 from adapters.online.memory import SourceQueue
 from adapters.online.objectives import refined
@@ -18,7 +19,6 @@ from adapters.online.training_free import NO_GAP, TrainingFree, respread
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.protocols import Batch
 from core.types import SourceConstants
 
 CONSTANTS = SourceConstants(0.2, 1.5, temperature=0.1, learning_rate=1e-3, batch=32)
@@ -37,9 +37,9 @@ def near(q: Tensor) -> Tensor:
     return found
 
 
-def batch(q: Tensor, real: int | None = None) -> Batch:
+def batch(q: Tensor, real: int | None = None) -> ToyPass:
     mask = torch.arange(len(q)) < (len(q) if real is None else real)
-    return Batch(mask, q, lambda params: q, near)
+    return ToyPass(mask, q, lambda params: q, near)
 
 
 def method(floor: int = 16, known: SourceConstants = CONSTANTS, **values: Any) -> TrainingFree:
@@ -125,7 +125,7 @@ def test_with_source_constants_there_is_no_state() -> None:
     step, features = adapter.update(batch(q))
     assert (step.updated, step.reason, features is q) == (False, "nothing-to-learn", True)
     gp = near(q)[:, 0]
-    assert step.gap == pytest.approx(float((q.mean(0) - gp.mean(0)).norm()), abs=1e-6)
+    assert step.diagnostics["gap"] == pytest.approx(float((q.mean(0) - gp.mean(0)).norm()), abs=1e-6)
     assert state(adapter) == before and adapter.version == 0 and adapter.parameters() == {}
     assert not adapter.learns_first
 

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.shifts import images, text
-from benchmarks.shifts.images import PICTURE_SHIFTS, Picture
-from benchmarks.shifts.seeds import generator
+from core.seeds import generator
+from qshift.shifts import images, text
+from qshift.shifts.images import PICTURE_SHIFTS, Picture
 
 
 def picture(height: int = 24, width: int = 24, seed: int = 0) -> Picture:
@@ -34,7 +34,7 @@ def loop(picture: Picture, one: object) -> Picture:
 def test_generator_does_not_depend_on_the_process() -> None:
     here = generator(3, "seven", "noise", 0.2).integers(0, 2**62, 4).tolist()
     code = (
-        "from benchmarks.shifts.seeds import generator\n"
+        "from core.seeds import generator\n"
         "print(generator(3, 'seven', 'noise', .2).integers(0, 2**62, 4).tolist())"
     )
     for salt in ("1", "2"):

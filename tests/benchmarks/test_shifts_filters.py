@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.shifts.corruptions import filters
+from qshift.shifts.corruptions import filters
 
 
 def at(values: np.ndarray, *place: int) -> float:  # type: ignore[type-arg]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.shifts.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, blur, corrupt, digital, weather
-from benchmarks.shifts.corruptions.textures import frost_texture, plasma
-from benchmarks.shifts.images import Picture
-from benchmarks.shifts.seeds import generator
 from core.errors import ConfigError
+from core.seeds import generator
+from qshift.shifts.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, blur, corrupt, digital, weather
+from qshift.shifts.corruptions.textures import frost_texture, plasma
+from qshift.shifts.images import Picture
 
 NAMES = tuple(IMAGE_CORRUPTIONS)
 NOT_MONOTONE = {"elastic", "frost", "snow"}
@@ -82,8 +82,8 @@ def test_same_sample_same_bytes_in_any_order(name: str) -> None:
 def test_bytes_do_not_depend_on_the_process() -> None:
     code = (
         "import hashlib, numpy as np\n"
-        "from benchmarks.shifts.corruptions import IMAGE_CORRUPTIONS, corrupt\n"
-        "from benchmarks.shifts.wording import TEXT_CORRUPTIONS, corrupt_text\n"
+        "from qshift.shifts.corruptions import IMAGE_CORRUPTIONS, corrupt\n"
+        "from qshift.shifts.wording import TEXT_CORRUPTIONS, corrupt_text\n"
         "p = np.arange(2700, dtype=np.uint32).reshape(30, 30, 3).astype(np.uint8)\n"
         "t = 'The young children are playing with a large red ball near the house'\n"
         "sha = hashlib.sha256()\n"

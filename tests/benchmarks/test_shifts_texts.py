@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.shifts.seeds import generator
-from benchmarks.shifts.wording import (
+from core.errors import ConfigError
+from core.seeds import generator
+from qshift.shifts.wording import (
     LEVELS,
     TEXT_CORRUPTIONS,
     TYPOS,
@@ -19,10 +20,9 @@ from benchmarks.shifts.wording import (
     rewritten,
     typos,
 )
-from benchmarks.shifts.wording.characters import LONG_ENOUGH, LOOKALIKES, WORD
-from benchmarks.shifts.wording.synonyms import SENSES, SYNONYMS
-from benchmarks.shifts.wording.words import reduced
-from core.errors import ConfigError
+from qshift.shifts.wording.characters import LONG_ENOUGH, LOOKALIKES, WORD
+from qshift.shifts.wording.synonyms import SENSES, SYNONYMS
+from qshift.shifts.wording.words import reduced
 
 PUBLISHED = {name: c for name, c in TEXT_CORRUPTIONS.items() if name != "typos"}
 CHARACTER = {name: c for name, c in PUBLISHED.items() if c.family == "character"}

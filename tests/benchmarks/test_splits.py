@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pytest
 
-from benchmarks.hashing.splits import Scheme, gallery, make_splits
 from core.errors import ConfigError
+from qshift.benchmarks.hashing.splits import Scheme, gallery, make_splits
 
 PARTS = ("source_train", "target_train", "query", "source_db", "target_db")
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)

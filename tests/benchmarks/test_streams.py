@@ -6,15 +6,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from benchmarks.shifts.corruptions import IMAGE_CORRUPTIONS, corrupt
-from benchmarks.shifts.images import jitter
-from benchmarks.shifts.seeds import generator
-from benchmarks.shifts.wording import corrupt_text
-from benchmarks.streams import Asked, Look, Segment, Stream, boundaries, queries
-from benchmarks.suites import SUITES, Plan
-from benchmarks.suites.core import CLEAN, CORE, MIDDLE, NOISE, emoji_pictures, texts
-from benchmarks.tasks.types import Sample, Task
 from core.errors import ConfigError
+from core.seeds import generator
+from qshift.benchmarks.streams import Asked, Look, Segment, Stream, boundaries, queries
+from qshift.benchmarks.suites import SUITES, Plan
+from qshift.benchmarks.suites.core import CLEAN, CORE, MIDDLE, NOISE, emoji_pictures, texts
+from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.shifts.corruptions import IMAGE_CORRUPTIONS, corrupt
+from qshift.shifts.images import jitter
+from qshift.shifts.wording import corrupt_text
 
 SIDE = 32
 

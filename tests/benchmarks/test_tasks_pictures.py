@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.tasks import digits, office, pacs
-from benchmarks.tasks.class_zips import decoded, read_class_zip
-from benchmarks.tasks.emoji_vendors import plain, read_vendor
 from core.errors import ConfigError
+from qshift.benchmarks.tasks import digits, office, pacs
+from qshift.benchmarks.tasks.class_zips import decoded, read_class_zip
+from qshift.benchmarks.tasks.emoji_vendors import plain, read_vendor
 
 
 def encoded(picture: NDArray[np.uint8], form: str = "PNG") -> bytes:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.shifts.wording.rewrites import load_rewrites
-from benchmarks.tasks import coco, fashion
-from benchmarks.tasks.class_zips import read_class_zip
-from benchmarks.tasks.emoji_vendors import read_vendor
-from benchmarks.tasks.published import corrupted, fashion_gen, persons
 from core.errors import ConfigError
+from qshift.benchmarks.tasks import coco, fashion
+from qshift.benchmarks.tasks.class_zips import read_class_zip
+from qshift.benchmarks.tasks.emoji_vendors import read_vendor
+from qshift.benchmarks.tasks.published import corrupted, fashion_gen, persons
+from qshift.shifts.wording.rewrites import load_rewrites
 
 WRONG = [None, True, 1.5, [], {}, "\ud800"]
 

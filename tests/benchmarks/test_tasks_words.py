@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.tasks import coco, composition, fashion, published
 from core.errors import ConfigError
+from qshift.benchmarks.tasks import coco, composition, fashion, published
 
 KINDS = ("Shirts", "Belts", "Caps")
 

@@ -168,7 +168,7 @@ def test_configuration_loads_and_fits_the_compose_file(
 def test_prepare_uses_options_that_exist(services: dict[str, Any]) -> None:
     from typer.main import get_command
 
-    from app.cli import app
+    from qshift.cli import app
 
     for line in services["prepare"]["command"][-1].splitlines():
         words = line.partition("|| qshift ")[2].split()

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shifts.text import TEXT_SHIFTS
-from benchmarks.shifts.wording.characters import TYPOS, Typo, hit_words, typos
 from core.config import RepairConfig
 from encoders import repair
 from encoders.clip import open_clip_towers
 from encoders.packages import emoji_towers
 from encoders.repair import WORD, Repairer, count_words, fold, kept_whole
 from encoders.text import TextTower
+from qshift.shifts.text import TEXT_SHIFTS
+from qshift.shifts.wording.characters import TYPOS, Typo, hit_words, typos
 
 GALLERY, QUERIES = 3000, 600
 Shift = Callable[[str, np.random.Generator], str]

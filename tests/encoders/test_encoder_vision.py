@@ -10,12 +10,12 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from app.build import limit_pictures
 from core.config import LimitConfig
 from core.errors import ArtifactError, ConfigError, Refused
 from encoders.images import Preprocess
 from encoders.sequence import FrameSequence
 from encoders.vision import ImageTower, backbone, read_backbone, vision_tower, write_backbone
+from qshift.build import limit_pictures
 
 SMALL = Preprocess((64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.hashing.splits import make_splits
 from core.errors import ConfigError
 from index.codes import pack
 from index.linear_hash import LinearHash, lsh, pcah
 from monitoring.hashing import map_all, radius_counts
+from qshift.benchmarks.hashing.splits import make_splits
 
 Array = NDArray[np.float32]
 Fit = Callable[[Any, int, int], LinearHash]

@@ -255,8 +255,8 @@ class Worker:
 NURSERY = """
 import os, sys
 import torch._dynamo  # what the first optimizer imports: seconds that every worker would wait for
-import app.serve, app.service
-from app.cli import main
+import qshift.commands.serve, qshift.service
+from qshift.cli import main
 
 children = set()
 for line in sys.stdin:

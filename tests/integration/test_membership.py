@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.service import Service
 from core.errors import NameTaken, PartitionsLost
+from qshift.service import Service
 from stream.broker import Broker
 from stream.kafka import KafkaSource
 

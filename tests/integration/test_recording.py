@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.own_run import run_records
-from app.recorded import recorded
 from core.config import LimitConfig
 from core.errors import BrokerError, ConfigError
+from qshift.replay.own_run import run_records
+from qshift.replay.recorded import recorded
 from stream import codec
 from stream.broker import Broker
 from stream.recording import KafkaLog

@@ -16,8 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from app.service import Service
 from core.types import Coordinates
+from qshift.service import Service
 from stream.changelog import ChangelogStore
 from stream.codec import label, text_query
 
@@ -116,7 +116,7 @@ def test_a_worker_that_saw_nothing_writes_no_cut(broker: Any, make_site: Any, ve
 
 def test_the_installed_command_ends_with_zero(make_site: Any, broker: Any, vector_world: Any) -> None:
     site = make_site(broker, vector_world)
-    command = [sys.executable, "-m", "app.cli", "serve", "--config", str(site.file)]
+    command = [sys.executable, "-m", "qshift.cli", "serve", "--config", str(site.file)]
     log = site.file.with_name("command.log")
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from core.types import AdaptationStep, Coordinates, Encoded, Hits, Outcome, Query, QueryBatch
+from core.types import AdaptationStep, Coordinates, Encoded, Hits, Outcome, Query, QueryBatch, Twin
 
 TOPIC = "qshift.queries"
 DISTANT = 2147483647
@@ -48,8 +48,8 @@ def _outcome(
     entropy = np.zeros(rows, np.float32) if entropy is None else entropy
     return Outcome(
         QueryBatch(lane, seq, modality, queries),
-        Encoded(features, frozen), Encoded(features, adapted),
-        hits, served, hits, served, served, np.ones(rows, np.float32), version, "5f" * 32, entropy, step,
+        Twin(Encoded(features, frozen), hits, hits), Twin(Encoded(features, adapted), served, served), served,
+        np.ones(rows, np.float32), version, "5f" * 32, entropy, step,
         seconds or {}, repeated=repeated,
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ def test_values_equal_a_direct_computation(batch):
     assert panel.values["modality_gap"] == pytest.approx(abs(gap - source_gap), abs=1e-7)
     for name, values, base in (
         ("entropy_ks", [o.frozen_entropy for o in seen[1:]], source.entropy),
-        ("nearest_ks", [o.frozen_hits.distances[:, 0] for o in seen[1:]], source.nearest),
+        ("nearest_ks", [o.frozen.hits.distances[:, 0] for o in seen[1:]], source.nearest),
     ):
         want = stats.ks_2samp(np.concatenate(values).astype(float), base).statistic
         assert panel.values[name] == pytest.approx(want, abs=1e-12)

@@ -94,7 +94,8 @@ def test_cards_show_three_answers_and_mark_the_right_one(outcome):
     assert [(i["id"], i["right"]) for i in card["answers"]["frozen"]] == [("id-2", False), ("id-0", True)]
     assert [i["right"] for i in card["answers"]["served"]] == [True, False, False]
     # What the twin alone would have answered, not the shortlist of its code.
-    one = replace(outcome([7], keys=keys[:1]), frozen_answer=Hits(served[:1], served[:1]))
+    one = outcome([7], keys=keys[:1])
+    one = replace(one, frozen=replace(one.frozen, answer=Hits(served[:1], served[:1])))
     feed(parts, one)
     assert [i["id"] for i in parts[1].snapshot()["latest"][0]["answers"]["frozen"]] == [
         "id-0",
@@ -112,7 +113,7 @@ def test_lanes_latency_and_dead_letters(outcome):
     codes = np.zeros((2, 1, 2), np.uint8)
     codes[1, 0, 0] = 0b11110000
     for seq, seconds in enumerate((0.1, 0.2, 0.3)):
-        step = AdaptationStep(seq > 0, "" if seq else "too-small", source_distance=0.1 * seq)
+        step = AdaptationStep(seq > 0, "" if seq else "too-small", diagnostics={"source_distance": 0.1 * seq})
         one.observe(
             outcome(
                 [seq], seq=seq, step=step, seconds={"search": seconds},

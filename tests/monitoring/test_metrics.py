@@ -37,8 +37,10 @@ def metrics():
 
 def test_a_batch_moves_every_series_it_should(metrics, outcome):
     step = AdaptationStep(
-        True, losses={"rest": 0.5, "kl": 0.1}, kept_share=0.75, entropy=0.6, uniformity=0.2, gap=0.3,
-        conflict_degrees=100.0, realised_degrees=90.0, removed_energy=0.1, source_distance=0.02,
+        True, losses={"rest": 0.5, "kl": 0.1}, diagnostics={
+            "kept_share": 0.75, "entropy": 0.6, "uniformity": 0.2, "gap": 0.3, "conflict_degrees": 100.0,
+            "realised_degrees": 90.0, "removed_energy": 0.1, "source_distance": 0.02, "temperature": 0.4,
+        },
     )  # fmt: skip
     codes = np.random.default_rng(0).integers(0, 256, (2, 3, 2)).astype(np.uint8)
     seen = outcome(
@@ -58,6 +60,7 @@ def test_a_batch_moves_every_series_it_should(metrics, outcome):
     assert value(registry, "qshift_loss", lane=lane, part="kl") == 0.1
     assert value(registry, "qshift_conflict_angle_degrees", lane=lane) == 100
     assert value(registry, "qshift_kept_share_ratio", lane=lane) == 0.75
+    assert value(registry, "qshift_diagnostic", lane=lane, figure="temperature") == 0.4
     assert value(registry, "qshift_source_distance", lane=lane) == 0.02
     assert value(registry, "qshift_entropy", lane=lane, encoder="frozen") == pytest.approx(0.4)
     assert value(registry, "qshift_entropy", lane=lane, encoder="adapted") == 0.6

@@ -256,7 +256,9 @@ class Feed:
             features=self.features(frozen, shift), entropy=noise(4 + 1.6 * shift, 0.3, BATCH),
             keys=order["frozen"], distances=np.take_along_axis(far["frozen"], order["frozen"], 1),
             served_keys=served,
-            step=AdaptationStep(learned, "" if learned else "entropy", source_distance=0.004 * seq),
+            step=AdaptationStep(
+                learned, "" if learned else "entropy", diagnostics={"source_distance": 0.004 * seq}
+            ),
             seconds={
                 "collate": noise(4, 0.004), "encode_frozen": noise(9, 0.02), "encode_adapted": noise(9, 0.03),
                 "search": noise(4, 0.005), "learn": noise(9, 0.045), "emit": noise(4, 0.001),

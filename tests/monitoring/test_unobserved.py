@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from app.observers import Observers
 from core.types import Coordinates, Judgement, Outcome
 from monitoring.aside import Aside, Errors
 from monitoring.history import History
 from monitoring.judged import JudgedQuality, Remembered
 from monitoring.metrics import Metrics
+from qshift.observers import Observers
 
 
 def test_what_is_dropped_is_counted_while_an_observer_hangs(

@@ -11,11 +11,11 @@ from adapters.online.frozen import Frozen
 from adapters.online.objectives import refined
 from adapters.online.rest import Rest
 from core.config import Config
-from core.protocols import Adapter
+from core.protocols import Adapter, Gallery
 from core.types import (
-    Answers,
     Coordinates,
     Encoded,
+    Floats,
     Hits,
     Judgement,
     Modality,
@@ -23,6 +23,7 @@ from core.types import (
     Record,
     Refusal,
     SourceConstants,
+    Twin,
 )
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder
@@ -33,6 +34,27 @@ from stream.memory import MemorySink
 from stream.pipeline import Pipeline
 
 WIDTH, BITS, ITEMS = 24, 32, 40
+
+
+class ToyFusion:
+    """Codes alone decide, the nearer twin for each item; never quiet."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+        return hits
+
+    def together(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object
+    ) -> tuple[Hits, Floats]:
+        served = fuse(
+            adapted.hits, frozen.hits, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max"
+        )
+        return served, np.ones(len(served.keys), np.float32)
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: object) -> bool:
+        return False
 
 
 @dataclass
@@ -60,6 +82,7 @@ class World:
     pipeline: Pipeline
     codec: Codec
     items: np.ndarray
+    head: HashHead
 
     def queries(self, count: int, seed: int = 1, shift: float = 0.4) -> list[Record]:
         rng = np.random.default_rng(seed)
@@ -99,18 +122,13 @@ def make_world() -> Callable[..., World]:
                 return Frozen()
             return Rest(encoder.adaptable(), constants, config.adapt, config.batch.floor)
 
-        def answering(
-            g: VersionedGallery, _: Modality, a: Encoded, ah: Hits, f: Encoded, fh: Hits, repaired: object
-        ) -> Answers:
-            served = fuse(ah, fh, a.codes, f.codes, g.codes_of, config.answer.top, "max")
-            return Answers(fh, ah, served, np.ones(len(fh.keys), np.float32))
-
         pipeline = Pipeline(
-            config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None, answering,
+            config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None,
+            ToyFusion(config.answer.top),
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],
         )  # fmt: skip
         codec = Codec(config.limits, config.kafka, lambda version, key: gallery.identifier(key))
-        return World(config, gallery, pipeline, codec, items)
+        return World(config, gallery, pipeline, codec, items, head)
 
     return make
 

@@ -14,7 +14,18 @@ from pydantic import ValidationError
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused
-from core.types import Coordinates, Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Record, Refusal
+from core.types import (
+    Coordinates,
+    Encoded,
+    Hits,
+    Judgement,
+    Outcome,
+    Query,
+    QueryBatch,
+    Record,
+    Refusal,
+    Twin,
+)
 from stream import codec, messages
 from stream.codec import Codec
 from stream.letters import LEAST_BYTES, fitted
@@ -410,12 +421,8 @@ def outcome() -> Outcome:
     batch = QueryBatch("0:text", 3, "text", queries)
     return Outcome(
         batch,
-        encoded,
-        encoded,
-        hits,
-        hits,
-        hits,
-        hits,
+        Twin(encoded, hits, hits),
+        Twin(encoded, hits, hits),
         hits,
         np.ones(2, np.float32),
         "g1",
@@ -450,12 +457,8 @@ def test_empty_batch_has_no_answers() -> None:
     batch = QueryBatch("0:text", 0, "text", ())
     empty = Outcome(
         batch,
-        encoded,
-        encoded,
-        none,
-        none,
-        none,
-        none,
+        Twin(encoded, none, none),
+        Twin(encoded, none, none),
         none,
         np.ones(0, np.float32),
         "g",

@@ -93,7 +93,7 @@ def make_seeing(make_world: Any) -> Any:
         made.append(pictures)
         encoders = {**world.pipeline.encoders, "image": pictures}
         world.pipeline.encoders = encoders
-        world.pipeline.head.means["image"] = world.pipeline.head.means["vector"]
+        world.head.means["image"] = world.head.means["vector"]
         return Seeing(world, pictures)
 
     yield make

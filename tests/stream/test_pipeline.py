@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.types import Answers, Coordinates, Encoded, Hits, Outcome, Query, QueryBatch
+from core.types import Coordinates, Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream.pipeline import Pipeline
+from stream.session import Session
 
 WIDTH = 24  # of the gallery in conftest.py
 
@@ -67,15 +68,25 @@ class Texts:
         self.marks: list[np.ndarray] = []
         own = world.pipeline
 
-        def answering(
-            g: Any, _: Any, a: Encoded, ah: Hits, f: Encoded, fh: Hits, repaired: np.ndarray
-        ) -> Answers:
-            self.marks.append(repaired)
-            return Answers(fh, ah, ah, np.ones(len(repaired), np.float32))
+        class Adapted:
+            """The adapted twin alone is served."""
 
+            def alone(self, gallery: Any, encoded: Encoded, hits: Hits) -> Hits:
+                return hits
+
+            def together(
+                self, gallery: Any, modality: Any, frozen: Twin, adapted: Twin, repaired: Any
+            ) -> Any:
+                marks.append(repaired)
+                return adapted.answer, np.ones(len(repaired), np.float32)
+
+            def quiet(self, *_: Any) -> bool:
+                return False
+
+        marks = self.marks
         self.pipeline = Pipeline(
-            world.config, {"text": self.encoder}, Heads(own.head), own.gallery,  # type: ignore[dict-item,arg-type]
-            lambda modality: own.learner("vector").adapter, lambda modality: None, answering,
+            world.config, {"text": self.encoder}, Heads(world.head), own.retrieval.current,  # type: ignore[dict-item,arg-type]
+            lambda modality: own.new_adapter("vector"), lambda modality: None, Adapted(),
             lambda modality, q, near, mask: torch.zeros(len(q)), repair=repair,
         )  # fmt: skip
 
@@ -84,10 +95,10 @@ class Texts:
             self.pipeline.admit(Query(Coordinates("qshift.queries", 0, i), "text", text))
             for i, text in enumerate(texts)
         ]
-        learner = self.pipeline.learner("text")
+        session = Session(self.pipeline, "text")
         self.encoder.read.clear()
         batch = QueryBatch("lane", 0, "text", tuple(queries))
-        return self.pipeline.learn(learner, self.pipeline.answer(learner, batch))
+        return session.learn(session.answer(batch))
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
         rows = np.stack([self.encoder.prepare(text) for text in texts])
@@ -167,5 +178,6 @@ def test_warming_up_does_the_slow_work_once_and_changes_no_answer(make_world: An
     assert len(asked) == 1
     one, other = cold.through(TEXTS), warm.through(TEXTS)
     assert one.state_hash == other.state_hash
-    for answer in ("frozen_answer", "adapted_answer", "served"):
-        assert np.array_equal(getattr(one, answer).keys, getattr(other, answer).keys)
+    assert np.array_equal(one.served.keys, other.served.keys)
+    for side in ("frozen", "adapted"):
+        assert np.array_equal(getattr(one, side).answer.keys, getattr(other, side).answer.keys)

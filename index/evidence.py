@@ -1,0 +1,167 @@
+"""How far the adapted twin is to be trusted in a batch: its weight in the mixture that is served.
+
+Two things are asked of the cosines to the nearest gallery item, both without labels. Has the batch shifted?
+The frozen cosines against those of clean source queries in the same gallery: the lower confidence bound of
+their standardised difference. And does adaptation help? After a moderate shift the adapted twin has no say
+unless it brings the queries nearer to the gallery again; after a severe one there is little left to lose. On
+clean queries the weight is 0.
+
+The first question needs the frozen twin alone. Where its answer is no, the batch is quiet: the frozen answer
+is served whatever the adapted twin would say, so that it is not asked at all.
+
+Ours; measured in docs/methods/fusion.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.config import AnswerConfig
+from core.protocols import Gallery, Head
+from core.types import Codes, DriftReference, Encoded, Hits, Modality, Twin
+from index.fusion import cosine_of
+
+log = logging.getLogger("qshift.evidence")
+
+RECOVERED = 0.2
+"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
+SEVERE = (1.5, 2.5)
+"""Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
+Line art is recognised better after alignment although it comes no nearer to the gallery: docs/log.md."""
+COPY = 1 - 1e-5
+"""Cosine from which a clean source query is the gallery item itself, which no later query will be."""
+
+
+class Evidence:
+    """Weighs the adapted twin by the batch.
+
+    Args:
+        config: `evidence`; without it the adapted twin always counts fully.
+        reference: clean source queries of the base model, by modality.
+        head: of the base model.
+    """
+
+    def __init__(
+        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], head: Head
+    ) -> None:
+        self._answer, self._clean_queries, self._head = config, reference, head
+        self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
+        self._said: set[Modality] = set()
+
+    def __call__(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
+    ) -> float:
+        """The weight in [0, 1], from the rows [B] that count."""
+        if self._answer.evidence is None:
+            return 1.0
+        lost = self._lost(gallery, modality, frozen, counted)
+        if lost is None:
+            return 0.0
+        rows, (mean, sd) = _distinct(frozen.codes, counted), self._reference(gallery, modality)
+        left = ((mean - nearest(gallery, adapted.encoded, adapted.hits)[rows]) / sd).mean()
+        drop = Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
+        return weight(drop, self._answer.evidence)
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
+        """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
+        if self._answer.evidence is None:
+            return False
+        lost = self._lost(gallery, modality, frozen, counted)
+        return lost is None or shifted(float(lost.mean()), len(lost), self._answer.evidence) == 0.0
+
+    def _lost(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
+    ) -> NDArray[np.float64] | None:
+        """How far frozen cosines of distinct queries lie below clean ones, in sd; None: none to compare."""
+        if modality not in self._clean_queries:
+            if modality not in self._said:
+                self._said.add(modality)
+                log.warning(
+                    "the base model has no clean reference for such queries: the frozen twin answers alone",
+                    extra={"modality": modality},
+                )
+            return None
+        if not counted.any():
+            return None
+        mean, sd = self._reference(gallery, modality)
+        lost: NDArray[np.float64] = (
+            mean - nearest(gallery, frozen.encoded, frozen.hits)[_distinct(frozen.codes, counted)]
+        ) / sd
+        return lost
+
+    def _reference(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
+        """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
+        key = (gallery.version, modality)
+        if key not in self._clean:
+            features = self._clean_queries[modality].features
+            codes = self._head.codes(torch.from_numpy(np.array(features)), modality)
+            hits = gallery.search(codes, self._answer.shortlist)
+            found = nearest(gallery, Encoded(features, codes), hits, itself=False)
+            self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
+        return self._clean[key]
+
+
+def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """First rows of each code among those that count: a query asked again and again proves nothing new."""
+    rows = np.flatnonzero(counted)
+    firsts: NDArray[np.intp] = rows[np.sort(np.unique(codes[rows], axis=0, return_index=True)[1])]
+    return firsts
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How far the nearest cosines of a batch lie below clean ones, in sd of these.
+
+    `mean` and `median` of the frozen twin, `left` the mean of the adapted twin, over `rows` distinct queries.
+    """
+
+    mean: float
+    median: float
+    left: float
+    rows: int
+
+
+def weight(drop: Drop, evidence: tuple[float, float]) -> float:
+    """Weight of the adapted twin in [0, 1].
+
+    A severe shift is asked of the median: a few hopeless queries among clean ones must not speak for them.
+
+    Args:
+        drop: of the batch.
+        evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts fully.
+    """
+    recovers = _ramp(drop.mean - drop.left, (0.0, RECOVERED))
+    severe = _ramp(drop.median - _unsure(drop.rows), SEVERE)
+    return shifted(drop.mean, drop.rows, evidence) * max(recovers, severe)
+
+
+def shifted(mean: float, rows: int, evidence: tuple[float, float]) -> float:
+    """How surely a mean drop over so many distinct queries is a shift: its lower bound, as 0..1."""
+    return _ramp(mean - _unsure(rows), evidence)
+
+
+def _unsure(rows: int) -> float:
+    """Two standard errors of a mean over so many queries, in sd of clean ones."""
+    return 2.0 / math.sqrt(rows)
+
+
+def _ramp(value: float, ends: tuple[float, float]) -> float:
+    low, high = ends
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def nearest(gallery: Gallery, queries: Encoded, hits: Hits, itself: bool = True) -> NDArray[np.float64]:
+    """Cosine [B] to the nearest item of the shortlist; without `itself`, the query's own copy is left out."""
+    cosine = cosine_of(gallery.features(hits.keys), queries)
+    cosine[hits.keys < 0] = -1.0
+    if not itself:
+        cosine[cosine > COPY] = -1.0
+    found: NDArray[np.float64] = cosine.max(axis=1)
+    return found

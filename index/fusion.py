@@ -1,0 +1,130 @@
+"""What is answered from the two shortlists of a batch: by each twin alone, and by both together (served).
+
+Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
+served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence (index/evidence.py);
+where it is 0 the frozen answer is served, unchanged.
+
+Ours; measured in docs/methods/fusion.md.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import AnswerConfig
+from core.protocols import Gallery
+from core.types import Encoded, Floats, Hits, Modality, Twin
+from index.fuse import Mode, fuse
+
+BEHIND = 4.0
+"""Added to the score's distance of what is no candidate: it ranks behind every one that is."""
+Scores = NDArray[np.float64]
+
+
+class Evidence(Protocol):
+    """How far the adapted twin is to be trusted in a batch. `counted` [B]: rows that give evidence."""
+
+    def __call__(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
+    ) -> float:
+        """Its weight in [0, 1]."""
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
+        """Whether the weight is 0 whatever the adapted twin answers."""
+
+
+class TwinFusion:
+    """Answers batches.
+
+    Args:
+        config: shortlist, top, fusion.
+        evidence: how far the adapted twin is to be trusted.
+    """
+
+    def __init__(self, config: AnswerConfig, evidence: Evidence) -> None:
+        self._answer, self._evidence = config, evidence
+
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+        """What a twin answers by itself: its shortlist, re-ranked by its own features."""
+        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
+
+    def together(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
+    ) -> tuple[Hits, Floats]:
+        """The mixture; the twins' own answers where one of them counts alone."""
+        if adapted is frozen:  # a quiet batch: the adapted twin was not asked
+            return frozen.answer, np.zeros(len(repaired), np.float32)
+        if self._answer.fuse == "none":
+            return adapted.answer, np.ones(len(repaired), np.float32)
+        weights = np.full(len(repaired), self._evidence(gallery, modality, frozen, adapted, ~repaired))
+        both = self._best(
+            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse, weights
+        )
+        served = _rows(repaired, adapted.answer, _rows(weights == 0, frozen.answer, both))
+        weights[repaired] = np.inf
+        return served, weights.astype(np.float32)
+
+    def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
+        """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
+        return self._answer.fuse != "none" and self._evidence.quiet(gallery, modality, frozen, ~repaired)
+
+    def _best(
+        self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
+        mode: str, weights: NDArray[np.float64],
+    ) -> Hits:  # fmt: skip
+        answer = self._answer
+        k = answer.shortlist if answer.rerank else answer.top
+        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, coded(mode))
+        if not answer.rerank:
+            return hits
+        known = hits.keys >= 0
+        score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
+        score[~known] = -BEHIND
+        order = np.argsort(-score, axis=1, kind="stable")[:, : answer.top]
+        return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
+
+    def score(
+        self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: str,
+        weights: NDArray[np.float64],
+    ) -> Scores:  # fmt: skip
+        """Scores [B, K] of candidates [B, K, D], at most 1."""
+        near = cosine_of(items, adapted)
+        if mode == "none":
+            return near
+        other, spread = cosine_of(items, frozen), weights[:, None]
+        score: Scores
+        match mode:
+            case "max":
+                score = np.maximum(near, other)
+            case "sum":
+                score = (near + other) / 2
+            case _:
+                score = (self._belief(other, known) + spread * self._belief(near, known)) / (1 + spread)
+        return score
+
+    def _belief(self, cosine: Scores, known: NDArray[np.bool_]) -> Scores:
+        scaled = np.where(known, cosine / self._answer.fuse_temperature, -np.inf)
+        raised = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-1e9))
+        belief: Scores = raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-300)
+        return belief
+
+
+def cosine_of(items: Floats, queries: Encoded) -> Scores:
+    """[B, K, D] -> [B, K]."""
+    cosine: Scores = np.einsum("bkd,bd->bk", items, queries.features).astype(np.float64)
+    return cosine
+
+
+def coded(mode: str) -> Mode:
+    """How codes are fused for the shortlist: a mixture of beliefs needs the items that either twin likes."""
+    return "max" if mode == "mixture" else mode  # type: ignore[return-value]
+
+
+def _rows(chosen: NDArray[np.bool_], these: Hits, others: Hits) -> Hits:
+    if not chosen.any():
+        return others
+    pick = chosen[:, None]
+    return Hits(np.where(pick, these.keys, others.keys), np.where(pick, these.distances, others.distances))

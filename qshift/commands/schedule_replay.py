@@ -1,0 +1,95 @@
+"""`qshift replay` on the command line: one schedule, several methods, one table each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from core.config import Config, load
+from core.errors import ArtifactError, ConfigError
+from core.readers.lines import lines
+from core.readers.places import shown
+from qshift.demo.catalogue import prepare_catalogue
+from qshift.methods import METHODS, known, with_method
+from qshift.replay.offline import replay
+from qshift.replay.schedule import Phase, demo_phases
+from qshift.replay.table import as_json, render
+from qshift.terminal.bars import bars, reporter
+from stream.states import entry_from_bytes
+
+USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
+
+
+def tables(
+    methods: Sequence[str] | None,
+    order: str,
+    data: Path | None,
+    config_file: Path | None,
+    queries: int,
+    seed: int,
+    journal: Path | None,
+    json_file: Path | None,
+    cache: Path,
+    console: Console,
+) -> int:
+    """Replays and prints; returns the exit status.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    methods = list(methods or USUAL)
+    unknown = [name for name in methods if not known(name)]
+    if unknown:
+        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    boundaries = read_journal(journal) if journal else []  # a wrong file costs no fit
+    with bars(console) as progress:
+        catalogue = prepare_catalogue(data, cache, reporter(progress))
+    phases = {"demo": demo_phases, "sorted": sorted_phases, "training": training_phases}[order](queries)
+    schedule = catalogue.schedule(queries, seed, phases)
+    document = load(config_file).model_dump()
+    document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
+    found: dict[str, object] = {}
+    for name in methods:
+        config = with_method(Config.model_validate(document), name)
+        result = replay(config, schedule, boundaries, console, name)
+        render(result.rows, name, timing=False).print(console)
+        console.print(
+            f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
+            style="dim",
+        )
+        found[name] = {
+            "phases": as_json(result.rows),
+            "answers_sha256": result.answers_sha256,
+            "state_sha256": result.state_sha256,
+        }
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def read_journal(path: Path) -> list[bytes]:
+    """Entries of a journal, a line each. Raises ConfigError, with the line that is none."""
+    found = []
+    for number, line in lines(path):
+        try:
+            entry_from_bytes(line)
+        except ArtifactError as error:
+            raise ConfigError(f"{shown(path)}, line {number}: {error}") from error
+        found.append(line)
+    return found
+
+
+def sorted_phases(queries: int) -> tuple[Phase, ...]:
+    """Clean queries that arrive sorted by group: statistics of a batch then confuse content with shift."""
+    return (Phase("clean sorted by group", "image", ("clean",), queries, "sorted"),)
+
+
+def training_phases(queries: int) -> tuple[Phase, ...]:
+    """For choosing step size and temperature: shifts that no reported stream contains."""
+    return tuple(
+        Phase(f"training {shift}", "image", (shift,), queries)
+        for shift in ("blur", "brightness", "impulse", "pixelate", "clean")
+    )

@@ -1,0 +1,79 @@
+"""`qshift serve`: the service in the foreground, until a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from core.config import load_connected
+from monitoring.logs import set_up
+
+if TYPE_CHECKING:
+    from qshift.service import Service
+
+
+class _Interrupted(BaseException):
+    """A signal came before there was anything to end in order."""
+
+
+class _Signals:
+    """The first one ends in order, after the batch in hand, and while loading at once. A second ends all."""
+
+    def __init__(self) -> None:
+        self.service: Service | None = None
+        self._seen = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._come)
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        if self._seen:
+            sys.stdout.flush()
+            os._exit(128 + number)  # an exception could be lost in the client's own handlers
+        self._seen = True
+        if self.service is None:
+            raise _Interrupted
+        self.service.request_stop()
+
+
+def serve(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
+    """Runs until SIGTERM or Ctrl-C; a second signal ends at once.
+
+    Raises:
+        ConfigError: no Kafka named.
+    """
+    config = load_connected(config_file)
+    set_up(log_level)
+    signals = _Signals()
+    try:
+        with console.status("loading base model and gallery"):
+            from qshift.service import Service  # its imports take seconds: a signal must be heard meanwhile
+
+            service = Service(config, worker=worker)
+        signals.service = service
+    except _Interrupted:
+        console.print("stopped while loading: nothing was read or answered")
+        sys.stdout.flush()
+        os._exit(0)  # what is half built cannot be closed in order, and holds nothing
+    console.print(f"serving; live page {service.url or 'off'}")
+    try:
+        report = service.run()
+    finally:
+        service.close()
+    logging.getLogger("qshift").info("stopped", extra={"queries": report.queries})
+    console.print(
+        f"stopped after {report.queries} queries, {report.dead_letters} dead letters, {report.cuts} cuts; "
+        f"state {report.state_sha256[:16]}"
+    )
+    if report.unsaved:
+        console.print(
+            "without a last cut, because Kafka did not answer: the next start continues from the newest one "
+            f"and answers again what came after it ({report.unsaved})"
+        )
+    return 0

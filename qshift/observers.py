@@ -1,0 +1,139 @@
+"""What watches a run: wired the same for the live service and for replay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from adapters.semantics import Semantics
+from core.protocols import Observer
+from core.types import Encoded, Floats, Partition, Record
+from encoders.base_model import Base
+from index.judging import Judge
+from monitoring.aside import Errors
+from monitoring.drift import DriftMonitor
+from monitoring.history import History, Item
+from monitoring.judged import JudgedQuality, Ranked, Remembered
+from monitoring.metrics import Metrics
+from monitoring.ranking import Levels, counted_levels
+from monitoring.registry import fresh_registry
+from qshift.build import Engine
+from stream.kafka import KafkaSource
+
+LAG_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """In the order in which they have to see an outcome: later ones read what earlier ones found."""
+
+    judged: JudgedQuality
+    drift: DriftMonitor
+    metrics: Metrics
+    history: History
+
+    def all(self) -> list[Observer]:
+        return [self.judged, self.drift, self.metrics, self.history]
+
+    def unobserved(self, kind: str) -> None:
+        """Counts what none of them sees; it waits for none of them, because the loop's thread calls it."""
+        self.metrics.unobserved(kind)
+        if kind == "label":
+            self.judged.overflowed(1)
+
+
+def ranked(engine: Engine) -> Ranked:
+    """Rankings of a remembered query by the gallery version that answered it."""
+    judge = Judge(engine.config.answer, engine.fusion)
+
+    def levels(version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
+        gallery = engine.shelf.version(version)
+        if gallery is None:
+            return None
+        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
+        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
+        found = judge.rankings(gallery, frozen, adapted, kept.weight, label)
+        return tuple(counted_levels(*counts) for counts in found)
+
+    return levels
+
+
+def judged(engine: Engine) -> JudgedQuality:
+    """Sampled quality against the galleries on the shelf."""
+    config = engine.config
+    return JudgedQuality(
+        config.labels.key,
+        config.labels.rate,
+        config.labels.ttl_queries,
+        ranked(engine),
+        keep_features=config.answer.rerank,
+        seed=config.seed,
+    )
+
+
+def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:
+    """Label-free gauges of a batch by PSCA's prototypes, for bases that bring them."""
+    if "semantics" not in base.extras:
+        return None
+    known = Semantics.read(base.extras["semantics"])
+
+    def gauges(features: Floats) -> dict[str, float]:
+        found = known.of(features)
+        return {
+            "qshift_semantic_agreement_ratio": found.agreement,
+            "qshift_semantic_reliability": found.reliability,
+            "qshift_semantic_gap": found.gap,
+        }
+
+    return gauges
+
+
+def watching(engine: Engine, title: str, attribution: str) -> Observers:
+    """All observers of a service."""
+    quality, gallery = judged(engine), engine.shelf.current()
+    mean = gallery.features(gallery.keys()).mean(0)
+    drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
+    metrics = Metrics(
+        fresh_registry(), quality, drift, engine.config.adapt.method, semantics=semantics(engine.base)
+    )
+    metrics.index(gallery.version, len(gallery))
+
+    def item(key: int) -> Item:
+        current = engine.shelf.current()
+        name = current.identifier(key)
+        return Item(name, current.display(key).title, f"/picture/gallery/{quote(name, safe='')}")
+
+    def relevant_keys(version: str, label: str) -> Collection[int]:
+        found = engine.shelf.version(version)
+        return [] if found is None else found.keys()[found.carriers(label)].tolist()
+
+    history = History(
+        quality, drift, item, relevant_keys, title=title, attribution=attribution,
+        subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {engine.config.adapt.method}",
+    )  # fmt: skip
+    return Observers(quality, drift, metrics, history)
+
+
+class Watched:
+    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
+
+    def __init__(self, source: KafkaSource, metrics: Metrics, errors: Errors) -> None:
+        self._source, self._metrics, self._errors, self._next = source, metrics, errors, 0.0
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        records = self._source.poll(budget_seconds)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LAG_SECONDS
+            lag = self._source.lag()
+            self._errors.guarded(type(self._metrics).__name__, lambda: self._show(lag))
+        return records
+
+    def _show(self, lag: Mapping[Partition, int]) -> None:
+        for (topic, number), behind in lag.items():
+            self._metrics.lag(f"{topic}/{number}", behind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

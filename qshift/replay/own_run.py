@@ -1,0 +1,177 @@
+"""Records of the user's own through the production path, once per method; every label given is used."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from rich.console import Console
+
+from core.config import Config
+from core.errors import ConfigError
+from core.types import Coordinates, JournalEntry, Judgement, Outcome, Record, Refusal
+from qshift.build import engine
+from qshift.methods import METHODS, known, with_method
+from qshift.observers import judged
+from qshift.terminal.bars import bars
+from qshift.terminal.points import gain_text, plain
+from qshift.terminal.sheet import Head, Sheet
+from stream.memory import MemorySink, MemorySource
+from stream.memory_store import MemoryStore
+from stream.runner import run
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRow:
+    """One method; mAP, R@1 and differences in points (0-100), NaN without labels.
+
+    `labels` are the queries that could be judged; `same_first` and `same_items` say in percent how often the
+    first answer, and how much of the whole answer, is what the frozen twin would have answered.
+    `forwards` and `backwards` are passes of a query through the encoder, the frozen one included.
+    """
+
+    method: str
+    queries: int
+    refused: int
+    labels: int
+    map: float
+    r1: float
+    map_minus_frozen: float
+    low: float
+    high: float
+    forwards: float
+    backwards: float
+    same_first: float
+    same_items: float
+
+
+class _Watch:
+    """Agreement with the frozen twin, and what it cost; moves the bar."""
+
+    def __init__(self, advance: Callable[[int], None] = lambda _: None) -> None:
+        self._advance = advance
+        self.queries = self.first = self.forwards = self.backwards = 0
+        self.items = 0.0
+
+    def observe(self, outcome: Outcome) -> None:
+        count = len(outcome.batch)
+        self.queries += count
+        self.forwards += count * outcome.forwards
+        self.backwards += count * (outcome.step.backwards if outcome.step is not None else 0)
+        for served, frozen in zip(outcome.served.keys, outcome.frozen.answer.keys):
+            wanted = {int(key) for key in frozen[: len(served)] if key >= 0}
+            self.first += int(served[0] == frozen[0])
+            self.items += len(wanted & set(served.tolist())) / len(wanted) if wanted else 1.0
+        self._advance(count)
+
+    def judge(self, judgement: Judgement) -> None: ...
+
+    def refuse(self, refusal: Refusal) -> None: ...
+
+    def share(self, count: float) -> float:
+        return count / self.queries if self.queries else math.nan
+
+
+def run_records(
+    records: Sequence[Record],
+    labels: Mapping[Coordinates, str],
+    config: Config,
+    methods: Sequence[str],
+    journal: Sequence[JournalEntry] = (),
+    console: Console | None = None,
+) -> list[OwnRow]:
+    """One row per method, each from fresh state.
+
+    Args:
+        records: queries of one topic, in order.
+        labels: by coordinates; all are used, whatever share `labels.rate` would ask for. Labels that no item
+            of the gallery carries are not.
+        config: base, gallery and everything else.
+        methods: names of `qshift.methods.METHODS`.
+        journal: batch boundaries; without them batches are cut by size, never by time.
+
+    Raises:
+        ConfigError: an unknown method, no records, or records of several topics.
+        ArtifactError: base or gallery missing, or not of one another.
+    """
+    unknown = [name for name in methods if not known(name)]
+    if unknown:
+        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    topics = {record.at.topic for record in records}
+    if len(topics) != 1:
+        raise ConfigError(f"expected queries of one topic, got {sorted(topics) or 'none'}")
+    kafka = config.kafka.model_copy(update={"queries": topics.pop()})
+    config = config.model_copy(update={"kafka": kafka})
+    with bars(console or Console(quiet=True)) as progress:
+        rows = []
+        for name in methods:
+            task = progress.add_task(name, total=len(records))
+            watch = _Watch(partial(progress.advance, task))
+            rows.append(_row(records, labels, with_method(config, name), name, journal, watch))
+    return rows
+
+
+def _row(
+    records: Sequence[Record],
+    labels: Mapping[Coordinates, str],
+    config: Config,
+    name: str,
+    journal: Sequence[JournalEntry],
+    watch: _Watch,
+) -> OwnRow:
+    built = engine(config)
+    # Only the judge sees these settings: the answers still say what the live service would have asked for.
+    every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records)})
+    quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
+    store = MemoryStore()
+    seqs: Counter[tuple[int, str]] = Counter()
+    for entry in journal:
+        # A replay starts from the source: the first batch of its stretch is a lane's first.
+        lane = (entry.partition, entry.lane)
+        store.journal(replace(entry, seq=seqs[lane]))
+        seqs[lane] += 1
+    # A clock that stands still: a batch ends where it is full or planned, not where this machine is slow.
+    report = run(
+        MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, MemorySink(), store,
+        [quality, watch], config, clock=lambda: 0.0, base_version=built.base.version,
+    )  # fmt: skip
+    for at, label in labels.items():
+        quality.judge(Judgement(at, at, label))
+    found = quality.summary()
+    return OwnRow(
+        name, report.queries, report.dead_letters, found.n, found.map_served, found.r1_served, found.diff,
+        found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
+        100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items),
+    )  # fmt: skip
+
+
+def own_json(rows: Sequence[OwnRow], task: str, stream: str, seed: int) -> list[dict[str, object]]:
+    """Rows for `--json`, rounded, with the keys of the suite's; null for what cannot be known."""
+    head = {"task": task, "stream": stream}
+    return [
+        {**head, "seed": seed, **{key: _plain(value) for key, value in asdict(row).items()}} for row in rows
+    ]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 3)
+    return value
+
+
+def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
+    """mAP and R@1 where there are labels, else agreement with the frozen twin."""
+    judged_rows = any(row.labels for row in rows)
+    scores = [Head("labels", 3), Head("mAP"), Head("R@1", 1), Head("served - frozen\n[95 % interval]")]
+    agreement = Head("as frozen, %\nfirst, items", 2 if judged_rows else 0)
+    sheet = Sheet(
+        title, [Head("method", left=True), Head("queries", 4), *(scores if judged_rows else []), agreement]
+    )
+    for row in rows:
+        gain = gain_text(row.map_minus_frozen, row.low, row.high)
+        cells = [str(row.labels), plain(row.map), plain(row.r1), gain] if judged_rows else []
+        sheet.add(row.method, str(row.queries), *cells, f"{plain(row.same_first)}, {plain(row.same_items)}")
+    return sheet

@@ -1,0 +1,200 @@
+"""The live service: engine, Kafka, observers and page, started and stopped as one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from core.config import Config
+from core.errors import QshiftError
+from core.protocols import Observer
+from monitoring.aside import Aside, Errors, SafeOperations
+from monitoring.http import Serving, Views, serve
+from qshift.build import engine, state_store
+from qshift.observers import Watched, watching
+from stream.kafka import KafkaSource
+from stream.lanes import Lane
+from stream.runner import Report, run
+from stream.sink import KafkaSink
+from stream.topics import prepared_topics
+
+log = logging.getLogger("qshift.service")
+GALLERY_PICTURE = Callable[[str], bytes | None]
+
+
+class Service:
+    """Answers from Kafka until it is stopped.
+
+    Args:
+        config: with `kafka.bootstrap_servers` set.
+        picture: gallery picture of an item by its identifier, for the page.
+        title, attribution: of the page.
+        worker: name of this worker in the consumer group; a restarted one is recognised by it at once.
+
+    Raises:
+        ArtifactError, ConfigError, BrokerError: what is missing, before anything is answered.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        picture: GALLERY_PICTURE = lambda _: None,
+        title: str = "qshift",
+        attribution: str = "",
+        worker: str | None = "worker-0",
+    ) -> None:
+        self.config = config
+        self.engine = engine(config)
+        self.observers = watching(self.engine, title, attribution)
+        self.engine.pipeline.warm_up()
+        servers = config.kafka.bootstrap_servers
+        kept = prepared_topics(servers, config)
+        self._stop = threading.Event()
+        self._store = state_store(config, servers, self._stop)
+        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
+        self._sink.warm_up()
+        self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
+        self.extra: list[Observer] = []
+        self._errors = Errors(self.observers.metrics.observer_failed)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._report: Report | None = None
+        self._lanes: list[Lane] = []
+        self._running, self._delivering = False, True
+        self._http: Serving | None = None
+        self.observers.metrics.watch("qshift_inflight_bytes", lambda: float(self._sink.inflight_bytes))
+        self.observers.metrics.watch(
+            "qshift_waiting_queries", lambda: float(sum(len(lane.pending) for lane in self._lanes))
+        )
+        if config.http.enabled:
+            views = Views(
+                self.observers.history, self.observers.metrics.registry, self.ready, self.state,
+                picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
+                refused=self.observers.metrics.refused,
+            )  # fmt: skip
+            self._http = serve(views, config.http.host, config.http.port, self._errors)
+
+    @property
+    def url(self) -> str:
+        return self._http.url if self._http else ""
+
+    def ready(self) -> Mapping[str, bool]:
+        """Conditions of /readyz."""
+        return {
+            "running": self._running,
+            "assigned": bool(self._source.assignment()),
+            "partitions": not self._source.unserved,
+            "gallery": len(self.engine.shelf.current()) > 0,
+            "delivering": self._delivering,
+        }
+
+    def state(self) -> Mapping[str, Any]:
+        """What /state shows: per lane where it is, and what it has learned."""
+        panels = self.observers.drift.panels()
+        return {
+            "base": self.engine.base.version[:16],
+            "gallery": self.engine.shelf.current().version,
+            "config": self.config.decision_hash(),
+            "identity": self.engine.identity,
+            "lanes": {
+                lane.name: {
+                    "next_seq": lane.next_seq,
+                    "next_offset": lane.next_offset,
+                    "pending": len(lane.pending),
+                    "method": lane.session.adapter.name,
+                    "updates": lane.session.adapter.version,
+                    "drift": lane.name in panels and panels[lane.name].drift_detected,
+                }
+                for lane in self._lanes
+            },
+        }
+
+    def run(self) -> Report:
+        """Works in this thread until `request_stop`."""
+        self._running = True
+        metrics = self.observers.metrics
+        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
+        metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
+        try:
+            return run(
+                Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
+                self._sink, self._store, [aside], self.config, self._stop,
+                on_lanes=self._on_lanes, operations=SafeOperations(metrics, self._errors),
+                decoders=self.config.limits.decoders, base_version=self.engine.base.version,
+                on_trouble=self._on_trouble,
+            )  # fmt: skip
+        finally:
+            self._running = False
+            aside.close()
+
+    def start(self) -> None:
+        """Works in a thread of its own; `check` raises what ended it."""
+
+        def work() -> None:
+            try:
+                self._report = self.run()
+            except BaseException as error:
+                self._failure = error
+                log.exception("the service ended")
+
+        self._thread = threading.Thread(target=work, name="qshift-run")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises QshiftError when the working thread has ended by an error."""
+        if self._failure is not None:
+            raise QshiftError(f"the service ended: {self._failure}") from self._failure
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def request_stop(self) -> None:
+        """Ends after the batch in hand; safe in a signal handler."""
+        self._stop.set()
+
+    def wait_until_ready(self, budget_seconds: float) -> None:
+        """Returns when queries are read, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and not all(self.ready().values()):
+            self.check()
+            time.sleep(0.02)
+
+    def wait_for_queries(self, count: int, budget_seconds: float) -> None:
+        """Returns when so many queries were learned from and observed, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and self.observers.history.queries < count:
+            self.check()
+            time.sleep(0.02)
+
+    def wait_for_labels(self, budget_seconds: float) -> None:
+        """Returns when every label asked for has come, or the budget is over."""
+        deadline = time.monotonic() + budget_seconds
+        while time.monotonic() < deadline and self.observers.judged.labels().pending:
+            self.check()
+            time.sleep(0.05)
+
+    def stop(self) -> Report:
+        """Finishes the batch in hand, makes a cut, closes everything; raises what had ended the run."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.close()
+        self.check()
+        return self._report or Report()
+
+    def close(self) -> None:
+        """Closes connections and the page; the run must have ended."""
+        if self._http is not None:
+            self._http.stop()
+        for part in (self._source, self._sink, self._store):
+            part.close()
+
+    def _on_trouble(self, trouble: bool) -> None:
+        self._delivering = not trouble
+
+    def _on_lanes(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = list(lanes)

@@ -1,0 +1,175 @@
+"""qshift in a loop of your own: answer, learn, snapshot, restore, reset; without Kafka.
+
+    session = qshift.Session("qshift-data/base", "qshift-data/gallery")
+    answer = session.answer(["a red seven", "a green two"])
+    answer.served.items          # names, best first, of each query
+    session.learn(answer)        # answer first, learn second
+
+The same `stream.session.Session` that the live service drives does the work, one for each modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import Config
+from core.errors import ConfigError, QshiftError, Refused
+from core.types import AdaptationStep, Coordinates, Floats, Hits, Modality, Outcome, Query, QueryBatch
+from qshift.build import engine
+from qshift.methods import METHODS, known, with_method
+from stream import session as lanes
+from stream.pipeline import BatchPass
+
+Content = str | bytes | Floats | tuple[bytes, str] | tuple[bytes, ...]
+"""A text, an encoded picture, a vector [D], a picture with a text, or the frames of a clip."""
+State = Mapping[Modality, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What is found for B queries, best first; places without an item hold key -1 and ""."""
+
+    items: tuple[tuple[str, ...], ...]
+    """Names [B][K]."""
+    keys: NDArray[np.int64]
+    """[B, K]"""
+    distances: NDArray[np.int32]
+    """[B, K] in bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a batch is answered: served, and what either twin would answer alone."""
+
+    served: Ranking
+    frozen: Ranking
+    adapted: Ranking
+    weights: Floats
+    """[B] of the adapted twin in what is served: 0 is the frozen answer, inf the adapted one."""
+    quiet: bool
+    """Whether nothing showed a shift: then the frozen twin alone was asked, and there is nothing to learn."""
+    _pass: BatchPass
+
+
+class Session:
+    """Answers and adapts. Not safe for use by several threads.
+
+    Args:
+        base, gallery: folders, as `qshift fit` and `qshift gallery build` write them.
+        method: a name of `qshift.METHODS`, with "+fused" and "+repair" behind it where wanted.
+        config: settings besides; its own base and gallery do not count.
+
+    Raises:
+        ConfigError: no such method, or settings that cannot work.
+        ArtifactError, GalleryError: a folder that cannot be read, or a gallery of another base.
+    """
+
+    def __init__(
+        self, base: str | Path, gallery: str | Path, method: str = "default", config: Config | None = None
+    ) -> None:
+        if not known(method):
+            raise ConfigError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+        places = {"base": Path(base), "gallery": Path(gallery)}
+        self.config = with_method((config or Config()).model_copy(update=places), method)
+        self._engine = engine(self.config)
+        self._lanes: dict[Modality, lanes.Session] = {}
+        self._seq = self._asked = 0
+
+    def answer(self, queries: Sequence[Content]) -> Answer:
+        """Answers a batch of one modality by what was learned so far. Changes nothing.
+
+        Raises:
+            Refused: a query cannot be read; it is named by its place. Nothing is answered then.
+            ConfigError: no query, queries of several modalities, or of one that the base does not serve.
+        """
+        modality = _modality_of(queries)
+        admitted = tuple(self._admitted(number, modality, query) for number, query in enumerate(queries))
+        batch = QueryBatch(modality, self._seq, modality, admitted)
+        self._asked += len(admitted)
+        self._seq += 1
+        found = self._lane(modality).answer(batch)
+        served, frozen, adapted = (
+            self._ranking(hits) for hits in (found.served, found.frozen.answer, found.adapted.answer)
+        )
+        return Answer(served, frozen, adapted, found.weights, found.quiet, found)
+
+    def learn(self, answer: Answer) -> AdaptationStep:
+        """Learns from a batch that was answered: completely, or not at all; `reason` says why not.
+
+        Raises:
+            QshiftError: something was learned since the answer, or the state was changed: answer it again.
+        """
+        return self.outcome(answer).step or AdaptationStep(False, "nothing")
+
+    def outcome(self, answer: Answer) -> Outcome:
+        """As `learn`, and returns all that is known about the batch, as observers see it."""
+        lane = self._lane(answer._pass.batch.modality)
+        if lane.state_hash() != answer._pass.state_hash:
+            raise QshiftError("this answer was given by another state: answer the batch again, then learn")
+        return lane.learn(answer._pass)
+
+    def snapshot(self) -> State:
+        """All that was learned, by modality: copies that nothing changes later."""
+        return {modality: lane.snapshot() for modality, lane in self._lanes.items()}
+
+    def restore(self, state: State) -> None:
+        """Returns to a snapshot of this session, or of one with the same base and settings.
+
+        Raises:
+            ArtifactError: it is of another method or other tensors.
+        """
+        self.reset()
+        for modality, (tensors, meta) in state.items():
+            self._lane(modality).restore(tensors, meta)
+
+    def reset(self) -> None:
+        """Forgets all that was learned."""
+        for lane in self._lanes.values():
+            lane.reset()
+
+    def state_hash(self, modality: Modality) -> str:
+        """sha256 of what was learned for a modality: equal states answer alike, to the bit."""
+        return self._lane(modality).state_hash()
+
+    def _lane(self, modality: Modality) -> lanes.Session:
+        if modality not in self._lanes:
+            self._lanes[modality] = lanes.Session(self._engine.pipeline, modality)
+        return self._lanes[modality]
+
+    def _admitted(self, number: int, modality: Modality, content: Content) -> Query:
+        query = Query(Coordinates("session", 0, self._asked + number), modality, content)
+        try:
+            return self._engine.pipeline.admit(query)
+        except Refused as refused:
+            raise Refused(refused.stage, f"query {number}: {refused.reason}") from refused
+
+    def _ranking(self, hits: Hits) -> Ranking:
+        gallery = self._engine.shelf.current()
+        names = tuple(
+            tuple(gallery.identifier(key) if key >= 0 else "" for key in row) for row in hits.keys.tolist()
+        )
+        return Ranking(names, hits.keys, hits.distances)
+
+
+def _modality_of(queries: Sequence[Content]) -> Modality:
+    found = {_kind(query) for query in queries}
+    if len(found) != 1:
+        what = " and ".join(sorted(found)) or "none"
+        raise ConfigError(f"expected queries of one modality, got {what}: answer each by itself")
+    return found.pop()
+
+
+def _kind(query: Content) -> Modality:
+    if isinstance(query, str):
+        return "text"
+    if isinstance(query, bytes):
+        return "image"
+    if isinstance(query, tuple):
+        return "composed" if len(query) == 2 and isinstance(query[1], str) else "sequence"
+    return "vector"

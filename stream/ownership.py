@@ -1,0 +1,214 @@
+"""Which partitions are ours, where each continues, and that the group still agrees."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from core.protocols import Operations, Source, StateStore
+from core.types import Cut, JournalEntry, Partition, Query, Record
+from stream.contradictions import (
+    check_complete,
+    check_fits,
+    check_never_saved,
+    check_reached,
+    cut_hash,
+    note,
+)
+from stream.lanes import Lane, covered, lane_name, plan
+from stream.pipeline import Pipeline
+from stream.session import Session
+
+log = logging.getLogger("qshift.runner")
+CONFIRM_SECONDS = 3.0
+"""How often an idle worker makes sure that it still is a member: one that was replaced ends soon."""
+
+
+class Owned:
+    """One assigned partition: its lanes, and how far they are.
+
+    Args:
+        cut: the newest one, or None.
+        start: the offset where reading continues, None where the log decides.
+    """
+
+    def __init__(self, partition: Partition, cut: Cut | None, start: int | None) -> None:
+        self.partition = partition
+        self.lanes: dict[str, Lane] = {}
+        self.first = self.position = start
+        self.cut_seq = cut.seq + 1 if cut else 0
+        self.parent = cut_hash(cut) if cut else ""
+        self.since_cut = 0
+        self.saved = cut.next_offset if cut else None
+        self.note = ""
+        """Metadata of the last commit."""
+        self.journalled: int | None = None
+        """Without a cut: the first offset that the journal wants repeated."""
+        self.states = {state.lane: state for state in cut.lanes} if cut else {}
+        self.planned: dict[str, deque[JournalEntry]] = {}
+
+    def waiting(self) -> bool:
+        """Whether there are queries or planned batches that are not answered yet."""
+        lanes = any(lane.pending or lane.planned for lane in self.lanes.values())
+        return lanes or bool(self.planned)
+
+    def changed(self) -> bool:
+        """Whether a cut would save anything new.
+
+        Refused records count, too: they are done with. Where nothing was read, the place in the log is not
+        known, and a cut at 0 would be refused once retention has removed the log's beginning.
+        """
+        if self.position is None:
+            return False
+        return bool(self.since_cut) or covered(self.lanes.values(), self.position) != self.saved
+
+    def cut(self, identity: str, label_offsets: dict[str, int], generation: int) -> Cut:
+        """The next cut. Lanes not met since the restart keep the state they were saved with."""
+        states = [lane.snapshot() for lane in self.lanes.values()] + list(self.states.values())
+        position = covered(self.lanes.values(), self.position or 0)
+        lanes = tuple(sorted(states, key=lambda state: state.lane))
+        return Cut(
+            *self.partition, self.cut_seq, self.parent, position, lanes, identity, label_offsets, generation
+        )
+
+    def cut_made(self, cut: Cut) -> None:
+        """Goes on from a durable cut."""
+        self.cut_seq, self.parent, self.since_cut = cut.seq + 1, cut_hash(cut), 0
+        self.saved = cut.next_offset
+
+
+class Ownership:
+    """The partitions that the source has assigned to us, loaded from their newest cuts.
+
+    Args:
+        labels: position of each label partition, shared with the loop; cuts restore it.
+        on_lanes: called with the live lanes whenever there is a new one.
+    """
+
+    def __init__(
+        self, source: Source, store: StateStore, pipeline: Pipeline, identity: str,
+        clock: Callable[[], float], labels: dict[str, int], operations: Operations | None,
+        on_lanes: Callable[[Sequence[Lane]], None] | None,
+    ) -> None:  # fmt: skip
+        self._source, self._store, self._pipeline, self._identity = source, store, pipeline, identity
+        self._clock, self._labels, self._operations, self._on_lanes = clock, labels, operations, on_lanes
+        self.owned: dict[Partition, Owned] = {}
+        self.assigned: frozenset[Partition] = frozenset()
+        self._first: dict[Partition, int] = {}
+        """Where reading began, of partitions that were dropped and may be read again."""
+        self.generation = 0
+        self.moved = False
+        """Whether the last poll brought partitions that are not read yet."""
+        self._confirmed = float("-inf")
+
+    def lanes(self) -> list[Lane]:
+        return [lane for owned in self.owned.values() for lane in owned.lanes.values()]
+
+    def rebalance(self, records: list[Record]) -> list[Record]:
+        """Loads what was gained and drops what was lost; returns the records that may be used."""
+        assigned = self._source.assignment()
+        gained = assigned - set(self.owned)
+        for partition in self.assigned - assigned:
+            log.info("partition lost", extra={"partition": partition})
+            self.owned.pop(partition, None)
+            self._first.pop(partition, None)
+        if assigned != self.assigned and self._operations:
+            self._operations.rebalanced()
+        self.assigned, self.moved = assigned, bool(gained)
+        for partition in gained:  # all of them first: what was polled must come again if one fails
+            offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
+            offsets += [self._first[partition]] if partition in self._first else []
+            if offsets:
+                self._first[partition] = min(offsets)
+        for partition in sorted(gained):
+            self._own(partition)
+        # The source may have read from elsewhere than where the state continues: read again from there.
+        return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
+
+    def _own(self, partition: Partition) -> None:
+        """Newest complete cut wins over the group's offset; the journal after it is obeyed.
+
+        Raises:
+            ArtifactError: the state does not fit, or there was one and it is gone.
+        """
+        began = self._clock()
+        cut = self._store.load(partition)
+        owned = Owned(partition, cut, cut.next_offset if cut else self._first.get(partition))
+        # A reader ignores cuts of a lower generation than one it has seen: never fall behind our own.
+        self.generation = max(self.generation, self._source.generation(), cut.generation if cut else 0)
+        if cut is not None:
+            check_fits(cut, self._identity)
+            owned.note = note(cut, self._store.place)
+        else:
+            check_never_saved(partition, self._source.committed(partition), self._store.place)
+        # Before anything of ours is written with the generation that was just read out of another's cut.
+        self.confirm(owned)
+        self._plan(owned, cut)
+        self.owned[partition] = owned
+        self._seek(owned, cut)
+        if cut and self._operations:
+            self._operations.restored(self._clock() - began)
+
+    def _plan(self, owned: Owned, cut: Cut | None) -> None:
+        """What the journal holds behind the cut is to be repeated."""
+        since = {lane.lane: lane.next_seq for lane in cut.lanes} if cut else {}
+        entries = self._store.journalled(owned.partition, since)
+        if cut is None:
+            check_complete(owned.partition, entries, self._store.place)
+            owned.journalled = min((entry.offsets[0] for entry in entries if entry.offsets), default=None)
+            if owned.first is not None:
+                check_reached(owned.partition, owned.journalled, owned.first, self._store.place)
+        owned.planned = plan(entries, since)
+
+    def _seek(self, owned: Owned, cut: Cut | None) -> None:
+        if owned.first is not None:
+            self._source.seek(owned.partition, owned.first)
+        for name, offset in (cut.label_offsets if cut else {}).items():
+            topic, _, number = name.rpartition("/")
+            self._source.seek((topic, int(number)), offset)
+            self._labels[name] = offset
+        if cut:
+            log.info("state restored", extra={"partition": owned.partition, "offset": cut.next_offset})
+
+    def began(self, owned: Owned, offset: int) -> None:
+        """Reading of a partition begins here, and again when all is lost."""
+        if owned.first is None:
+            check_reached(owned.partition, owned.journalled, offset, self._store.place)
+            owned.first = offset
+
+    def confirm(self, owned: Owned) -> None:
+        """Returns only while the group knows us as the partition's owner."""
+        offset = owned.first if owned.saved is None else owned.saved
+        self._source.confirm({owned.partition: offset}, owned.note)
+        self._confirmed = self._clock()
+
+    def confirm_idle(self) -> None:
+        """One partition stands for the worker: it is a member, or it is none."""
+        for owned in list(self.owned.values())[:1]:
+            if self._clock() - self._confirmed >= CONFIRM_SECONDS:
+                self.confirm(owned)
+
+    def drop(self) -> None:
+        """Forgets everything in memory; the next poll shows what is ours, and that is loaded again."""
+        for partition, owned in self.owned.items():
+            if owned.first is not None:
+                self._first[partition] = owned.first
+        self.owned.clear()
+        self._shown()
+
+    def lane(self, owned: Owned, query: Query, per_tenant: bool) -> Lane:
+        """The lane of a query, restored from its cut when it is met first."""
+        name = lane_name(query, per_tenant)
+        if name not in owned.lanes:
+            lane = Lane(name, owned.partition, Session(self._pipeline, query.modality))
+            if name in owned.states:
+                lane.restore(owned.states.pop(name))
+            lane.planned = owned.planned.pop(name, lane.planned)
+            owned.lanes[name] = lane
+            self._shown()
+        return owned.lanes[name]
+
+    def _shown(self) -> None:
+        if self._on_lanes is not None:
+            self._on_lanes(self.lanes())

@@ -1,0 +1,80 @@
+"""What one lane has learned, and the conversation with it: answer, learn, snapshot, restore, reset.
+
+The live service, off-line runs, the profiler and users of the library all drive this one object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from core.artifacts import tensors_hash
+from core.types import Modality, Outcome, QueryBatch
+from stream.pipeline import BatchPass, Pipeline
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Session:
+    """One lane's adapter and, where the tower has BatchNorm, its alignment. Starts from the source.
+
+    Args:
+        pipeline: shared by all sessions of a run.
+        modality: of the queries that will be answered.
+    """
+
+    def __init__(self, pipeline: Pipeline, modality: Modality) -> None:
+        self.modality: Modality = modality
+        self._pipeline = pipeline
+        self.adapter, self.aligner = pipeline.new_adapter(modality), pipeline.new_aligner(modality)
+        self.expects_shift = False
+        """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
+        self._hash: str | None = None
+
+    def answer(self, batch: QueryBatch, repeated: bool = False) -> BatchPass:
+        """Answers by what was learned so far; see `Pipeline.answer`."""
+        return self._pipeline.answer(self, batch, repeated)
+
+    def learn(self, answered: BatchPass) -> Outcome:
+        """Learns from a batch that was answered; see `Pipeline.learn`."""
+        return self._pipeline.learn(self, answered)
+
+    def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """All state: tensors by name, and a small JSON-able dictionary."""
+        tensors, meta = self.adapter.snapshot()
+        out = {f"adapter.{name}": array for name, array in tensors.items()}
+        state: dict[str, Any] = {"modality": self.modality, "method": self.adapter.name, "adapter": meta}
+        if self.aligner is not None:
+            tensors, state["aligner"] = self.aligner.snapshot()
+            out.update({f"aligner.{name}": array for name, array in tensors.items()})
+        return out, state
+
+    def restore(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
+        """Returns to a snapshot of a session of the same method and configuration."""
+        self.adapter.restore(_part(tensors, "adapter."), meta["adapter"])
+        if self.aligner is not None:
+            self.aligner.restore(_part(tensors, "aligner."), meta["aligner"])
+        self.changed()
+
+    def reset(self) -> None:
+        """Forgets everything that was learned: back to the source."""
+        self.adapter = self._pipeline.new_adapter(self.modality)
+        self.aligner = self._pipeline.new_aligner(self.modality)
+        self.expects_shift = False
+        self.changed()
+
+    def changed(self) -> None:
+        """Forgets the cached hash after the state was written to."""
+        self._hash = None
+
+    def state_hash(self) -> str:
+        """sha256 over all tensors and meta; names the state in answers and journal."""
+        if self._hash is None:
+            self._hash = tensors_hash(*self.snapshot())
+        return self._hash
+
+
+def _part(tensors: Tensors, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,52 @@
+"""Whether deliveries fail, and of which partitions nothing has been delivered since."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from core.errors import DeliveryError
+from core.types import Partition
+from stream.patience import Backoff
+
+log = logging.getLogger("qshift.runner")
+
+
+class Trouble:
+    """Begins with a failed delivery; ends when every partition has delivered again.
+
+    Args:
+        on_trouble: called with True when it begins, with False when it ends.
+    """
+
+    def __init__(self, backoff: Backoff, on_trouble: Callable[[bool], None]) -> None:
+        self.reason = ""
+        self._backoff, self._on_trouble = backoff, on_trouble
+        self._owing: set[Partition] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+    def failed(self, error: DeliveryError, assigned: Iterable[Partition]) -> float:
+        """A delivery failed; returns the seconds to wait."""
+        self._owing.update(assigned)
+        if not self.reason:
+            self._on_trouble(True)
+        self.reason = str(error)
+        pause = self._backoff.next()
+        log.warning(
+            "delivery failed, continuing from the newest cut", extra={"error": str(error), "pause": pause}
+        )
+        return pause
+
+    def delivered(self, partition: Partition) -> None:
+        """A cut of the partition is durable, or it has nothing to deliver."""
+        self._owing.discard(partition)
+        if self.reason and not self._owing:
+            self.reason = ""
+            self._backoff.reset()
+            self._on_trouble(False)
+
+    def keep(self, assigned: frozenset[Partition]) -> None:
+        """What is ours no longer owes nothing."""
+        self._owing &= assigned

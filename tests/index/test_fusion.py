@@ -1,0 +1,462 @@
+"""The served answer: twin fusion against a loop, its weight by a loop, and judged as it was served."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import Config
+from core.types import Coordinates, DriftReference, Encoded, Floats, Hits, Twin
+from encoders.head import HashHead
+from index.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
+from index.fusion import TwinFusion
+from index.gallery import VersionedGallery
+from index.judging import Judge
+from monitoring.judged import Remembered
+from monitoring.ranking import Levels, ap_and_first, average_precision, counted_levels, recall_at_1
+
+WIDTH, BITS, ITEMS, TOP = 16, 32, 30, 5
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def directions(seed: int, rows: int) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(rows, WIDTH)))
+
+
+def near(items: np.ndarray, spread: float, seed: int) -> np.ndarray:
+    """Queries around items."""
+    return unit(items + spread * np.random.default_rng(seed).normal(size=items.shape) / WIDTH**0.5)
+
+
+class Answers(NamedTuple):
+    frozen: Hits
+    adapted: Hits
+    served: Hits
+    weights: Floats
+
+
+class World:
+    """A gallery, a head, clean reference queries, and how both twins see a batch."""
+
+    def __init__(
+        self, reference: np.ndarray | None = None, count: int = ITEMS, classes: int = 0, **answer: Any
+    ) -> None:
+        settings = {"top": TOP, "shortlist": 8, **answer}
+        self.config = Config.model_validate({"answer": settings})
+        self.items = directions(0, count)
+        weight = np.random.default_rng(1).normal(size=(BITS, WIDTH)).astype(np.float32)
+        self.head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
+        codes = self.codes(self.items)
+        names = [f"item-{i}" for i in range(count)]
+        keys = np.arange(count, dtype=np.int64) * 3 + 7  # not the positions
+        labels = [f"class-{i % classes}" for i in range(count)] if classes else names
+        self.gallery = VersionedGallery(BITS, names, codes, labels, self.items, keys=keys, backend="exact")
+        self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
+        zeros = np.zeros(len(self.clean), np.float32)
+        known = {"vector": DriftReference(self.clean, zeros, zeros)}
+        evidence = Evidence(self.config.answer, known, self.head)
+        self.fusion = TwinFusion(self.config.answer, evidence)
+        self.judge = Judge(self.config.answer, self.fusion)
+
+    def levels(self, kept: Remembered, label: str) -> list[Levels]:
+        twins = (
+            Encoded(features[None], code[None])
+            for features, code in (
+                (kept.frozen_features, kept.frozen_code), (kept.adapted_features, kept.adapted_code)
+            )
+        )  # fmt: skip
+        found = self.judge.rankings(self.gallery, *twins, kept.weight, label)
+        return [counted_levels(*counts) for counts in found]
+
+    def codes(self, features: np.ndarray) -> np.ndarray:
+        return self.head.codes(torch.from_numpy(features), "vector")
+
+    def seen(self, features: np.ndarray) -> Twin:
+        encoded = Encoded(features, self.codes(features))
+        hits = self.gallery.search(encoded.codes, self.config.answer.shortlist)
+        return Twin(encoded, hits, self.fusion.alone(self.gallery, encoded, hits))
+
+    def answer(
+        self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None, modality: Any = "vector"
+    ) -> Answers:
+        marks = np.zeros(len(frozen), bool) if repaired is None else np.array(repaired)
+        one, other = self.seen(frozen), self.seen(adapted)
+        served, weights = self.fusion.together(self.gallery, modality, one, other, marks)
+        return Answers(one.answer, other.answer, served, weights)
+
+    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
+        """Standardised drop of the nearest cosine of every row, by a loop."""
+        nearest = [self.nearest(query, False) for query in clean]
+        mean = sum(nearest) / len(nearest)
+        sd = math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
+        return [(mean - self.nearest(query, True)) / sd for query in frozen]
+
+    def nearest(self, query: np.ndarray, itself: bool) -> float:
+        hits = self.gallery.search(self.codes(query[None]), self.config.answer.shortlist)
+        found = [float(self.feature(key) @ query.astype(np.float64)) for key in hits.keys[0] if key >= 0]
+        return max(cosine for cosine in found if itself or cosine <= COPY)
+
+    def feature(self, key: int) -> np.ndarray:
+        return self.gallery.features(np.array([key]))[0].astype(np.float64)
+
+    def slow(self, adapted: np.ndarray, frozen: np.ndarray, mode: str, weight: float) -> list[int]:
+        """The best keys of one query: candidates of either twin, then the score of the mode."""
+        size, tau = self.config.answer.shortlist, self.config.answer.fuse_temperature
+        bits = [self.gallery.distances(self.codes(query[None]))[0] for query in (adapted, frozen)]
+        keys = self.gallery.keys().tolist()
+        own = [{k for _, k in sorted(zip(row.tolist(), keys))[:size]} for row in bits]
+        both = bits[0] + bits[1] if mode == "sum" else np.minimum(*bits)
+        row = bits[0] if mode == "none" else both
+        pool = own[0] if mode == "none" else own[0] | own[1]
+        chosen = [k for _, k in sorted(zip(row.tolist(), keys)) if k in pool][:size]
+        cosines = [[float(self.feature(k) @ q.astype(np.float64)) for k in chosen] for q in (adapted, frozen)]
+        beliefs = []
+        for side in cosines:
+            raised = [math.exp(c / tau) for c in side]
+            beliefs.append([r / sum(raised) for r in raised])
+        score = []
+        for place in range(len(chosen)):
+            a, f = cosines[0][place], cosines[1][place]
+            by = {"none": a, "max": max(a, f), "sum": a + f}
+            mixed = beliefs[1][place] + weight * beliefs[0][place]
+            score.append(mixed if mode == "mixture" else by[mode])
+        order = sorted(range(len(chosen)), key=lambda place: -score[place])
+        return [chosen[place] for place in order][:TOP]
+
+
+def twins(world: World, rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Two twins that see different queries."""
+    frozen = near(world.items[:rows], 2.0, 3)
+    return near(frozen, 1.0, 4), frozen
+
+
+# What is served
+
+
+@pytest.mark.parametrize("shortlist", [8, ITEMS, 50])
+@pytest.mark.parametrize("mode", ["none", "max", "sum", "mixture"])
+def test_served_equals_the_slow_loop(mode: str, shortlist: int) -> None:
+    world = World(fuse=mode, shortlist=shortlist, evidence=None)
+    adapted, frozen = twins(world)
+    answers = world.answer(adapted, frozen)
+    np.testing.assert_array_equal(answers.weights, np.ones(12, np.float32))
+    for row in range(12):
+        a, f = adapted[row], frozen[row]
+        assert answers.served.keys[row].tolist() == world.slow(a, f, mode, 1.0)
+        assert answers.frozen.keys[row].tolist() == world.slow(f, f, "none", 1.0)
+        assert answers.adapted.keys[row].tolist() == world.slow(a, a, "none", 1.0)
+    assert (answers.frozen.keys != answers.adapted.keys).any(1).sum() > 6  # or the modes would not differ
+
+
+def test_a_partial_weight_equals_the_slow_loop() -> None:
+    world = World(evidence=(0.0, 20.0))
+    adapted, frozen = near(world.items[:12], 1.0, 4), twins(world)[1]
+    z = world.evidence(frozen, world.clean)
+    weight = (sum(z) / 12 - 2 / math.sqrt(12)) / 20
+    assert 0.05 < weight < 0.95
+    answers = world.answer(adapted, frozen)
+    np.testing.assert_allclose(answers.weights, weight, rtol=1e-4)
+    served = answers.served.keys.tolist()
+    assert served == [world.slow(a, f, "mixture", weight) for a, f in zip(adapted, frozen)]
+    assert served != [world.slow(a, f, "mixture", 1.0) for a, f in zip(adapted, frozen)]
+
+
+def same(one: Hits, other: Hits, rows: Any = slice(None)) -> bool:
+    pairs = ((one.keys, other.keys), (one.distances, other.distances))
+    return all(np.array_equal(a[rows], b[rows]) for a, b in pairs)
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+def test_weight_zero_serves_exactly_the_frozen_answer(rerank: bool) -> None:
+    world = World(rerank=rerank, evidence=(90.0, 99.0))
+    answers = world.answer(*twins(world))
+    assert (answers.weights == 0).all()
+    assert same(answers.served, answers.frozen) and not same(answers.served, answers.adapted)
+
+
+@pytest.mark.parametrize("evidence", [(90.0, 99.0), (-99.0, -90.0), None])
+def test_repaired_rows_serve_exactly_the_adapted_answer(evidence: tuple[float, float] | None) -> None:
+    world = World(evidence=evidence)
+    adapted, frozen = twins(world)
+    repaired = np.arange(12) % 3 == 0
+    answers = world.answer(adapted, frozen, repaired)
+    assert np.isinf(answers.weights).tolist() == repaired.tolist()
+    assert same(answers.served, answers.adapted, repaired)
+    plain = world.answer(adapted[~repaired], frozen[~repaired])
+    np.testing.assert_array_equal(answers.served.keys[~repaired], plain.served.keys)
+    np.testing.assert_array_equal(answers.weights[~repaired], plain.weights)
+    everything = world.answer(adapted, frozen, np.ones(12, bool))
+    assert np.isinf(everything.weights).all() and same(everything.served, everything.adapted)
+
+
+def test_without_rerank_codes_alone_decide() -> None:
+    world = World(rerank=False, evidence=None)
+    adapted, frozen = twins(world)
+    answers = world.answer(adapted, frozen)
+    both = np.minimum(*(world.gallery.distances(world.codes(side)) for side in (adapted, frozen)))
+    for row in range(12):
+        expected = sorted(zip(both[row].tolist(), world.gallery.keys().tolist()))[:TOP]
+        assert (
+            list(zip(answers.served.distances[row].tolist(), answers.served.keys[row].tolist())) == expected
+        )
+
+
+def test_fewer_items_than_wanted_leave_unused_places() -> None:
+    world = World(count=3, evidence=None)
+    answers = world.answer(*twins(world, 3))
+    for hits in (answers.served, answers.frozen, answers.adapted):
+        assert hits.keys.shape == (3, TOP)
+        assert (hits.keys[:, 3:] == -1).all() and (np.sort(hits.keys[:, :3]) == [7, 10, 13]).all()
+
+
+# How much the adapted twin counts
+
+
+def test_clean_queries_give_no_weight_and_far_ones_all() -> None:
+    world = World()
+    clean = near(world.items[np.arange(64) % ITEMS], 0.5, 77)
+    far = near(world.items[np.arange(64) % ITEMS], 4.0, 77)
+    assert (world.answer(clean, clean).weights == 0).all()
+    recovered = world.items[np.arange(64) % ITEMS]
+    assert (world.answer(recovered, far).weights == 1).all()
+    assert (world.answer(near(world.items, 0.0, 0), near(world.items, 0.0, 0)).weights == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 25])
+def test_the_bound_widens_with_fewer_rows(rows: int) -> None:
+    """The same evidence weighs more when more distinct queries show it."""
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    frozen = near(world.items[:rows], 1.5, 5)
+    z = world.evidence(frozen, world.clean)
+    expected = (sum(z) / rows - 2 / math.sqrt(rows) + 5) / 20
+    assert 0 < expected < 1
+    np.testing.assert_allclose(world.answer(world.items[:rows], frozen).weights, expected, rtol=1e-4)
+
+
+def test_repaired_rows_are_no_evidence() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    frozen = np.vstack((near(world.items[:2], 1.5, 5), directions(9, 2)))
+    marks = [False, False, True, True]
+    z = world.evidence(frozen[:2], world.clean)
+    expected = (sum(z) / 2 - 2 / math.sqrt(2) + 5) / 20
+    recovered = np.vstack((world.items[:2], frozen[2:]))
+    np.testing.assert_allclose(world.answer(recovered, frozen, marks).weights[:2], expected, rtol=1e-4)
+
+
+def test_the_reference_leaves_its_own_copies_out() -> None:
+    """Clean queries that are gallery items themselves are judged by the next nearest."""
+    copies = directions(0, ITEMS)
+    world = World(reference=copies, shortlist=ITEMS, evidence=(-20.0, 20.0))
+    frozen = near(world.items[:9], 2.0, 6)
+    z = world.evidence(frozen, copies)
+    expected = (sum(z) / 9 - 2 / 3 + 20) / 40
+    assert 0 < expected < 1
+    np.testing.assert_allclose(world.answer(world.items[:9], frozen).weights, expected, rtol=1e-3)
+
+
+def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, -4.0))
+    frozen = near(world.items[:9], 0.6, 6)
+    lost = np.mean(world.evidence(frozen, world.clean))
+    assert 0.2 < lost < SEVERE[0]
+    assert (world.answer(frozen, frozen).weights == 0).all()
+    assert (world.answer(near(frozen, 1.0, 8), frozen).weights == 0).all()
+    seen = []
+    for share in np.linspace(0, 1, 201):
+        moved = frozen + share * (world.items[:9] - frozen)
+        moved = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+        expected = (lost - np.mean(world.evidence(moved, world.clean))) / RECOVERED
+        got = world.answer(moved, frozen).weights
+        np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=2e-3)
+        seen.append(float(got[0]))
+    assert any(0.2 < weight < 0.8 for weight in seen) and seen[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "median", "left", "expected"),
+    [
+        (0.3, 0.3, 0.0, 0.0),  # sure of .05: clean
+        (0.7, 0.7, 0.0, 0.5),  # sure of .45: half a shift, all of it won back
+        (1.5, 1.5, 1.5, 0.0),  # a shift, nothing won back
+        (1.5, 1.5, 1.4, 0.5),  # half of what is asked for
+        (2.25, 2.25, 2.9, 0.5),  # sure of 2.0: half-way to severe, farther away than before
+        (2.25, 0.2, 2.9, 0.0),  # the same because of a few hopeless queries
+        (2.25, 2.25, 2.1, 0.75),  # won back counts more
+        (3.0, 2.9, 3.7, 1.0),  # severe: line art
+        (-1.0, -1.0, -2.0, 0.0),
+    ],
+)
+def test_the_weight_of_a_full_batch(mean: float, median: float, left: float, expected: float) -> None:
+    assert weight(Drop(mean, median, left, 64), (0.15, 0.75)) == pytest.approx(expected)
+
+
+def test_fewer_queries_prove_less() -> None:
+    found = [weight(Drop(3.0, 3.0, 3.5, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
+    assert found == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+def test_a_query_asked_again_and_again_counts_once() -> None:
+    world = World(shortlist=ITEMS, evidence=(-5.0, 15.0))
+    frozen = near(world.items[:4], 2.0, 6)
+    again = np.vstack((frozen, np.repeat(frozen[:1], 12, axis=0)))
+    once = world.answer(world.items[:4], frozen).weights[0]
+    copies = np.vstack((world.items[:4], np.repeat(world.items[:1], 12, axis=0)))
+    assert 0 < once < 1
+    np.testing.assert_allclose(world.answer(copies, again).weights, once, rtol=1e-6)
+
+
+def test_without_clean_queries_the_frozen_twin_answers_alone_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(evidence=(-99.0, -90.0))  # any drop would count fully
+    adapted, frozen = twins(world, 3)
+    marks = np.zeros(3, bool)
+    for _ in range(2):
+        answers = world.answer(adapted, frozen, modality="image")
+        assert (answers.weights == 0).all() and same(answers.served, answers.frozen)
+        assert world.fusion.quiet(world.gallery, "image", world.seen(frozen), marks)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "the base model has no clean reference for such queries"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["max", "sum", "mixture"])
+def test_quiet_says_exactly_where_no_adapted_answer_could_count(mode: str) -> None:
+    seen = set()
+    for seed in range(40):
+        world = World(fuse=mode, shortlist=ITEMS)
+        rows = (1, 3, 9, 24)[seed % 4]
+        frozen = near(world.items[np.arange(rows)], 0.1 * seed, seed)
+        marks = np.arange(rows) % 5 == 4
+        quiet = world.fusion.quiet(world.gallery, "vector", world.seen(frozen), marks)
+        best = world.answer(world.items[np.arange(rows)], frozen, marks)  # nothing recovers more than this
+        assert quiet == (best.weights[~marks] == 0).all()
+        if quiet:
+            assert same(best.served, best.frozen, ~marks)
+        seen.add(quiet)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("answer", [{"fuse": "none"}, {"evidence": None}])
+def test_without_fusion_or_evidence_no_batch_is_quiet(answer: dict[str, Any]) -> None:
+    world = World(**answer)
+    assert not world.fusion.quiet(world.gallery, "vector", world.seen(world.items[:9]), np.zeros(9, bool))
+
+
+# Judged as it was served
+
+
+def slow_distances(world: World, kept: Remembered) -> list[np.ndarray]:
+    """Distances [N] of the frozen, adapted and served ranking, item by item: what the levels stand for."""
+    answer, every = world.config.answer, world.gallery.features(world.gallery.keys())
+    bits = world.gallery.distances(np.stack((kept.frozen_code, kept.adapted_code)))
+    cosines = [every @ side for side in (kept.frozen_features, kept.adapted_features)]
+
+    def ranked(row: np.ndarray, score: Any) -> np.ndarray:
+        distance = row.astype(np.float64)
+        if answer.rerank:
+            shortlist = np.argsort(distance, kind="stable")[: answer.shortlist]
+            distance += 4.0
+            distance[shortlist] = 1.0 - score(shortlist)
+        return distance
+
+    def mixed(shortlist: np.ndarray) -> np.ndarray:
+        frozen, adapted = (side[shortlist].astype(np.float64) for side in cosines)
+        if answer.fuse == "mixture":
+            raised = [np.exp(side / answer.fuse_temperature) for side in (frozen, adapted)]
+            return (raised[0] / raised[0].sum() + kept.weight * raised[1] / raised[1].sum()) / (
+                1 + kept.weight
+            )
+        return np.maximum(frozen, adapted) if answer.fuse == "max" else (frozen + adapted) / 2
+
+    alone, moved = (ranked(bits[i], lambda near, i=i: cosines[i][near].astype(np.float64)) for i in (0, 1))
+    if answer.fuse == "none" or kept.weight == np.inf:
+        return [alone, moved, moved]
+    if kept.weight == 0:
+        return [alone, moved, alone]
+    both = bits.sum(0) if answer.fuse == "sum" else bits.min(0)
+    return [alone, moved, ranked(both, mixed)]
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize("mode", ["none", "max", "sum", "mixture"])
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0, np.inf])
+@pytest.mark.parametrize(("count", "shortlist"), [(700, 20), (700, 900), (1, 8)])
+def test_levels_measure_what_the_distances_of_all_items_do(
+    mode: str, rerank: bool, weight: float, count: int, shortlist: int
+) -> None:
+    world = World(fuse=mode, shortlist=shortlist, rerank=rerank, count=count, classes=7)
+    frozen = near(world.items[: min(count, 5)], 2.0, 3)
+    adapted = near(frozen, 1.0, 4)
+    for row in range(len(frozen)):
+        kept = Remembered(
+            Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
+            world.codes(adapted)[row], frozen[row], adapted[row], weight,
+        )  # fmt: skip
+        for label in ("class-0", f"class-{min(count - 1, 6)}"):
+            relevant = world.gallery.relevant(label)
+            found = world.levels(kept, label)
+            for levels, distances in zip(found, slow_distances(world, kept), strict=True):
+                ap, first = ap_and_first(levels)
+                assert ap == pytest.approx(average_precision(distances, relevant), abs=1e-12, rel=0)
+                assert first == pytest.approx(recall_at_1(distances, relevant), abs=1e-12, rel=0)
+                assert levels.sum() == count and levels[0].sum() == relevant.sum()
+
+
+def test_features_that_are_no_numbers_rank_behind_everything() -> None:
+    world = World(fuse="none", shortlist=8, classes=3)
+    code, broken = world.codes(world.items[:1])[0], np.full(WIDTH, np.nan, np.float32)
+    kept = Remembered(Coordinates("q", 0, 0), world.gallery.version, 0, code, code, broken, broken)
+    found = world.levels(kept, "class-0")
+    assert found[0].sum(0)[-1] == 8
+    slow = average_precision(slow_distances(world, kept)[0], world.gallery.relevant("class-0"))
+    assert ap_and_first(found[0])[0] == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "evidence", "shortlist"),
+    [
+        ("mixture", None, 8),
+        ("mixture", (0.0, 20.0), 8),
+        ("mixture", (90.0, 99.0), 8),
+        ("max", None, 8),
+        ("none", None, 8),
+        ("sum", None, ITEMS),  # with a shorter list, a sum ranks only what either twin found
+    ],
+)
+def test_levels_rank_as_the_answer_did(
+    mode: str, evidence: tuple[float, float] | None, shortlist: int, rerank: bool
+) -> None:
+    world = World(fuse=mode, evidence=evidence, shortlist=shortlist, rerank=rerank)
+    adapted, frozen = twins(world)
+    repaired = np.arange(12) == 4
+    answers = world.answer(adapted, frozen, repaired)
+    keys = world.gallery.keys()
+    for row in range(12):
+        kept = Remembered(
+            Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
+            world.codes(adapted)[row], frozen[row], adapted[row], float(answers.weights[row]),
+        )  # fmt: skip
+        for distances, hits in zip(
+            slow_distances(world, kept), (answers.frozen, answers.adapted, answers.served)
+        ):
+            assert keys[np.argsort(distances, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
+        for place in range(ITEMS):  # every item has a label of its own: its levels are its place
+            found = world.levels(kept, f"item-{place}")
+            for levels, distances in zip(found, slow_distances(world, kept)):
+                before, ties = (distances < distances[place]).sum(), (distances == distances[place]).sum()
+                level = int(np.flatnonzero(levels[0])[0])
+                assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)
+
+
+def test_a_label_of_no_item_has_no_levels() -> None:
+    world = World()
+    code = world.codes(world.items[:1])[0]
+    kept = Remembered(Coordinates("q", 0, 0), "v", 0, code, code, world.items[0], world.items[0])
+    assert not any(levels.any() for levels in world.levels(kept, "unheard of"))

@@ -1,0 +1,45 @@
+"""What is shown from within the loop's own thread may fail without the loop."""
+
+from typing import Any
+
+import pytest
+
+from core.types import Coordinates, Record
+from monitoring.aside import Errors
+from qshift.observers import Watched
+
+
+class Source:
+    """A source of one record that says how far it is behind."""
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        return [Record(Coordinates("queries", 0, 0), b"")]
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {("queries", 0): 7}
+
+
+class Shown:
+    """Metrics of the lag alone."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.seen: list[Any] = []
+        self._error = error
+
+    def lag(self, partition: str, records: int) -> None:
+        if self._error is not None:
+            raise self._error
+        self.seen.append((partition, records))
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(1), KeyboardInterrupt()])
+def test_a_lag_that_cannot_be_shown_ends_nothing(error: BaseException) -> None:
+    errors = Errors()
+    watched = Watched(Source(), Shown(error), errors)  # type: ignore[arg-type]
+    assert len(watched.poll(0.0)) == 1 and errors.counts == {"Shown": 1}
+
+
+def test_the_lag_is_shown_by_partition() -> None:
+    shown = Shown()
+    Watched(Source(), shown, Errors()).poll(0.0)  # type: ignore[arg-type]
+    assert shown.seen == [("queries/0", 7)]

@@ -1,0 +1,135 @@
+"""qshift in a loop of one's own: what is answered, learned, kept and undone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import qshift
+from core.config import Config
+from core.errors import ConfigError, QshiftError, Refused
+from core.types import DriftReference, SourceConstants
+from encoders.base_model import load_base, write_base
+from encoders.head import HashHead
+from index.gallery import VersionedGallery
+from qshift.session import Session
+
+WIDTH, BITS, ITEMS, ROWS = 16, 32, 60, 32
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+FEATURES = unit(np.random.default_rng(0).normal(size=(ITEMS, WIDTH)))
+
+
+def asked(seed: int, shift: float = 1.0) -> list[np.ndarray]:
+    """Vectors near items, all moved the same way."""
+    rng = np.random.default_rng(seed)
+    rows = FEATURES[rng.integers(0, ITEMS, ROWS)] + 0.1 * rng.normal(size=(ROWS, WIDTH))
+    return list(unit(rows + shift * np.eye(WIDTH)[0]))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("session"), np.random.default_rng(3)
+    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
+    head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": FEATURES.mean(0)})
+    clean = unit(FEATURES[:32] + 0.1 * rng.normal(size=(32, WIDTH)))
+    drift = DriftReference(clean, np.ones(32, np.float32), np.zeros(32, np.float32), 16)
+    write_base(
+        folder / "base", name="small", towers=None, projections={}, head=head,
+        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
+        reference={"vector": drift}, provenance={},
+    )  # fmt: skip
+    base = load_base(folder / "base")
+    codes = head.codes(torch.from_numpy(FEATURES), "vector")
+    names = [f"item-{i}" for i in range(ITEMS)]
+    VersionedGallery(
+        BITS, names, codes, names, FEATURES, backend="exact", base_version=base.version
+    ).save(folder / "gallery")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def session(world: Path) -> Session:
+    return Session(world / "base", world / "gallery", config=Config(device="cpu"))
+
+
+def test_answers_have_names_and_change_nothing(session: Session) -> None:
+    before = session.state_hash("vector")
+    answer = session.answer(list(FEATURES[:3]))
+    assert [row[0] for row in answer.served.items] == ["item-0", "item-1", "item-2"]
+    assert answer.quiet and answer.served.items == answer.frozen.items and not answer.weights.any()
+    assert answer.served.distances[:, 0].tolist() == [0, 0, 0]
+    assert session.state_hash("vector") == before
+
+
+def test_learning_is_kept_undone_and_repeated_to_the_bit(session: Session, world: Path) -> None:
+    def learned(through: Session, *seeds: int) -> list[str]:
+        hashes = []
+        for seed in seeds:
+            assert through.learn(through.answer(asked(seed))).updated
+            hashes.append(through.state_hash("vector"))
+        return hashes
+
+    start = session.state_hash("vector")
+    first = learned(session, 1, 2)
+    kept = session.snapshot()
+    later = learned(session, 3)
+    assert len({start, *first, *later}) == 4
+    session.restore(kept)
+    assert session.state_hash("vector") == first[-1] and learned(session, 3) == later
+    session.reset()
+    assert session.state_hash("vector") == start and learned(session, 1, 2, 3) == first + later
+    other = Session(world / "base", world / "gallery", config=Config(device="cpu"))
+    other.restore(kept)
+    assert learned(other, 3) == later
+
+
+def test_what_was_answered_by_another_state_is_not_learned_from(session: Session) -> None:
+    old, new = session.answer(asked(1)), session.answer(asked(2))
+    session.learn(new)
+    with pytest.raises(QshiftError, match="another state"):
+        session.learn(old)
+
+
+def test_a_quiet_batch_teaches_nothing(session: Session) -> None:
+    step = session.learn(session.answer(list(FEATURES[:16])))
+    assert (step.updated, step.reason) == (False, "no-shift")
+
+
+def test_frozen_never_learns(world: Path) -> None:
+    session = Session(world / "base", world / "gallery", method="frozen", config=Config(device="cpu"))
+    answer = session.answer(asked(1))
+    assert answer.served.items == answer.frozen.items and not session.learn(answer).updated
+
+
+def test_what_cannot_be_asked_is_one_sentence(session: Session, world: Path) -> None:
+    with pytest.raises(Refused, match="query 1: the vector is zero"):
+        session.answer([FEATURES[0], np.zeros(WIDTH, np.float32)])
+    for queries in ([], ["a cat", FEATURES[0]]):
+        with pytest.raises(ConfigError, match="one modality"):
+            session.answer(queries)
+    with pytest.raises(Refused, match="query 0: the base model serves vector, not text"):
+        session.answer(["a cat"])
+    with pytest.raises(ConfigError, match="no method 'tenet'"):
+        Session(world / "base", world / "gallery", method="tenet")
+
+
+def test_the_face_is_light_and_whole() -> None:
+    code = (
+        "import sys, qshift; heavy = {'torch', 'numpy', 'kafka', 'faiss'} & set(sys.modules);"
+        "assert not heavy, heavy;"
+        "assert all(getattr(qshift, name) is not None for name in qshift.__all__);"
+        "assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(qshift.__file__).parents[1])
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = qshift.nothing

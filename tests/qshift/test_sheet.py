@@ -1,0 +1,76 @@
+"""Tables never cut a value, whatever the width; where room is short, the least important columns go."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from qshift.replay.own_run import OwnRow, own_table
+from qshift.replay.table import PhaseRow, render
+from qshift.terminal.sheet import WIDE, Head, Sheet, console
+
+SCORES = (51.4, 72.1, 72.7, -21.3, -116.2, -126.8, 45.2, 67.0)
+PHASES = [
+    PhaseRow("mixed users", "image", 640, 197, *SCORES, 1530.0, 2890.4, 123.4),
+    PhaseRow("clean", "image", 12800, 3178, *[100.0] * 3, 0.0, 0.0, 0.0, 100.0, 100.0, 15.0, 28.4, 45.5),
+]
+OWN = [
+    OwnRow("aligned-two-pass+fused", 12800, 3, 12345, 100.0, 100.0, -100.0, -100.1, -99.9, 2, 2, 100.0, 99.9)
+]
+
+
+def printed(sheet: Sheet, width: int) -> str:
+    out = io.StringIO()
+    sheet.print(Console(file=out, width=width, color_system=None))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 72, 80, 100, 160, WIDE])
+@pytest.mark.parametrize(
+    "sheet", [render(PHASES, "live"), render(PHASES, "replayed", False), own_table(OWN, "own")]
+)
+def test_nothing_is_cut(sheet: Sheet, width: int) -> None:
+    text = printed(sheet, width)
+    assert "…" not in text
+    plain = " ".join(text.split())
+    kept = [head for head in sheet.heads if not head.drop]
+    for place, head in enumerate(sheet.heads):
+        for row in sheet.rows:
+            # The name of a row may go over lines; a number stands whole, or its column is said to be missing.
+            missing = head.drop and " ".join(head.text.split()) in plain.partition("no room for")[2]
+            assert str(row[place]) in text or missing or head.left
+    assert len(kept) < len(sheet.heads)
+    if width == WIDE:
+        assert "no room for" not in plain
+        assert all(str(value) in text for row in sheet.rows for value in row)
+
+
+def test_columns_go_by_importance() -> None:
+    sheet = Sheet("t", [Head("name", left=True), Head("first to go", 2), Head("second", 1), Head("stays")])
+    sheet.add("a", "1", "2", "3")
+    assert [str(c.header) for c in sheet.table(80).columns] == ["name", "first to go", "second", "stays"]
+    assert [str(c.header) for c in sheet.table(24).columns] == ["name", "second", "stays"]
+    assert [str(c.header) for c in sheet.table(16).columns] == ["name", "stays"]
+    assert "no room for: first to go, second" in " ".join(str(sheet.table(16).caption).split())
+
+
+SCRIPT = "from qshift.terminal.sheet import console; print(console().width, console(stderr=True).width)"
+
+
+def test_a_pipe_has_no_width_and_a_terminal_its_own() -> None:
+    assert console().width == WIDE  # tests run without a terminal
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    piped = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
+    assert piped.stdout.split() == [str(WIDE), str(WIDE)], piped.stderr
+    leader, follower = pty.openpty()
+    environment |= {"COLUMNS": "80", "TERM": "xterm"}
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT], stdout=follower, stderr=follower, env=environment, check=True
+    )
+    os.close(follower)
+    assert os.read(leader, 100).split() == [b"80", b"80"]
+    os.close(leader)
