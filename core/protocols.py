@@ -79,6 +79,9 @@ class Source(Protocol):
     def lag(self) -> Mapping[Partition, int]:
         """Records known to be in the log and not yet polled, without asking; {} where nobody else writes."""
 
+    def log_id(self) -> str:
+        """What tells the log of the queries from another of its name; "" where nothing does."""
+
     def generation(self) -> int:
         """Number of the group's assignment; a state of a lower one than was seen is void. 0 off line."""
 

@@ -228,6 +228,8 @@ class Cut:
     """Of base model and configuration, see `core.identity`."""
     label_offsets: Mapping[str, int] = field(default_factory=dict)
     generation: int = 0
+    log_id: str = ""
+    """Of the log that its offsets count in, see `Source.log_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,15 @@ def check_fits(cut: Cut, identity: str) -> None:
         )
 
 
+def check_same_log(cut: Cut, log_id: str) -> None:
+    """Raises ArtifactError when a cut counts in another log of the same name: nothing of it fits here."""
+    if cut.log_id and log_id and cut.log_id != log_id:
+        raise ArtifactError(
+            f"the topic {cut.topic} was made anew since its state was saved: state and journal count in the "
+            f"old one; {ANEW}"
+        )
+
+
 def check_never_saved(partition: Partition, committed: tuple[int, str] | None, place: str) -> None:
     """Raises ArtifactError when the group remembers a cut in a place that holds none.
 

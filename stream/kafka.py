@@ -431,6 +431,10 @@ class KafkaSource:
             return DeliveryError(f"the group {self._config.group} does not answer: {error!r}; is Kafka up?")
         return BrokerError(f"the group {self._config.group} cannot be used: {error!r}")
 
+    def log_id(self) -> str:
+        """The query topic's id; "" before Kafka 2.8."""
+        return "" if self._identity is None else str(self._identity)
+
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 before it joined."""
         return int(self._queries.group_metadata().generation_id)

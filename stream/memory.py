@@ -72,6 +72,9 @@ class MemorySource:
     def lag(self) -> Mapping[Partition, int]:
         return {}
 
+    def log_id(self) -> str:
+        return ""
+
     def generation(self) -> int:
         return 0
 

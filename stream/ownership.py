@@ -13,6 +13,7 @@ from stream.contradictions import (
     check_fits,
     check_never_saved,
     check_reached,
+    check_same_log,
     cut_hash,
     note,
 )
@@ -63,14 +64,15 @@ class Owned:
             return False
         return bool(self.since_cut) or covered(self.lanes.values(), self.position) != self.saved
 
-    def cut(self, identity: str, label_offsets: dict[str, int], generation: int) -> Cut:
+    def cut(self, identity: str, label_offsets: dict[str, int], generation: int, log_id: str) -> Cut:
         """The next cut. Lanes not met since the restart keep the state they were saved with."""
         states = [lane.snapshot() for lane in self.lanes.values()] + list(self.states.values())
         position = covered(self.lanes.values(), self.position or 0)
         lanes = tuple(sorted(states, key=lambda state: state.lane))
         return Cut(
-            *self.partition, self.cut_seq, self.parent, position, lanes, identity, label_offsets, generation
-        )
+            *self.partition, self.cut_seq, self.parent, position, lanes, identity, label_offsets,
+            generation, log_id,
+        )  # fmt: skip
 
     def cut_made(self, cut: Cut) -> None:
         """Goes on from a durable cut."""
@@ -139,6 +141,7 @@ class Ownership:
         self.generation = max(self.generation, self._source.generation(), cut.generation if cut else 0)
         if cut is not None:
             check_fits(cut, self._identity)
+            check_same_log(cut, self._source.log_id())
             owned.note = note(cut, self._store.place)
         else:
             check_never_saved(partition, self._source.committed(partition), self._store.place)

@@ -208,7 +208,8 @@ class _Loop:
     def cut(self, owned: Owned) -> None:
         """1 answers flushed, 2 state saved, 3 offsets committed."""
         self.sink.flush(FLUSH_SECONDS)
-        cut = owned.cut(self.identity, dict(self.labels), self.ours.generation)
+        ours, source = self.ours, self.source
+        cut = owned.cut(self.identity, dict(self.labels), ours.generation, source.log_id())
         self.store.save(cut)
         owned.note = note(cut, self.store.place)
         self.source.commit({owned.partition: cut.next_offset}, owned.note)

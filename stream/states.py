@@ -64,6 +64,7 @@ class _CutHead(_Strict):
     config_hash: str
     label_offsets: dict[Place, Count]
     generation: Generation
+    log_id: str = ""
     lanes: list[_LaneHead]
 
 
@@ -123,6 +124,7 @@ def cut_to_bytes(cut: Cut) -> bytes:
         "config_hash": cut.identity,  # the name that version 0.2.0 gave it
         "label_offsets": dict(cut.label_offsets),
         "generation": cut.generation,
+        "log_id": cut.log_id,
         "lanes": [
             {
                 "lane": lane.lane,
@@ -176,7 +178,7 @@ def cut_from_bytes(blob: bytes) -> Cut:
         raise ArtifactError(f"not a cut: {type(error).__name__}: {error}") from error
     return Cut(
         head.topic, head.partition, head.seq, head.parent_hash, head.next_offset, lanes, head.config_hash,
-        head.label_offsets, head.generation,
+        head.label_offsets, head.generation, head.log_id,
     )  # fmt: skip
 
 

@@ -14,18 +14,17 @@ from core.readers.places import shown
 from encoders.base_model import load_base
 from encoders.images import Content, decode
 from qshift.data.emoji import EmojiSet, load_emoji
-from qshift.data.pictures import PictureSet, load_pictures
+from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.demo.catalogue import SIDE, load_folder, named, picture_bytes
 from qshift.recipes.domains.base import HEADS, fit_domain_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.emoji_base import fit_emoji_base
 from qshift.recipes.gallery import build_gallery
-from qshift.recipes.measure import Progress
 from qshift.recipes.open_clip_base import fit_open_clip_base
 from qshift.terminal.bars import bars, reporter
 
 CACHE = Path("qshift-data/demo")
-MODELS: Mapping[str, Callable[[Path, EmojiSet, int, int, Progress], None]] = MappingProxyType(
+MODELS: Mapping[str, Callable[..., None]] = MappingProxyType(
     {"two-tower": fit_emoji_base, "open_clip": fit_open_clip_base}
 )
 """Methods that learn from captioned pictures; those of `HEADS` learn from two domains."""
@@ -63,8 +62,9 @@ def fit(
                 f"{method} takes --bits and --seed only: the other options are of {', '.join(HEADS)}"
             )
         data = _data(folder)
+        naming = {} if folder is None else {"name": composed(folder.resolve().name)}
         with bars(console) as progress:
-            MODELS[method](base, data, options.bits, options.seed, reporter(progress))
+            MODELS[method](base, data, options.bits, options.seed, reporter(progress), **naming)
     else:
         if folder is None or target is None:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from core.readers.places import broken, bytes_of, is_folder, shown
 from core.readers.table import rows
 from qshift.data import inventory
 from qshift.data.inventory import SHOWN, SUFFIXES, LeftOut, Listing, below, listing
+
+log = logging.getLogger("qshift.pictures")
 
 CAPTIONS_JSON = "captions.json"
 CAPTIONS_CSV = "captions.csv"
@@ -99,9 +102,15 @@ def _captioned(top: Listing, deeper: list[Listing], lists: tuple[Path, ...], lef
             f"{shown(top.folder)} has captions for {len(missing)} pictures that are not there: "
             f"{', '.join(shown(name) for name in missing[:SHOWN])}"
         )
+    unnamed = [path for path in paths if not listed.get(composed(path.name))]
+    if lists and unnamed:
+        log.warning(
+            "%s: %d pictures have no caption in %s, and go by the text beside them or by their file name: %s",
+            shown(top.folder), len(unnamed), lists[0].name, _some(tuple(unnamed)),
+        )  # fmt: skip
     texts = _by_name((composed(path.stem), path) for path in top.texts)
     captions = tuple(listed.get(composed(path.name)) or _own(path, texts) for path in paths)
-    read = {composed(path.stem) for path in paths if not listed.get(composed(path.name))}
+    read = {composed(path.stem) for path in unnamed}
     stems = {composed(path.stem) for path in paths}
     left.add(inventory.UNASKED, *(path for stem, path in texts.items() if stem in stems - read))
     left.add(inventory.TEXTS, *(path for stem, path in texts.items() if stem not in stems))

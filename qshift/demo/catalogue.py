@@ -128,7 +128,7 @@ def prepare_catalogue(
     try:
         base = load_base(base_folder)
     except ArtifactError:
-        fit_emoji_base(base_folder, data, bits, progress=progress)
+        fit_emoji_base(base_folder, data, bits, progress=progress, name=name)
         base = load_base(base_folder)
     try:
         gallery = VersionedGallery.load(gallery_folder, base_version=base.version)

@@ -44,6 +44,7 @@ def fit_open_clip_base(
     seed: int = 0,
     progress: Progress | None = None,
     config: ScratchConfig | None = None,
+    name: str = "open_clip",
 ) -> None:
     """Trains a small CLIP on captioned pictures and writes it as a base model. On one thread.
 
@@ -54,6 +55,7 @@ def fit_open_clip_base(
         seed: of weights, batches, jitter and hash head; equal seeds write equal files.
         progress: called with (done, total, text).
         config: sizes and steps of the model.
+        name: of the base.
 
     Raises:
         ConfigError: bits no multiple of 8, or fewer pictures than the hash head needs.
@@ -87,7 +89,7 @@ def fit_open_clip_base(
         measured = {name: measure(q, gallery, hashing, name, choose_step()) for name, q in clean.items()}
         write_base(
             folder,
-            name="open_clip",
+            name=name,
             towers=towers_folder,
             projections={},
             head=hashing,

@@ -164,6 +164,9 @@ def test_a_topic_made_anew_is_noticed(broker: Broker, config: Config) -> None:
             for _ in range(600):
                 assert source.poll(0.1) == []
         assert "kafka.state" in str(gone.value)
+        again = KafkaSource(broker.bootstrap_servers, config.kafka)
+        assert source.log_id() and again.log_id() and again.log_id() != source.log_id()
+        again.close()
     finally:
         source.close()
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.errors import ConfigError
 from qshift.data.pictures import load_pictures
@@ -89,3 +90,15 @@ def test_two_lists_no_pictures_no_folder(folder: Path, tmp_path: Path) -> None:
         load_pictures(empty)
     with pytest.raises(ConfigError, match="not a folder"):
         load_pictures(tmp_path / "nowhere")
+
+
+def test_pictures_without_a_caption_beside_others_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("p0.png", "p1.png", "p2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "captions.json").write_text('{"p0.png": "a cat"}')
+    found = load_pictures(tmp_path)
+    assert found.captions == (("a cat",), ("p1",), ("p2",))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "2 pictures have no caption in captions.json" in said and said.endswith("p1.png, p2.png")

@@ -271,7 +271,9 @@ def test_a_hundred_small_files_at_the_cap_cost_others_little(make_seeing: Any, a
     assert peak_mib() - before < 4 * 64 + 100
     cut = live.store.load((TOPIC, 0))
     assert cut is not None and 0 < cut.next_offset <= done + 1
-    assert {f"{TOPIC}/0/{offset}".encode() for offset in range(cut.next_offset)} <= answers_of(live.sink).keys()
+    assert {f"{TOPIC}/0/{offset}".encode() for offset in range(cut.next_offset)} <= answers_of(
+        live.sink
+    ).keys()
 
 
 def test_polling_pauses_while_too_much_waits(make_seeing: Any) -> None:

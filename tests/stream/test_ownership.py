@@ -456,6 +456,34 @@ def test_trouble_ends_where_nothing_is_left_to_deliver(make_world: Any) -> None:
     assert trouble == [True, False] and report.dead_letters == 3
 
 
+class Named(MemorySource):
+    """A log that has an id."""
+
+    def __init__(self, records: list[Record], name: str) -> None:
+        super().__init__(records, [TOPIC])
+        self.name = name
+
+    def log_id(self) -> str:
+        return self.name
+
+
+@pytest.mark.parametrize(("then", "refused"), [("one", False), ("two", True), ("", False)])
+def test_a_state_of_another_log_of_the_same_name_is_refused(
+    make_world: Any, then: str, refused: bool
+) -> None:
+    """Also where the new log is longer: its first queries would go unanswered, without a word."""
+    world = make_world()
+    _, _, store = go(world, Named(world.queries(50), "one"))
+    sink = MemorySink()
+    if refused:
+        with pytest.raises(ArtifactError, match=r"was made anew since its state was saved.*kafka\.state"):
+            go(world, Named(world.queries(90, seed=5), then), store, sink)
+        assert not sink.records["answers"]
+    else:
+        go(world, Named(world.queries(90), then), store, sink)
+        assert len(sink.records["answers"]) == 40
+
+
 # -- time -----------------------------------------------------------------------------------------------
 
 
