@@ -23,6 +23,8 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -75,7 +77,7 @@ def named(path: object) -> object:
     return path
 
 
-Name = Annotated[str, StringConstraints(pattern=r"\S")]
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]
 Location = Annotated[Path, BeforeValidator(named)]
 Topic = Annotated[str, AfterValidator(topic)]
 Layers = Annotated[tuple[int, ...], AfterValidator(counted)]
@@ -87,6 +89,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """True is no number: in TOML it is a word of its own."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind in (int, float, float | None):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
 
 class KafkaConfig(Section):
     bootstrap_servers: Annotated[str, AfterValidator(addresses)] = ""  # empty: the embedded broker
@@ -97,10 +108,10 @@ class KafkaConfig(Section):
     state: Topic = "qshift.state"
     journal: Topic = "qshift.journal"
     dead_letters: Topic = "qshift.dead-letters"
-    partitions: int = Field(1, ge=1)
+    partitions: int = Field(1, ge=1, le=10_000)
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
-    delivery_timeout_seconds: float = Field(30.0, ge=1)  # a request within it has half of it
+    delivery_timeout_seconds: float = Field(30.0, ge=1, le=3600)  # a request within it has half of it
 
     @model_validator(mode="after")
     def _own_names(self) -> Self:
@@ -116,7 +127,7 @@ class KafkaConfig(Section):
 
 class BatchConfig(Section):
     size: int = Field(64, ge=1, le=4096)  # TCR, all published configurations
-    linger_seconds: float = Field(0.25, ge=0)
+    linger_seconds: float = Field(0.25, ge=0, le=3600)
     floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
     per_tenant_lanes: bool = False
 
@@ -182,7 +193,7 @@ class AdaptConfig(Section):
     steps: int = Field(1, ge=1, le=10)
     emit: Literal["before", "after", "paper"] = "before"
     # None: the base model's manifest, chosen on its training data; the same for the temperature
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(None, gt=0, le=1)
     temperature: float | None = Field(None, gt=0)
     uniformity_scale: float = Field(0.1, gt=0)  # TCR code: exp(-t d), t = .1 multiplied
     constants: Literal["source", "queue"] = "source"
@@ -228,7 +239,7 @@ class RepairConfig(Section):
 class StateConfig(Section):
     store: Literal["directory", "changelog"] = "changelog"
     directory: Location = Path("qshift-data/state")
-    every_batches: int = Field(4, ge=1)
+    every_batches: int = Field(4, ge=1, le=100_000)
 
 
 class LabelConfig(Section):
@@ -257,8 +268,8 @@ class HttpConfig(Section):
 class Config(Section):
     base: Location = Path("qshift-data/base")
     gallery: Location = Path("qshift-data/gallery")
-    seed: int = Field(0, ge=0)
-    threads: int = Field(1, ge=1)  # pinned: bit-identity holds for one thread count
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    threads: int = Field(1, ge=1, le=1024)  # pinned: bit-identity holds for one thread count
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     kafka: KafkaConfig = KafkaConfig()

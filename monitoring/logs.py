@@ -38,6 +38,8 @@ def set_up(level: str = "INFO", stream: TextIO | None = None) -> None:
     for old in [h for h in root.handlers if isinstance(h.formatter, JsonFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level)
+    logging.getLogger("qshift").setLevel(level)
+    # Libraries tell at INFO what reads like a fault and is none, such as a kernel that is not there.
+    root.setLevel(max(logging.WARNING, logging.getLogger("qshift").level))
     for noisy in ("kafka", "uvicorn.access"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+        logging.getLogger(noisy).setLevel(root.level)

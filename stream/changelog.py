@@ -24,6 +24,7 @@ from kafka.net.compat import KafkaNetClient
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Cut, JournalEntry, Partition
+from stream.contradictions import ANEW
 from stream.patience import Backoff, Patience
 from stream.records import tolerant
 from stream.states import (
@@ -262,7 +263,12 @@ class ChangelogStore:
     def _read(
         self, topic: str, partition: int, start: int
     ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-        """(offset, key, value) up to the present end. Raises DeliveryError after a silence."""
+        """(offset, key, value) up to the present end.
+
+        Raises:
+            ArtifactError: the log ends before `start`, where it once was.
+            DeliveryError: after a silence.
+        """
         at, end, position = TopicPartition(topic, partition), None, start
         attempts = _Attempts(self._retry_seconds, self._hurry)
         limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
@@ -278,8 +284,11 @@ class ChangelogStore:
                 )  # fmt: skip
                 tolerant(reader).assign([at])
                 end = reader.end_offsets([at])[at] if end is None else end
-                if position > end:  # the topic was made anew
-                    position = 0
+                if position > end:
+                    raise ArtifactError(
+                        f"the topic {topic} was made anew: it ends at {end}, and the newest cut was made at "
+                        f"{position} of the old one, so what came after that cut is gone: {ANEW}"
+                    )
                 reader.seek(at, position)
                 while position < end:
                     before = position

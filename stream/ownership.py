@@ -32,15 +32,18 @@ class Owned:
     Args:
         cut: the newest one, or None.
         start: the offset where reading continues, None where the log decides.
+        now: seconds.
     """
 
-    def __init__(self, partition: Partition, cut: Cut | None, start: int | None) -> None:
+    def __init__(self, partition: Partition, cut: Cut | None, start: int | None, now: float) -> None:
         self.partition = partition
         self.lanes: dict[str, Lane] = {}
         self.first = self.position = start
         self.cut_seq = cut.seq + 1 if cut else 0
         self.parent = cut_hash(cut) if cut else ""
         self.since_cut = 0
+        self.cut_at = now
+        """Seconds, when the last cut was made or loaded."""
         self.saved = cut.next_offset if cut else None
         self.note = ""
         """Metadata of the last commit."""
@@ -74,8 +77,9 @@ class Owned:
             generation, log_id,
         )  # fmt: skip
 
-    def cut_made(self, cut: Cut) -> None:
+    def cut_made(self, cut: Cut, now: float) -> None:
         """Goes on from a durable cut."""
+        self.cut_at = now
         self.cut_seq, self.parent, self.since_cut = cut.seq + 1, cut_hash(cut), 0
         self.saved = cut.next_offset
 
@@ -136,7 +140,8 @@ class Ownership:
         """
         began = self._clock()
         cut = self._store.load(partition)
-        owned = Owned(partition, cut, cut.next_offset if cut else self._first.get(partition))
+        start = cut.next_offset if cut else self._first.get(partition)
+        owned = Owned(partition, cut, start, began)
         # A reader ignores cuts of a lower generation than one it has seen: never fall behind our own.
         self.generation = max(self.generation, self._source.generation(), cut.generation if cut else 0)
         if cut is not None:

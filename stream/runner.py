@@ -33,6 +33,8 @@ from stream.trouble import Trouble
 
 log = logging.getLogger("qshift.runner")
 FLUSH_SECONDS = 60.0
+CUT_SECONDS = 30.0
+"""After so long a partition is cut for less than `state.every_batches` batches."""
 POLL_SECONDS = 0.01
 """Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
 
@@ -121,6 +123,8 @@ class _Loop:
         """Whether an event is to be decoded beside the loop: not what the lane's state covers already."""
         if not isinstance(event, Query) or not self.admission.decodes(event):
             return False
+        if event.modality not in self.pipeline.encoders:
+            return False
         return event.at.offset >= self.lane(owned, event).next_offset
 
     def take_back(self, wait_seconds: float, stop: threading.Event) -> None:
@@ -136,11 +140,14 @@ class _Loop:
     ) -> None:  # fmt: skip
         owned.position = record.at.offset + 1
         if isinstance(event, Query):
-            lane = self.lane(owned, event)
-            if record.at.offset < lane.next_offset:
+            # What is not served makes no lane: admission refuses it.
+            lane = self.lane(owned, event) if event.modality in self.pipeline.encoders else None
+            if lane is not None and record.at.offset < lane.next_offset:
                 return
             try:
-                lane.add(admit(event), self.clock())
+                query = admit(event)
+                if lane is not None:
+                    lane.add(query, self.clock())
                 return
             except Refused as refused:
                 event = Refusal(record, refused.stage, type(refused).__name__, refused.reason)
@@ -213,11 +220,17 @@ class _Loop:
         self.store.save(cut)
         owned.note = note(cut, self.store.place)
         self.source.commit({owned.partition: cut.next_offset}, owned.note)
-        owned.cut_made(cut)
+        owned.cut_made(cut, self.clock())
         self.trouble.delivered(owned.partition)
         self.report.cuts += 1
         if self.operations:
             self.operations.cut(sum(a.nbytes for state in cut.lanes for a in state.tensors.values()))
+
+    def cut_idle(self) -> None:
+        """What was done stays uncut for a while at most, also where it was to refuse, or fewer batches."""
+        for owned in list(self.ours.owned.values()):
+            if self.clock() - owned.cut_at >= CUT_SECONDS and owned.changed():
+                self.cut(owned)
 
     def failed(self, error: DeliveryError) -> float:
         """After a failed delivery: forget what is in memory; returns the seconds to wait."""
@@ -341,6 +354,7 @@ def _turn(loop: _Loop, stop: threading.Event, poll_seconds: float) -> bool:
     if source.exhausted and not records and not loop.worked and not len(admission):
         loop.work(True, stop)
         return True
+    loop.cut_idle()
     loop.rested()
     ours.confirm_idle()
     return False

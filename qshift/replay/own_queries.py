@@ -49,6 +49,8 @@ class OwnQueries:
     labels: dict[Coordinates, str]
     refused: tuple[BadLine, ...] = ()
     unknown: Mapping[str, int] = field(default_factory=dict)
+    example: str = ""
+    """A label of the gallery."""
     strangers: str = ""
     """A sentence on fields that are not known."""
 
@@ -63,7 +65,8 @@ class OwnQueries:
         if self.unknown:
             some = ", ".join(shown(name) for name in list(self.unknown)[:SHOWN])
             found.append(
-                f"{sum(self.unknown.values())} labels are of no item in the gallery and not used: {some}"
+                f"{sum(self.unknown.values())} labels are of no item in the gallery and not used: {some}; "
+                f"labels there look like {self.example!r}"
             )
         if not self.labels:
             found.append("no query has a usable label: the table shows agreement with the frozen twin")
@@ -124,7 +127,8 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
         raise ConfigError(
             f"no query in {shown(path)} can be used: {reasons or 'it is empty'}; expected {EXPECTED}"
         )
-    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown), strangers.note())
+    example = gallery.labels_of(int(gallery.keys()[0]))[0] if unknown else ""
+    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown), example, strangers.note())
 
 
 Entry = tuple[str, dict[str, Any] | BadLine]

@@ -156,3 +156,19 @@ def test_files_as_other_systems_write_them(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "threads = 100000", "threads = true", "seed = 99999999999999999999", "[kafka]\npartitions = 100000",
+        "[kafka]\ndelivery_timeout_seconds = 1e9", '[kafka]\ngroup = "a\\nb"',
+        "[batch]\nlinger_seconds = 1e308",
+        "[adapt]\nlearning_rate = 1e30", "[adapt]\nlearning_rate = true",
+        "[state]\nevery_batches = 1000000000",
+    ],
+)  # fmt: skip
+def test_what_could_never_work_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "q.toml").write_text(line)
+    with pytest.raises(ConfigError, match=line.split()[-3].split("]")[-1].strip() or "refused"):
+        load(tmp_path / "q.toml")

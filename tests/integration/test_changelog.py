@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from core.artifacts import tensors_hash
 from core.config import KafkaConfig
@@ -317,3 +318,28 @@ def test_missing_topic_is_a_delivery_error(broker: Broker) -> None:
                 call()
     finally:
         store.close()
+
+
+def test_a_journal_that_ends_before_the_cut_was_made_anew(
+    broker: Broker, opened: Callable[..., ChangelogStore], config: KafkaConfig
+) -> None:
+    """What was journalled behind the cut is gone: other boundaries would give other answers."""
+    store = opened()
+    store.journalled(HERE, {})
+    for seq in range(3):
+        store.journal(JournalEntry(*HERE, "0:image", seq, (seq,), "h", 0, 0))
+    store.save(big(2, size=10))
+    client = KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    client.delete_topics([config.journal])
+    until = time.monotonic() + 10
+    while config.journal in client.list_topics() and time.monotonic() < until:
+        time.sleep(0.05)
+    client.close()
+    ensure_topics(broker.bootstrap_servers, {config.journal: (1, {})})
+    again = opened()
+    cut = again.load(HERE)
+    assert cut is not None
+    with pytest.raises(
+        ArtifactError, match=r"journal was made anew: it ends at 0, .* at 3 .* kafka\.journal"
+    ):
+        again.journalled(HERE, {lane.lane: lane.next_seq for lane in cut.lanes})

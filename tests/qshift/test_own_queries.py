@@ -144,7 +144,9 @@ def test_every_kind_of_line_becomes_what_a_client_would_send(
     at = [record.at for record in found.records]
     assert found.labels == {at[0]: "class 0", at[2]: "class 1"}
     assert found.unknown == {"no such class": 1}
-    assert found.notes() == ["1 labels are of no item in the gallery and not used: no such class"]
+    assert found.notes() == [
+        "1 labels are of no item in the gallery and not used: no such class; labels there look like 'class 0'"
+    ]
 
 
 def test_composed_lines(tmp_path: Path, parts: tuple[VersionedGallery, Base]) -> None:

@@ -484,6 +484,38 @@ def test_a_state_of_another_log_of_the_same_name_is_refused(
         assert len(sink.records["answers"]) == 40
 
 
+def test_what_is_refused_alone_is_cut_after_a_while(make_world: Any) -> None:
+    """Else a restart would go back behind all of it, perhaps to what retention has removed."""
+    world, now = make_world(), [0.0]
+
+    class Slow(MemorySource):
+        def poll(self, budget_seconds: float) -> list[Record]:
+            now[0] += 10.0
+            return super().poll(budget_seconds)
+
+    saved: list[int] = []
+
+    class Kept(MemoryStore):
+        def save(self, cut: Cut) -> None:
+            saved.append(cut.next_offset)
+            super().save(cut)
+
+    store = Kept()
+    bad = [replace(record, value=b"{") for record in world.queries(70)]
+    report, _, _ = go(world, Slow(bad, [TOPIC], 7), store, clock=lambda: now[0])
+    assert report.batches == 0 and report.dead_letters == 70
+    assert saved[0] < 40 and len(saved) >= 3 and saved[-1] == 70
+
+
+def test_what_is_not_served_makes_no_lane(make_world: Any) -> None:
+    world, seen = make_world(), []
+    records = [*world.queries(3), world.text(3, "a cat")]
+    report, _, _ = go(
+        world, memory(records), on_lanes=lambda lanes: seen.append([lane.name for lane in lanes])
+    )
+    assert report.dead_letters == 1 and seen[-1] == ["0:vector"]
+
+
 # -- time -----------------------------------------------------------------------------------------------
 
 
