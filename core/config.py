@@ -181,10 +181,22 @@ class GuardConfig(Section):
     restore: float = Field(0.0, ge=0, lt=1)  # stochastic restore: CoTTA uses .01
 
 
-Method = Literal[
+METHODS = (
     "frozen", "centring", "residual_centring", "training_free", "refinement", "tent", "eata", "sar",
     "read", "deyo", "shot", "tcr", "rest",
-]  # fmt: skip
+)  # fmt: skip
+OWN_METHOD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""module:Class, a method of the user's own; see `adapters.online.own`."""
+
+
+def method(name: str) -> str:
+    """One of ours, or a class of the user's; raises ValueError for anything else."""
+    if name not in METHODS and not OWN_METHOD.fullmatch(name):
+        raise ValueError(f"there is no method {name!r}: choose one of {', '.join(METHODS)}, or module:Class")
+    return name
+
+
+Method = Annotated[str, AfterValidator(method)]
 
 
 class AdaptConfig(Section):

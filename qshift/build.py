@@ -23,6 +23,7 @@ from adapters.online.eata import Eata
 from adapters.online.frozen import Frozen
 from adapters.online.guarded import Guarded
 from adapters.online.objectives import refined
+from adapters.online.own import Own, imported
 from adapters.online.read import Read
 from adapters.online.refinement import Refinement
 from adapters.online.reliability import FlowReliability
@@ -32,7 +33,7 @@ from adapters.online.shot import Shot
 from adapters.online.tcr import Tcr
 from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
-from core.config import ClusterConfig, Config, LimitConfig
+from core.config import OWN_METHOD, ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
 from core.protocols import Adapter, Aligner, StateStore
@@ -93,6 +94,8 @@ def engine(config: Config) -> Engine:
     """Loads base and gallery and wires the pipeline."""
     pin_threads(config)
     where = device(config)
+    if OWN_METHOD.fullmatch(config.adapt.method):
+        imported(config.adapt.method)  # before a large base is loaded
     base = load_base(config.base, where, config.precision)
     return assemble(config, base, Shelf(load_gallery(config.gallery, base, where, config.threads)), where)
 
@@ -109,6 +112,11 @@ def load_gallery(
 def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
     limit_pictures(base, config.limits)
+    if OWN_METHOD.fullmatch(config.adapt.method):
+        for modality in base.constants:
+            adapter(
+                config, base, modality, where
+            )  # what a class of others lacks is said before a query waits
     fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head))
     pipeline = Pipeline(
         config,
@@ -200,6 +208,8 @@ def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapt
     source = base.encoders[modality].adaptable()
     if adapt.method in PEERS:
         return PEERS[adapt.method](source, constants, adapt, floor)
+    if OWN_METHOD.fullmatch(adapt.method):
+        return Own(adapt.method, source, constants, adapt, floor)
     if adapt.method == "tcr":
         return Tcr(source, constants, adapt, floor)
     reference = adapt.decouple.reference

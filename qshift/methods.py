@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.config import Config
+from core.config import OWN_METHOD, Config
 
 ALONE: dict[str, object] = {"align": {"enabled": False}}
 METHODS: dict[str, dict[str, object]] = {
@@ -42,7 +42,7 @@ METHODS: dict[str, dict[str, object]] = {
 
 All but "default" answer from one encoder alone and leave texts as they are: they are compared as methods, and
 what fusion and query repair add is seen in "default". "+fused" behind a name answers from both twins,
-"+repair" mends texts first.
+"+repair" mends texts first. A method of the user's own, `module:Class`, is compared as these are.
 """
 
 PEERS = ("tent", "eata", "sar", "deyo", "tcr-paper")
@@ -58,16 +58,29 @@ EXTRAS = ("fused", "repair")
 
 
 def known(name: str) -> bool:
-    """Whether a name, with its extras, is a method."""
+    """Whether a name, with its extras, is a method: one of METHODS, or `module:Class` of the user's own.
+
+    Raises:
+        ConfigError: a module:Class that cannot be imported.
+    """
     method, *extras = name.split("+")
-    return method in METHODS and set(extras) <= set(EXTRAS)
+    return (method in METHODS or _own(method)) and set(extras) <= set(EXTRAS)
+
+
+def _own(method: str) -> bool:
+    if not OWN_METHOD.fullmatch(method):
+        return False
+    from adapters.online.own import imported  # late: names of ours are known without NumPy
+
+    imported(method)
+    return True
 
 
 def with_method(config: Config, name: str) -> Config:
-    """The configuration with another method, named as in METHODS."""
+    """The configuration with another method, named as in METHODS or as `module:Class`."""
     method, *extras = name.split("+")
     document = config.model_dump()
-    _merge(document["adapt"], METHODS[method])
+    _merge(document["adapt"], METHODS[method] if method in METHODS else {"method": method} | ALONE)
     if method != "default":
         if "fused" not in extras:
             document["answer"]["fuse"] = "none"

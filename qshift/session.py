@@ -62,7 +62,8 @@ class Session:
 
     Args:
         base, gallery: folders, as `qshift fit` and `qshift gallery build` write them.
-        method: a name of `qshift.METHODS`, with "+fused" and "+repair" behind it where wanted.
+        method: a name of `qshift.METHODS`, or `module:Class` of your own (docs/own-loop.md), with "+fused"
+            and "+repair" behind it where wanted.
         config: settings besides; its own base and gallery do not count.
 
     Raises:
@@ -74,7 +75,9 @@ class Session:
         self, base: str | Path, gallery: str | Path, method: str = "default", config: Config | None = None
     ) -> None:
         if not known(method):
-            raise ConfigError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+            raise ConfigError(
+                f"there is no method {method!r}: choose one of {', '.join(METHODS)}, or module:Class"
+            )
         places = {"base": Path(base), "gallery": Path(gallery)}
         self.config = with_method((config or Config()).model_copy(update=places), method)
         self._engine = engine(self.config)

@@ -17,8 +17,9 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
-def test_example_gains_and_is_short(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["compare_codes", "shift_and_repair"])
+def test_example_gains_and_is_short(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) < 60
     assert load(path).main() > 0
     assert capsys.readouterr().out.strip()

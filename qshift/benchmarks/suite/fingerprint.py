@@ -25,12 +25,16 @@ class Fingerprints:
         self._known: dict[str, tuple[str, list[str]] | None] = {}
 
     def of(self, modules: Iterable[str], path: Iterable[str] = PATH) -> str:
-        """Hash over the modules, those on the path of every result, and what they import."""
+        """Hash over the modules, those on the path of every result, and what they import of ours.
+
+        Of a module that is not ours, a method of the user's own, its own package is followed, too.
+        """
         found: dict[str, str] = {}
         waiting = [*modules, *path]
+        roots = PACKAGES | {name.split(".")[0] for name in waiting}
         while waiting:
             name = waiting.pop()
-            if name in found or name in WIRING or name.split(".")[0] not in PACKAGES:
+            if name in found or name in WIRING or name.split(".")[0] not in roots:
                 continue
             module = self._module(name)
             if module is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core.config import Config, DecoupleConfig
+from core.config import OWN_METHOD, Config, DecoupleConfig
 from core.errors import QshiftError
 from core.protocols import Encoder
 from core.types import Coordinates, JournalEntry, Modality, Record
@@ -160,9 +160,9 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     names = {type(part).__module__ for part in (*made, *inside)}
     names |= {"encoders.repair"} if config.repair.enabled else set()
     names |= {"index.evidence"} if config.answer.fuse != "none" else set()
-    return tuple(
-        sorted(name for name in names if name.startswith(("adapters.", "encoders.", "index.", "qshift.")))
-    )
+    ours = {name for name in names if name.startswith(("adapters.", "encoders.", "index.", "qshift."))}
+    own = {adapt.method.partition(":")[0]} if OWN_METHOD.fullmatch(adapt.method) else set()
+    return tuple(sorted(ours | own))
 
 
 def data_hash(task: Task) -> str:
