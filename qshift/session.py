@@ -5,6 +5,8 @@
     answer.served.items          # names, best first, of each query
     session.learn(answer)        # answer first, learn second
 
+Around a torch model of one's own, without folders: `Session.of`.
+
 The same `stream.session.Session` that the live service drives does the work, one for each modality.
 """
 
@@ -13,21 +15,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
 from core.types import AdaptationStep, Coordinates, Floats, Hits, Modality, Outcome, Query, QueryBatch
-from qshift.build import engine
+from index.shelf import Shelf
+from qshift.build import Engine, assemble, device, engine, pin_threads
 from qshift.methods import METHODS, known, with_method
+from qshift.recipes.in_memory import base_in_memory, gallery_in_memory, unit_rows
 from stream import session as lanes
 from stream.pipeline import BatchPass
 
-Content = str | bytes | Floats | tuple[bytes, str] | tuple[bytes, ...]
-"""A text, an encoded picture, a vector [D], a picture with a text, or the frames of a clip."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Content = str | bytes | NDArray[Any] | tuple[bytes, str] | tuple[bytes, ...]
+"""A text, an encoded picture or its pixels uint8 [H, W, 3], a vector [D], a picture with a text, or the
+frames of a clip."""
 State = Mapping[Modality, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
 
 
@@ -74,17 +82,51 @@ class Session:
     def __init__(
         self, base: str | Path, gallery: str | Path, method: str = "default", config: Config | None = None
     ) -> None:
-        if not known(method):
-            raise ConfigError(
-                f"there is no method {method!r}: choose one of {', '.join(METHODS)}, or module:Class"
-            )
         places = {"base": Path(base), "gallery": Path(gallery)}
-        self.config = with_method((config or Config()).model_copy(update=places), method)
-        self._engine = engine(self.config)
+        self._start(engine(_named(method, (config or Config()).model_copy(update=places))))
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        gallery: ArrayLike | Tensor,
+        names: Sequence[str],
+        clean: Sequence[Tensor] | Tensor,
+        method: str = "default",
+        config: Config | None = None,
+        bits: int = 128,
+    ) -> Self:
+        """A session around an image model in memory; its queries are pictures as tensors [3, H, W].
+
+        Args:
+            model: pictures [B, 3, H, W] -> features [B, D], such as `model.visual` of open_clip, or a
+                torchvision model without its classifier. It is copied: yours stays as it is.
+            gallery: features [N, D] of the items, pictures too, by this model.
+            names: [N] of the items, each once.
+            clean: pictures of the kind that will ask, without any shift, 64 or more, as your preprocessing
+                gives them: [n, 3, H, W], or a sequence of [3, H, W].
+            method, config: see the class.
+            bits: of the binary codes; what they find is ordered by the features.
+
+        Raises:
+            ConfigError: parts that do not fit each other.
+            GalleryError: a name twice, or not one for each item.
+        """
+        config = _named(method, config or Config())
+        pin_threads(config)
+        where, rows = device(config), unit_rows(gallery)
+        base = base_in_memory(model, rows, clean, bits, config.seed, where)
+        shelf = Shelf(gallery_in_memory(base, rows, names, where, config.threads))
+        made = cls.__new__(cls)
+        made._start(assemble(config, base, shelf, where))
+        return made
+
+    def _start(self, engine: Engine) -> None:
+        self.config, self._engine = engine.config, engine
         self._lanes: dict[Modality, lanes.Session] = {}
         self._seq = self._asked = 0
 
-    def answer(self, queries: Sequence[Content]) -> Answer:
+    def answer(self, queries: Sequence[Content] | Tensor) -> Answer:
         """Answers a batch of one modality by what was learned so far. Changes nothing.
 
         Raises:
@@ -145,7 +187,7 @@ class Session:
             self._lanes[modality] = lanes.Session(self._engine.pipeline, modality)
         return self._lanes[modality]
 
-    def _admitted(self, number: int, modality: Modality, content: Content) -> Query:
+    def _admitted(self, number: int, modality: Modality, content: Any) -> Query:
         query = Query(Coordinates("session", 0, self._asked + number), modality, content)
         try:
             return self._engine.pipeline.admit(query)
@@ -160,7 +202,14 @@ class Session:
         return Ranking(names, hits.keys, hits.distances)
 
 
-def _modality_of(queries: Sequence[Content]) -> Modality:
+def _named(method: str, config: Config) -> Config:
+    if not known(method):
+        names = ", ".join(METHODS)
+        raise ConfigError(f"there is no method {method!r}: choose one of {names}, or module:Class")
+    return with_method(config, method)
+
+
+def _modality_of(queries: Sequence[Content] | Tensor) -> Modality:
     found = {_kind(query) for query in queries}
     if len(found) != 1:
         what = " and ".join(sorted(found)) or "none"
@@ -168,11 +217,11 @@ def _modality_of(queries: Sequence[Content]) -> Modality:
     return found.pop()
 
 
-def _kind(query: Content) -> Modality:
+def _kind(query: Content | Tensor) -> Modality:
     if isinstance(query, str):
         return "text"
     if isinstance(query, bytes):
         return "image"
     if isinstance(query, tuple):
         return "composed" if len(query) == 2 and isinstance(query[1], str) else "sequence"
-    return "vector"
+    return "image" if getattr(query, "ndim", 1) == 3 else "vector"
