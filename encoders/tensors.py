@@ -16,7 +16,7 @@ from encoders.tower import Tower
 
 
 class TensorTower(Tower):
-    """Prepared pictures [3, H, W] -> unit features. Works on a copy: the user's module stays as it is.
+    """Prepared pictures [3, H, W] -> unit features, by a float32 copy: the module given stays as it is.
 
     Args:
         tower: pictures [B, 3, H, W] -> [B, D]: a trunk without its classifier.
@@ -30,7 +30,8 @@ class TensorTower(Tower):
     def __init__(self, tower: nn.Module, size: tuple[int, int], device: str = "cpu") -> None:
         self._size = size
         example = torch.zeros(1, 3, *size)
-        own = copy.deepcopy(tower).to(device).eval()
+        # What adapts are small steps of norm layers: halves would lose them.
+        own = copy.deepcopy(tower).to(device).float().eval()
         try:
             with torch.no_grad():
                 found = own(example.to(device))

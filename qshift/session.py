@@ -100,7 +100,7 @@ class Session:
 
         Args:
             model: pictures [B, 3, H, W] -> features [B, D], such as `model.visual` of open_clip, or a
-                torchvision model without its classifier. It is copied: yours stays as it is.
+                torchvision model without its classifier. It is copied, in float32: yours stays as it is.
             gallery: features [N, D] of the items, pictures too, by this model.
             names: [N] of the items, each once.
             clean: pictures of the kind that will ask, without any shift, 64 or more, as your preprocessing
@@ -113,6 +113,8 @@ class Session:
             GalleryError: a name twice, or not one for each item.
         """
         config = _named(method, config or Config())
+        if config.precision != "fp32":
+            raise ConfigError(f'precision {config.precision!r} is for bases in folders: take "fp32"')
         pin_threads(config)
         where, rows = device(config), unit_rows(gallery)
         base = base_in_memory(model, rows, clean, bits, config.seed, where)

@@ -89,13 +89,25 @@ def test_two_sessions_learn_the_same_to_the_bit() -> None:
 def test_the_model_of_the_user_stays_as_it_is() -> None:
     model = normed().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.eval()
-    session = made(model)
-    model.train()
+    with torch.no_grad():
+        features = normed()(pictures())
+    session = Session.of(model, features, NAMES, pictures(), config=Config(device="cpu"))
     session.learn(session.answer(0.3 * pictures()[:32] + 1.5))
     assert model.training and all(tensor.requires_grad for tensor in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_a_model_in_halves_adapts_in_float32() -> None:
+    model = normed()
+    with torch.no_grad():
+        features = model(pictures())
+    half = Session.of(
+        model.half(), gallery=features, names=NAMES, clean=pictures().half(), config=Config(device="cpu")
+    )
+    assert half.learn(half.answer(0.3 * pictures()[:32] + 1.5)).updated
+    assert next(model.parameters()).dtype == torch.float16
+    assert [row[0] for row in half.answer(pictures()[:32].half()).frozen.items] == NAMES[:32]
 
 
 def test_a_gallery_of_fewer_items_than_bits() -> None:
@@ -122,6 +134,7 @@ def test_a_gallery_of_fewer_items_than_bits() -> None:
         ({"names": [*NAMES[:-1], NAMES[0]]}, "each identifier once"),
         ({"bits": 12}, "divisible by 8, got 12"),
         ({"method": "tenet"}, "no method 'tenet'"),
+        ({"config": Config(precision="bf16")}, "precision 'bf16' is for bases in folders"),
     ],
 )
 def test_parts_that_do_not_fit(changes: dict[str, Any], words: str) -> None:
