@@ -12,7 +12,6 @@ import torch
 from torch.nn.functional import normalize
 
 import qshift
-from core.types import AdaptationStep
 
 
 class RunningMean:
@@ -32,7 +31,7 @@ class RunningMean:
         beside = batch.neighbours(self.emit(rows, batch)).mean(1)
         self.offset = 0.9 * self.offset.to(rows) + 0.1 * (rows - beside).mean(0)
         self.version += 1
-        return AdaptationStep(True, diagnostics={"offset": float(self.offset.norm())}), None
+        return qshift.AdaptationStep(True, diagnostics={"offset": float(self.offset.norm())}), None
 
     def snapshot(self):
         return {"offset": self.offset.cpu().numpy()}, {"version": self.version}

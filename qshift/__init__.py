@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.config import Config
     from core.errors import QshiftError
+    from core.types import AdaptationStep
     from encoders.base_model import load_base
     from qshift.build import load_gallery
     from qshift.methods import METHODS
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from qshift.session import Answer, Session
 
 __all__ = [
-    "METHODS", "Answer", "Config", "QshiftError", "Service", "Session", "build_gallery", "load_base",
-    "load_gallery",
+    "METHODS", "AdaptationStep", "Answer", "Config", "QshiftError", "Service", "Session", "build_gallery",
+    "load_base", "load_gallery",
 ]  # fmt: skip
 _HOMES = {
     "METHODS": "qshift.methods",
+    "AdaptationStep": "core.types",
     "Answer": "qshift.session",
     "Config": "core.config",
     "QshiftError": "core.errors",

@@ -109,6 +109,19 @@ def test_state_and_identity_say_whose_they_are(vectors: Path, mine: Mine) -> Non
     assert "adapt" in difference(identity(one.config, "b"), identity(other.config, "b"))
 
 
+def test_one_with_gradients_learns_as_ours(vectors: Path, mine: Mine) -> None:
+    """A class that is Tent in all but its name, against Tent."""
+    mine("from adapters.online.tent import Tent\nclass Mine(Tent): ...\n")
+    rows = list(shifted(128)[0])
+    learned = []
+    for method in ("tent", "mine:Mine"):
+        session = qshift.Session(vectors / "base", vectors / "gallery", method, Config(device="cpu"))
+        steps = [session.learn(session.answer(rows[at : at + 64])) for at in (0, 64)]
+        tensors, _ = session.snapshot()["vector"]
+        learned.append((steps, {name: array.tobytes() for name, array in tensors.items()}))
+    assert learned[0] == learned[1] and learned[0][0][-1].updated
+
+
 def test_cached_results_follow_its_code(vectors: Path, mine: Mine) -> None:
     text = (EXAMPLES / "own_method.py").read_text()
     mine(text)
