@@ -11,7 +11,7 @@ FIVE = ("stream", "adapters", "encoders", "index", "monitoring")
 PACKAGES = ("core", *FIVE, "qshift")
 FLOORS = (
     ("data", "shifts", "terminal", "build", "methods"),
-    ("recipes", "observers"),
+    ("recipes", "observers", "offline"),
     ("replay", "benchmarks", "service", "session"),
     ("demo",),
     ("commands",),

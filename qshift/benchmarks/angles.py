@@ -16,7 +16,6 @@ import numpy as np
 import typer
 
 from core.config import Config
-from core.protocols import Observer
 from core.types import Judgement, Outcome, Refusal
 from encoders.base_model import load_base
 from index.gallery import VersionedGallery
@@ -27,10 +26,8 @@ from qshift.benchmarks.suite.bases import prepare
 from qshift.benchmarks.suite.runs import log_of
 from qshift.benchmarks.suite.tasks import load_task
 from qshift.benchmarks.suites.plan import Plan
+from qshift.offline import run_offline
 from qshift.terminal.sheet import Head, Sheet, console
-from stream.memory import MemorySink, MemorySource
-from stream.memory_store import MemoryStore
-from stream.runner import run
 
 TASKS = ("emoji/picture-picture", "fashion/picture-picture", "pacs/photo-art", "digits/mnist-usps")
 REFERENCES = ("source_kl", "memory", "weights")
@@ -68,12 +65,7 @@ def measured(task_name: str, data: Path | None, cache: Path, reference: str, bat
     plan = Plan(task.name, task.modality, (), task.retaken, task.split)
     stream = plan.single(Look(corruption="gaussian_noise", severity=4), "corruption", batches)
     log, seen = log_of(task, stream, 0, config), Angles()
-    engine = build.assemble(config, base, Shelf(gallery))
-    observers: list[Observer] = [seen]
-    run(
-        MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(),
-        MemoryStore(), observers, config, clock=lambda: 0.0, base_version=engine.base.version,
-    )  # fmt: skip
+    run_offline(build.assemble(config, base, Shelf(gallery)), log.records, [seen])
     return seen
 
 

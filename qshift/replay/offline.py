@@ -13,13 +13,12 @@ from core.types import Judgement, Outcome, Refusal
 from qshift.build import engine
 from qshift.methods import with_method as with_method
 from qshift.observers import judged
+from qshift.offline import run_offline
 from qshift.replay.schedule import Schedule, hash_answers
 from qshift.replay.table import PhaseRow
 from qshift.terminal.bars import bars
 from stream import codec
-from stream.memory import MemorySink, MemorySource
-from stream.memory_store import MemoryStore
-from stream.runner import Report, run
+from stream.runner import Report
 from stream.states import entry_from_bytes
 
 
@@ -69,14 +68,7 @@ def replay(
 
             def refuse(self, refusal: Refusal) -> None: ...
 
-        store = MemoryStore()
-        for value in journal:
-            store.journal(entry_from_bytes(value))
-        sink = MemorySink()
-        report = run(
-            MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, sink, store,
-            [quality_of, Ticker()], config, base_version=built.base.version,
-        )  # fmt: skip
+        report, sink = run_offline(built, records, [quality_of, Ticker()], map(entry_from_bytes, journal))
     answers = {}
     for record in sink.records["answers"]:
         answer = codec.decode_answer(record.value or b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -16,12 +16,10 @@ from core.types import Coordinates, JournalEntry, Judgement, Outcome, Record, Re
 from qshift.build import engine
 from qshift.methods import METHODS, known, with_method
 from qshift.observers import judged
+from qshift.offline import run_offline
 from qshift.terminal.bars import bars
 from qshift.terminal.points import gain_text, plain
 from qshift.terminal.sheet import Head, Sheet
-from stream.memory import MemorySink, MemorySource
-from stream.memory_store import MemoryStore
-from stream.runner import run
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +124,7 @@ def _row(
     # Only the judge sees these settings: the answers still say what the live service would have asked for.
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records)})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
-    store = MemoryStore()
-    seqs: Counter[tuple[int, str]] = Counter()
-    for entry in journal:
-        # A replay starts from the source: the first batch of its stretch is a lane's first.
-        lane = (entry.partition, entry.lane)
-        store.journal(replace(entry, seq=seqs[lane]))
-        seqs[lane] += 1
-    # A clock that stands still: a batch ends where it is full or planned, not where this machine is slow.
-    report = run(
-        MemorySource(records, [config.kafka.queries]), built.pipeline, built.codec, MemorySink(), store,
-        [quality, watch], config, clock=lambda: 0.0, base_version=built.base.version,
-    )  # fmt: skip
+    report, _ = run_offline(built, records, [quality, watch], _from_the_start(journal))
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))
     found = quality.summary()
@@ -146,6 +133,15 @@ def _row(
         found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
         100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items),
     )  # fmt: skip
+
+
+def _from_the_start(journal: Sequence[JournalEntry]) -> Iterator[JournalEntry]:
+    """A replay starts from the source: the first batch of its stretch is a lane's first."""
+    seqs: Counter[tuple[int, str]] = Counter()
+    for entry in journal:
+        lane = (entry.partition, entry.lane)
+        yield replace(entry, seq=seqs[lane])
+        seqs[lane] += 1
 
 
 def own_json(rows: Sequence[OwnRow], task: str, stream: str, seed: int) -> list[dict[str, object]]:

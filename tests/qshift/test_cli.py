@@ -6,18 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import typer
+from toy_world import QUERIES, small_world
 from typer.testing import CliRunner
 
 from core.config import Config, load
 from core.errors import ConfigError
-from core.types import DriftReference, SourceConstants
-from encoders.base_model import load_base, write_base
-from encoders.head import HashHead
-from index.gallery import VersionedGallery
 from qshift.cli import app, main
 from qshift.commands.replay_options import COUNT, EVERYWHERE, OWN, RUNS, SCHEDULE, SUITE, TOPIC, run_of
 from qshift.methods import EXTRAS, known
@@ -203,32 +198,3 @@ def test_own_queries_from_the_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--json", str(rows)])
     assert result.exit_code == 0, result.output
     assert [row["method"] for row in json.loads(rows.read_text())] == ["frozen", "default"]
-
-
-QUERIES, WIDTH, BITS, ITEMS = 24, 16, 32, 60
-
-
-def small_world(folder: Path) -> None:
-    """A base of vectors, a gallery, and queries near its items."""
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(ITEMS, WIDTH))
-    items = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
-    head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": items.mean(0)})
-    drift = DriftReference(items[:32], np.ones(32, np.float32), np.zeros(32, np.float32), 16)
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
-        reference={"vector": drift}, provenance={},
-    )  # fmt: skip
-    version = load_base(folder / "base").version
-    codes = head.codes(torch.from_numpy(items), "vector")
-    names = [f"item-{number}" for number in range(ITEMS)]
-    labels = [f"class {number % 6}" for number in range(ITEMS)]
-    built = VersionedGallery(BITS, names, codes, labels, items, backend="exact", base_version=version)
-    built.save(folder / "gallery")
-    near = items[:QUERIES] + 0.1 * rng.normal(size=(QUERIES, WIDTH))
-    lines = [
-        json.dumps({"vector": row.tolist(), "label": label}) for row, label in zip(near, labels[:QUERIES])
-    ]
-    (folder / "queries.jsonl").write_text("\n".join(lines))

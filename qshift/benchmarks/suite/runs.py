@@ -25,10 +25,8 @@ from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.tasks.types import Sample, Task
 from qshift.build import Engine
 from qshift.observers import ranked
+from qshift.offline import run_offline
 from stream import codec
-from stream.memory import MemorySink, MemorySource
-from stream.memory_store import MemoryStore
-from stream.runner import run
 
 Save = Callable[[str, Result, float], None]
 """(method, result, milliseconds per query)"""
@@ -107,18 +105,13 @@ def run_stream(
 
 
 def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:
-    config, store = engine.config, MemoryStore()
-    start, sizes = 0, boundaries(stream, len(log.labels), seed)
-    for number, size in enumerate(sizes or ()):
+    start, topic, planned = 0, engine.config.kafka.queries, []
+    for number, size in enumerate(boundaries(stream, len(log.labels), seed) or ()):
         offsets = tuple(range(start, start + size))
-        store.journal(JournalEntry(config.kafka.queries, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
+        planned.append(JournalEntry(topic, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
         start += size
     judge = Judge(log.labels, ranked(engine), known)
-    # A clock that stands still: batches end where they are full or planned, never because time has passed.
-    run(
-        MemorySource(log.records, [config.kafka.queries]), engine.pipeline, engine.codec, MemorySink(), store,
-        [judge], config, clock=lambda: 0.0, base_version=engine.base.version,
-    )  # fmt: skip
+    run_offline(engine, log.records, [judge], planned)
     return judge
 
 
