@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, object]] = {
     "rest-flow": {"method": "rest", "reliability": "flow"} | ALONE,
     "default": {},
 }
-"""What `--method` and `--methods` may name: changes of the `adapt` section; see `with_method` for the rest.
+"""What `--method` may name: changes of the `adapt` section; see `with_method` for the rest.
 
 All but "default" answer from one encoder alone and leave texts as they are: they are compared as methods, and
 what fusion and query repair add is seen in "default". "+fused" behind a name answers from both twins,
@@ -53,7 +53,7 @@ SUITE_METHODS = (
     "aligned-plain", "aligned-matched", "aligned-two-pass", "aligned",
     "tent", "eata", "sar", "read", "deyo", "shot", "tcr-paper", "anchored", "rest",
 )  # fmt: skip
-"""What `--suite` compares where no `--methods` are named."""
+"""What `qshift bench` compares where no `--method` is named."""
 EXTRAS = ("fused", "repair")
 
 

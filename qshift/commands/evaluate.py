@@ -1,131 +1,70 @@
-"""`qshift evaluate`: fits methods to splits of two-domain tasks, and reports how codes retrieve."""
+"""`qshift evaluate`."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
 
-from rich.console import Console
+import typer
 
-from core.errors import ConfigError
-from qshift.benchmarks.hashing.domains import TASKS, Domains, tasks_of
-from qshift.benchmarks.hashing.files import Cells
-from qshift.benchmarks.hashing.methods import METHODS, methods_of
-from qshift.benchmarks.hashing.report import NOTES, markdown, page, rows, sheets
-from qshift.benchmarks.hashing.run import Cell, DbCodes, Done, check, evaluated
-from qshift.benchmarks.hashing.splits import Scheme
-from qshift.benchmarks.suite.processes import usual_workers
-from qshift.terminal.bars import bars, reporter
+from qshift.commands.options import CONSOLE, DATA, check_files, names
+
+EXAMPLES = (
+    "Examples:\n\n`qshift evaluate psca --task mnist-usps --data DIR`\n\n"
+    "`qshift evaluate psca,itq,lsh,sh --task office-caltech --data DIR --bits 64 --splits 3 --html page.html`"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What was asked for. `codes` None: learned ones of methods that learn them, else hash_fn."""
+def evaluate(
+    methods: Annotated[
+        str, typer.Argument(help="psca, couple, tpsnet, itq, lsh, pcah, sh, dsh, sgh, raw, centred; commas.")
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="mnist-usps, usps-mnist, digits, pacs, office-caltech or a pair; an unknown one lists all."
+        ),
+    ] = "mnist-usps",
+    data: Annotated[Path, typer.Option(help="The folder that docs/data.md describes.")] = Path(),
+    bits: Annotated[str, typer.Option(help="Code lengths, separated by commas.")] = "16,32,64,128",
+    splits: Annotated[int, typer.Option(help="How many random splits.", min=1)] = 5,
+    scheme: Annotated[
+        Literal["target10", "fixed500", "out_of_sample"],
+        typer.Option(help="Which rows are fitted to, which ask, which are searched."),
+    ] = "target10",
+    codes: Annotated[
+        Literal["learned", "hash_fn"] | None,
+        typer.Option(help="Gallery codes; learned ones without it, where a method learns them."),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Of map_at_k.", min=1)] = 1000,
+    cache: Annotated[Path, typer.Option(help="Features and finished fits are kept here.")] = DATA
+    / "evaluate",
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core without it.", min=1)] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write tables and plots as a page.")
+    ] = None,
+) -> None:
+    """Fit hashing methods to two-domain tasks and report how well their codes retrieve."""
+    from qshift.benchmarks.hashing.evaluate import Options
+    from qshift.benchmarks.hashing.evaluate import evaluate as run
 
-    methods: tuple[str, ...]
-    tasks: tuple[str, ...]
-    data: Path
-    bits: tuple[int, ...] = (16, 32, 64, 128)
-    splits: int = 5
-    scheme: Scheme = "target10"
-    codes: DbCodes | None = None
-    k: int = 1000
-    cache: Path = Path("qshift-data/evaluate")
-    workers: int | None = None
-    json_file: Path | None = None
-    markdown_file: Path | None = None
-    html_file: Path | None = None
-
-
-def evaluate(options: Options, console: Console) -> dict[Cell, Done]:
-    """Runs what is not cached, prints tables, writes files.
-
-    Raises:
-        ConfigError: an unknown method or task, data that are missing, or a combination that cannot be.
-    """
-    methods, tasks = methods_of(options.methods), tasks_of(options.tasks)
-    cells = list(cells_of(options, methods, tasks))
-    files = Cells(options.cache / "results")
-    with bars(console) as progress:
-        told = reporter(progress)
-        loaded = {task: TASKS[task](options.data, options.cache, told) for task in tasks}
-        for cell in cells:
-            check(METHODS[cell.method], cell, loaded[cell.task])
-        keys = {cell: files.key(cell, loaded[cell.task].data_hash) for cell in cells}
-        results = {cell: done for cell in cells if (done := files.load(keys[cell])) is not None}
-        missing = [cell for cell in cells if cell not in results]
-        told(len(results), len(cells), "fits")
-        for cell, done in _computed(missing, loaded, options):
-            files.save(keys[cell], done)
-            results[cell] = done
-            told(len(results), len(cells), "fits")
-    found = {cell: results[cell] for cell in cells}
-    for sheet in sheets(found):
-        sheet.print(console)
-    for note in NOTES:
-        console.print(note, style="dim")
-    _write(options, found)
-    return found
+    check_files(None, (json_file, markdown_file, html_file))
+    run(
+        Options(
+            names(methods), names(task), data, widths(bits), splits, scheme, codes, k, cache, workers,
+            json_file, markdown_file, html_file,
+        ),
+        CONSOLE,
+    )  # fmt: skip
 
 
-def cells_of(options: Options, methods: Sequence[str], tasks: Sequence[str]) -> Iterator[Cell]:
-    """Every fit there is to do; a method without codes has one per split, of 0 bits."""
-    for task in tasks:
-        for name in methods:
-            method = METHODS[name]
-            usual: DbCodes = "learned" if method.learns and options.scheme != "out_of_sample" else "hash_fn"
-            for bits in (0,) if method.exact else options.bits:
-                for split in range(options.splits):
-                    yield Cell(name, task, bits, split, options.scheme, options.codes or usual, options.k)
+def widths(text: str) -> tuple[int, ...]:
+    """ "16,32" -> (16, 32). Raises ConfigError for anything else."""
+    from core.errors import ConfigError
 
-
-def _computed(
-    cells: Sequence[Cell], loaded: dict[str, Domains], options: Options
-) -> Iterator[tuple[Cell, Done]]:
-    workers = min(options.workers or usual_workers(), len(cells))
-    if workers <= 1:
-        for cell in cells:
-            yield cell, evaluated(METHODS[cell.method], cell, loaded[cell.task])
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        waiting: dict[Future[Done], Cell] = {
-            pool.submit(_one, cell, options.data, options.cache): cell for cell in cells
-        }
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one(cell: Cell, data: Path, cache: Path) -> Done:
-    import torch
-
-    torch.set_num_threads(1)
-    return evaluated(METHODS[cell.method], cell, _loaded(cell.task, data, cache))
-
-
-@lru_cache(maxsize=2)
-def _loaded(task: str, data: Path, cache: Path) -> Domains:
-    return TASKS[task](data, cache, None)
-
-
-def _write(options: Options, results: dict[Cell, Done]) -> None:
-    title = f"qshift evaluate {','.join(options.methods)} --task {','.join(options.tasks)}"
-    outputs: tuple[tuple[Path | None, Callable[[], str]], ...] = (
-        (options.json_file, lambda: json.dumps(rows(results), indent=1, allow_nan=False) + "\n"),
-        (options.markdown_file, lambda: markdown(results, title)),
-        (options.html_file, lambda: page(results, title)),
-    )
-    for path, text in outputs:
-        if path is None:
-            continue
-        try:
-            path.write_text(text())
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}; name another file") from error
+        return tuple(dict.fromkeys(int(part) for part in names(text)))
+    except ValueError:
+        raise ConfigError(f"--bits takes numbers separated by commas, as 16,32,64, got {text!r}") from None

@@ -1,125 +1,71 @@
-"""`qshift fit` and `qshift gallery build` on the command line."""
+"""`qshift fit`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from adapters.offline.parallel import Team
-from core.errors import ConfigError
-from core.readers.places import shown
-from encoders.base_model import load_base
-from encoders.images import Content, decode
-from qshift.data.emoji import EmojiSet, load_emoji
-from qshift.data.pictures import PictureSet, composed, load_pictures
-from qshift.demo.catalogue import SIDE, load_folder, named, picture_bytes
-from qshift.recipes.domains.base import HEADS, fit_domain_base
-from qshift.recipes.domains.material import FitOptions
-from qshift.recipes.emoji_base import fit_emoji_base
-from qshift.recipes.gallery import build_gallery
-from qshift.recipes.open_clip_base import fit_open_clip_base
-from qshift.terminal.bars import bars, reporter
+from qshift.commands.options import CONSOLE, DATA
 
-CACHE = Path("qshift-data/demo")
-MODELS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {"two-tower": fit_emoji_base, "open_clip": fit_open_clip_base}
+EXAMPLES = (
+    "Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
+    "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
+    "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
 )
-"""Methods that learn from captioned pictures; those of `HEADS` learn from two domains."""
-
-
-def _data(folder: Path | None) -> EmojiSet:
-    return load_emoji(CACHE, SIDE) if folder is None else load_folder(folder)
 
 
 def fit(
-    method: str, folder: Path | None, target: Path | None, base: Path, options: FitOptions, console: Console
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="two-tower: heads on packaged towers; may be left out. open_clip: from scratch, 7-10 "
+            "minutes. psca, couple, tpsnet: from a labelled and an unlabelled domain."
+        ),
+    ] = "two-tower",
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Captioned pictures, the emoji without it; for two domains the source, a folder per class."
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Pictures of the other domain; their classes are not looked at.")
+    ] = None,
+    base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
+    bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
+    seed: Annotated[int, typer.Option()] = 0,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="psca, couple: resnet34, vit_b_16, mobilenet_v2 or alexnet as the image tower."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone: .safetensors, .npz or .pth; random without it.")
+    ] = None,
+    side: Annotated[int, typer.Option(help="Of the pictures that the tower takes, in pixels.", min=16)] = 112,
+    tower_rate: Annotated[
+        float,
+        typer.Option(
+            help="couple, tpsnet: learning rate of the image tower, such as 1e-4; 0 keeps it frozen.", min=0.0
+        ),
+    ] = 0.0,
+    epochs: Annotated[int | None, typer.Option(help="couple, tpsnet: their own without it.", min=1)] = None,
 ) -> None:
-    """Trains a base model.
+    """Train a base model on captioned pictures, or on two domains."""
+    from core.readers.places import is_folder
+    from qshift.demo.fit import fit
+    from qshift.recipes.domains.material import FitOptions
 
-    Args:
-        method: of `MODELS` or of `HEADS`.
-        folder: captioned pictures, None for the emoji; for `HEADS` the source, a folder for each class.
-        target: pictures of the other domain, for `HEADS` only; classes they are sorted by are not looked at.
-        base: where the base model goes.
-        options: bits and seed count for every method, the others for `HEADS`.
-        console: for progress and what to do next.
-
-    Raises:
-        ConfigError: an unknown method, folders or options that do not fit it, or too few pictures.
-    """
-    if method not in MODELS and method not in HEADS:
-        raise ConfigError(
-            f"no method {method!r}: expected one of {', '.join((*MODELS, *HEADS))}, or a folder"
-        )
-    if method in MODELS:
-        if target is not None:
-            raise ConfigError(f"{method} learns from captioned pictures alone: leave --target out")
-        if options != FitOptions(bits=options.bits, seed=options.seed):
-            raise ConfigError(
-                f"{method} takes --bits and --seed only: the other options are of {', '.join(HEADS)}"
-            )
-        data = _data(folder)
-        naming = {} if folder is None else {"name": composed(folder.resolve().name)}
-        with bars(console) as progress:
-            MODELS[method](base, data, options.bits, options.seed, reporter(progress), **naming)
-    else:
-        if folder is None or target is None:
-            raise ConfigError(
-                f"{method} learns from two domains: qshift fit {method} SOURCE --target TARGET, where SOURCE "
-                "has a folder of pictures for each class"
-            )
-        own, other = _sorted_by_class(folder), load_pictures(target)
-        contents = [[_whole(one, item) for item in range(len(one))] for one in (own, other)]
-        if Team.of_environment().rank:
-            console = Console(quiet=True)  # of the processes of torchrun the first one speaks
-        if options.backbone is not None and options.weights is None:
-            console.print(f"{options.backbone} starts from random weights: --weights FILE for others")
-        with bars(console) as progress:
-            notes = fit_domain_base(
-                method, contents[0], own.classes, contents[1], base, options, reporter(progress)
-            )
-        for note in notes:
-            console.print(note, style="yellow")
-    console.print(f"base model in {base}; next: qshift gallery build {folder or ''} --base {base}")
-
-
-def _whole(pictures: PictureSet, item: int) -> bytes:
-    """A file, decoded once: a broken one is named here and not in the middle of a fit. Raises ConfigError."""
-    with named(pictures, item):
-        content = picture_bytes(pictures, item)
-        decode(content, SIDE)
-    return content
-
-
-def _sorted_by_class(folder: Path) -> PictureSet:
-    found = load_pictures(folder)
-    if not found.classes:
-        raise ConfigError(
-            f"{shown(folder)} has no folders by class: sort its pictures as "
-            f"{shown(folder.name)}/CLASS/NAME.jpg"
-        )
-    return found
-
-
-def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
-    """Builds a gallery of captioned pictures, or of pictures sorted by class, which is their label.
-
-    Files are prepared as they are, by the same function as queries: each finds itself.
-    """
-    if folder is None:
-        data = load_emoji(CACHE, SIDE)
-        ids, labels, titles = data.hexcodes, data.labels, data.names
-        contents: Iterator[Content] = map(data.content, range(len(data)))
-    else:
-        own = load_pictures(folder)
-        ids = tuple(own.identifier(item) for item in range(len(own)))
-        labels = own.classes or ids
-        titles = own.classes or tuple("\n".join(captions) for captions in own.captions)
-        contents = (picture_bytes(own, item) for item in range(len(own)))
-    with bars(console) as progress:
-        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress))
-    found.save(out)
-    console.print(f"{len(found):,} items with {found.bits}-bit codes in {out}, version {found.version}")
+    if data is None and is_folder(Path(method)):  # `qshift fit my-pictures`
+        method, data = "two-tower", Path(method)
+    options = FitOptions(
+        bits=bits,
+        seed=seed,
+        side=side,
+        backbone=backbone,
+        weights=weights,
+        tower_rate=tower_rate,
+        epochs=epochs,
+    )
+    fit(method, data, target, base, options, CONSOLE)

@@ -8,15 +8,27 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
-from core.config import load_connected
 from monitoring.logs import set_up
+from qshift.commands.options import CONSOLE, ConfigFile
 
 if TYPE_CHECKING:
     from qshift.service import Service
+
+EXAMPLES = "Example:\n\n`qshift serve --config qshift.toml`"
+
+
+def serve(
+    config: ConfigFile = None,
+    worker: Annotated[str, typer.Option(help="Name of this worker in the consumer group.")] = "worker-0",
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Answer queries from Kafka and adapt, until SIGTERM or Ctrl-C."""
+    raise typer.Exit(run(config, worker, log_level, CONSOLE))
 
 
 class _Interrupted(BaseException):
@@ -42,12 +54,14 @@ class _Signals:
         self.service.request_stop()
 
 
-def serve(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
+def run(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
     """Runs until SIGTERM or Ctrl-C; a second signal ends at once.
 
     Raises:
         ConfigError: no Kafka named.
     """
+    from core.config import load_connected
+
     config = load_connected(config_file)
     set_up(log_level)
     signals = _Signals()

@@ -33,6 +33,7 @@ from qshift.terminal.bars import bars, reporter
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
 from stream.runner import Report
+from stream.states import entry_from_bytes
 
 BURST = 64
 """Queries that are sent together and wait for their answers: a full batch."""
@@ -132,7 +133,7 @@ def _verify(
 ) -> bool:
     """Replays the schedule without Kafka at the journalled boundaries and compares hashes."""
     journal = read_all(config.kafka.bootstrap_servers, config.kafka.journal)
-    again = replay(config, schedule, [r.value for r in journal if r.value], console)
+    again = replay(config, schedule, [entry_from_bytes(r.value) for r in journal if r.value], console)
     same = again.answers_sha256 == answers_sha256 and again.state_sha256 == report.state_sha256
     outcome = "[green]byte-identical[/]" if same else "[red]DIFFER[/]"
     console.print(f"Replay without Kafka: answers and state {outcome}")

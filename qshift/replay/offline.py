@@ -1,4 +1,4 @@
-"""`qshift replay`: a schedule through the production path without Kafka: the same run, the same bytes."""
+"""`qshift replay demo`: a schedule through the production path: the same run, the same bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from core.config import Config
-from core.types import Judgement, Outcome, Refusal
+from core.types import JournalEntry, Judgement, Outcome, Refusal
 from qshift.build import engine
 from qshift.methods import with_method as with_method
 from qshift.observers import judged
@@ -19,7 +19,6 @@ from qshift.replay.table import PhaseRow
 from qshift.terminal.bars import bars
 from stream import codec
 from stream.runner import Report
-from stream.states import entry_from_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Replayed:
 def replay(
     config: Config,
     schedule: Schedule,
-    journal: Sequence[bytes] = (),
+    journal: Sequence[JournalEntry] = (),
     console: Console | None = None,
     title: str = "replay",
 ) -> Replayed:
@@ -68,7 +67,7 @@ def replay(
 
             def refuse(self, refusal: Refusal) -> None: ...
 
-        report, sink = run_offline(built, records, [quality_of, Ticker()], map(entry_from_bytes, journal))
+        report, sink = run_offline(built, records, [quality_of, Ticker()], journal)
     answers = {}
     for record in sink.records["answers"]:
         answer = codec.decode_answer(record.value or b"")

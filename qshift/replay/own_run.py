@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from statistics import median
 
 from rich.console import Console
 
@@ -29,6 +30,9 @@ class OwnRow:
     `labels` are the queries that could be judged; `same_first` and `same_items` say in percent how often the
     first answer, and how much of the whole answer, is what the frozen twin would have answered.
     `forwards` and `backwards` are passes of a query through the encoder, the frozen one included.
+    `map_adapted` is what the adapted twin would have earned alone; `weight` its weight in the mixture, the
+    median over the queries that were answered from both, NaN where none was. `repaired` texts were mended.
+    `milliseconds` a query are a clock's: they make no two rows differ.
     """
 
     method: str
@@ -44,6 +48,10 @@ class OwnRow:
     backwards: float
     same_first: float
     same_items: float
+    map_adapted: float = math.nan
+    weight: float = math.nan
+    repaired: int = 0
+    milliseconds: float = field(default=math.nan, compare=False)
 
 
 class _Watch:
@@ -51,14 +59,18 @@ class _Watch:
 
     def __init__(self, advance: Callable[[int], None] = lambda _: None) -> None:
         self._advance = advance
-        self.queries = self.first = self.forwards = self.backwards = 0
-        self.items = 0.0
+        self.queries = self.first = self.forwards = self.backwards = self.repaired = 0
+        self.items = self.seconds = 0.0
+        self.weights: list[float] = []
 
     def observe(self, outcome: Outcome) -> None:
         count = len(outcome.batch)
         self.queries += count
         self.forwards += count * outcome.forwards
         self.backwards += count * (outcome.step.backwards if outcome.step is not None else 0)
+        self.repaired += sum(bool(query.repaired) for query in outcome.batch.queries)
+        self.seconds += sum(outcome.seconds.values())
+        self.weights += [weight for weight in outcome.weights.tolist() if 0 < weight < math.inf]
         for served, frozen in zip(outcome.served.keys, outcome.frozen.answer.keys):
             wanted = {int(key) for key in frozen[: len(served)] if key >= 0}
             self.first += int(served[0] == frozen[0])
@@ -128,10 +140,13 @@ def _row(
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))
     found = quality.summary()
+    fused = config.answer.fuse != "none"
     return OwnRow(
         name, report.queries, report.dead_letters, found.n, found.map_served, found.r1_served, found.diff,
         found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
-        100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items),
+        100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items), found.map_adapted,
+        median(watch.weights) if fused and watch.weights else math.nan, watch.repaired,
+        1000.0 * watch.share(watch.seconds),
     )  # fmt: skip
 
 
@@ -148,7 +163,18 @@ def own_json(rows: Sequence[OwnRow], task: str, stream: str, seed: int) -> list[
     """Rows for `--json`, rounded, with the keys of the suite's; null for what cannot be known."""
     head = {"task": task, "stream": stream}
     return [
-        {**head, "seed": seed, **{key: _plain(value) for key, value in asdict(row).items()}} for row in rows
+        {**head, "seed": seed}
+        | {key: _plain(value) for key, value in asdict(row).items() if key != "milliseconds"}
+        for row in rows
+    ]
+
+
+def own_times(rows: Sequence[OwnRow], task: str, stream: str, seed: int) -> list[dict[str, object]]:
+    """Milliseconds a query, for a file beside the rows: those are free of clocks."""
+    return [
+        {"task": task, "stream": stream, "method": row.method, "seed": seed}
+        | {"ms_per_query": _plain(row.milliseconds)}
+        for row in rows
     ]
 
 
@@ -159,15 +185,24 @@ def _plain(value: object) -> object:
 
 
 def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
-    """mAP and R@1 where there are labels, else agreement with the frozen twin."""
+    """mAP and R@1 where there are labels, else agreement with the frozen twin; weight and repairs if any."""
     judged_rows = any(row.labels for row in rows)
-    scores = [Head("labels", 3), Head("mAP"), Head("R@1", 1), Head("served - frozen\n[95 % interval]")]
+    scores = [
+        Head("labels", 5), Head("mAP:\nadapted", 3), Head("\nserved"), Head("R@1", 1),
+        Head("served - frozen\n[95 % interval]"),
+    ]  # fmt: skip
+    fused, mended = any(not math.isnan(row.weight) for row in rows), any(row.repaired for row in rows)
+    extra = [Head("weight of\nadapted", 4)] * fused + [Head("texts\nrepaired", 6)] * mended
     agreement = Head("as frozen, %\nfirst, items", 2 if judged_rows else 0)
     sheet = Sheet(
-        title, [Head("method", left=True), Head("queries", 4), *(scores if judged_rows else []), agreement]
+        title,
+        [Head("method", left=True), Head("queries", 7), *(scores if judged_rows else []), *extra, agreement],
     )
     for row in rows:
         gain = gain_text(row.map_minus_frozen, row.low, row.high)
-        cells = [str(row.labels), plain(row.map), plain(row.r1), gain] if judged_rows else []
+        maps = map(plain, (row.map_adapted, row.map, row.r1))
+        cells = [str(row.labels), *maps, gain] if judged_rows else []
+        weight = "n/a" if math.isnan(row.weight) else f"{row.weight:.2f}"
+        cells += [weight] * fused + [str(row.repaired)] * mended
         sheet.add(row.method, str(row.queries), *cells, f"{plain(row.same_first)}, {plain(row.same_items)}")
     return sheet

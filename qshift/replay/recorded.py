@@ -101,7 +101,7 @@ def read_recording(
     kafka = kafka.model_copy(update={"queries": topic})
     held = log.bounds(topic)
     if not held:
-        raise ConfigError(f"the topic {topic} does not exist: name one that was recorded with --topic")
+        raise ConfigError(f"the topic {topic} does not exist: name one that was recorded")
     unknown = sorted(set(partitions) - set(held))
     if unknown:
         raise ConfigError(f"{topic} has no partition {unknown[0]}: one of {', '.join(map(str, held))}")

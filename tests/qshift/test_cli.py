@@ -5,19 +5,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
-import typer
 from toy_world import QUERIES, small_world
 from typer.testing import CliRunner
 
 from core.config import Config, load
 from core.errors import ConfigError
+from core.types import JournalEntry
+from qshift.benchmarks.suites import SUITES
 from qshift.cli import app, main
-from qshift.commands.replay_options import COUNT, EVERYWHERE, OWN, RUNS, SCHEDULE, SUITE, TOPIC, run_of
+from qshift.commands.bench import bench
 from qshift.methods import EXTRAS, known
+from stream.states import entry_to_bytes
 
-COMMANDS = ["demo", "serve", "replay", "fit", "produce", "labels", "profile", "gallery build", "broker up"]
+COMMANDS = [
+    "demo", "serve", "replay demo", "replay queries", "replay topic", "bench", "fit", "evaluate", "produce",
+    "labels", "profile", "gallery build", "broker up",
+]  # fmt: skip
 
 
 def quiet_environment() -> dict[str, str]:
@@ -46,7 +52,7 @@ def test_errors_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
         (("serve", "--config", str(config)), "adapt.metod"),
         (("serve",), "broker up"),
         (("produce",), "bootstrap_servers"),
-        (("replay", "--method", "magic"), "magic"),
+        (("replay", "demo", "--method", "magic"), "magic"),
     ):
         result = run(*arguments)
         assert result.returncode == 2, result.stderr
@@ -81,12 +87,12 @@ def test_what_decides_answers_is_in_the_hash_and_addresses_are_not() -> None:
     assert Config.model_validate({"kafka": {"group": "other"}}).decision_hash() == plain.decision_hash()
 
 
-# -- qshift replay: four runs, each with its options ----------------------------------------------------
+# -- qshift replay and qshift bench -----------------------------------------------------------------------
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `qshift replay` says on standard error; one line, exit status 2, nothing on standard output."""
-    monkeypatch.setattr(sys, "argv", ["qshift", "replay", *arguments])
+    """What `qshift` says on standard error; one line, exit status 2, nothing on standard output."""
+    monkeypatch.setattr(sys, "argv", ["qshift", *arguments])
     monkeypatch.delenv("QSHIFT_BOOTSTRAP_SERVERS", raising=False)
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -99,46 +105,34 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--suite core --topic t", "--suite and --topic are different runs: name one of them"),
-        ("--suite core --queries {here}", "--suite and --queries PATH are different runs"),
-        ("--topic t --queries {here}", "--topic and --queries PATH are different runs"),
-        ("--suite core --queries 640", "--queries N does not go with --suite: it is for the demo's schedule"),
-        ("--topic t --queries 640", "--queries N does not go with --topic: it is for the demo's schedule"),
-        ("--suite core --order demo", "--order does not go with --suite: it is for the demo's schedule"),
-        ("--queries {here} --order demo", "--order does not go with --queries PATH"),
-        ("--queries {here} --from 3", "--from does not go with --queries PATH: it is for --topic"),
-        ("--topic t --seed 0", "--seed does not go with --topic"),
-        ("--quick", "--quick does not go with the demo's schedule: it is for --suite"),
-        ("--partition 0", "--partition does not go with the demo's schedule: it is for --topic"),
-        ("--base b", "--base does not go with the demo's schedule: it is for --queries PATH and --topic"),
-        ("--queries 63", "at least 64 a phase, or a path, got 63"),
-        ("--queries -5", "got -5"),
-        ("--queries {here}/gone.jsonl", "no folder or file"),
-        ("--queries {here}/[/bold]", "[/bold]"),
-        ("--queries {long}", "no folder or file"),
-        ("--queries {here}", "needs --base and --gallery or a --config: `qshift fit` trains"),
-        ("--queries {here} --base {here}", "needs --gallery or"),
-        ("--queries {here} --gallery {here}", "`qshift gallery build`"),
-        ("--queries {here} --base {here}/b --gallery {here}", "`qshift fit DATA --base {here}/b`"),
-        ("--queries {here} --base {here} --gallery {here}/g", "--base {here} --out {here}/g`"),
-        ("--queries {here} --base {here} --gallery {here}", "manifest.json is missing"),
-        ("--queries {here} --base {here} --gallery {here} --method magic", "method 'magic' is not known"),
-        ("--queries {here} --base {here} --gallery {here} --methods frozen,rest+magic", "'rest+magic'"),
-        ("--queries {here} --config {here}/gone.toml", "cannot read the configuration"),
-        ("--queries {here} --json {here}/gone/rows.json", "there is no folder {here}/gone"),
-        ("--json {here}", "it is a folder"),
-        ("--suite core --html {here}/gone/report.html", "there is no folder"),
-        ("--journal {here}/gone.jsonl", "no file {here}/gone.jsonl"),
-        ("--topic t", "no Kafka named"),
-        ("--topic t --config {kafka} --base {here}/b", "no base model in {here}/b"),
+        ("queries {here}/gone.jsonl", "no folder or file {here}/gone.jsonl"),
+        ("queries {here}/[/bold]", "[/bold]"),
+        ("queries {long}", "no folder or file"),
+        ("queries {here}", "need --base and --gallery or a --config: `qshift fit` trains"),
+        ("queries {here} --base {here}", "need --gallery or"),
+        ("queries {here} --gallery {here}", "`qshift gallery build`"),
+        ("queries {here} --base {here}/b --gallery {here}", "`qshift fit DATA --base {here}/b`"),
+        ("queries {here} --base {here} --gallery {here}/g", "--base {here} --out {here}/g`"),
+        ("queries {here} --base {here} --gallery {here}", "manifest.json is missing"),
+        ("queries {here} --base {here} --gallery {here} --method magic", "method 'magic' is not known"),
+        ("queries {here} --base {here} --gallery {here} --method frozen,rest+magic", "'rest+magic'"),
+        ("queries {here} --config {here}/gone.toml", "cannot read the configuration"),
+        ("queries {here} --json {here}/gone/rows.json", "there is no folder {here}/gone"),
+        ("queries {here} --journal {here}/gone.jsonl", "no file {here}/gone.jsonl"),
+        ("queries {here} --batch 8", "no batch of --batch 8 reaches the floor of 16"),
+        ("demo --json {here}", "it is a folder"),
+        ("demo --journal {here}/gone.jsonl", "no file {here}/gone.jsonl"),
+        ("demo --method frozen,magic", "method 'magic' is not known"),
+        ("demo --batch 8", "reaches the floor"),
+        ("topic t", "no Kafka named"),
+        ("topic t --config {kafka} --base {here}/b", "no base model in {here}/b"),
         (
-            "--topic t --config {kafka} --base {here} --gallery {here} --from soon --to later",
+            "topic t --config {kafka} --base {here} --gallery {here} --from soon --to later",
             "'soon' is no place",
         ),
-        ("--topic t --config {kafka} --base {here} --gallery {here} --to 10:00pm", "'10:00pm' is no place"),
-        ("--topic= --config {kafka} --base {here} --gallery {here}", "expected the name of a topic"),
-        ("--topic t --config {kafka} --base {here} --gallery {here} --method magic", "'magic' is not known"),
-        ("--methods frozen,magic", "method 'magic' is not known"),
+        ("topic t --config {kafka} --base {here} --gallery {here} --to 10:00pm", "'10:00pm' is no place"),
+        ("topic {nothing} --config {kafka} --base {here} --gallery {here}", "expected the name of a topic"),
+        ("topic t --config {kafka} --base {here} --gallery {here} --method magic", "'magic' is not known"),
     ],
 )
 def test_what_replay_refuses(
@@ -150,28 +144,45 @@ def test_what_replay_refuses(
 ) -> None:
     kafka = tmp_path / "kafka.toml"
     kafka.write_text("[kafka]\nbootstrap_servers = '127.0.0.1:1'\n")
-    places = {"here": str(tmp_path), "kafka": str(kafka), "long": "n" * 5000}
-    said = refusal(monkeypatch, capsys, *(part.format(**places) for part in arguments.split()))
+    places = {"here": str(tmp_path), "kafka": str(kafka), "long": "n" * 5000, "nothing": ""}
+    parts = (part.format(**places) for part in arguments.split())
+    said = refusal(monkeypatch, capsys, "replay", *parts)
     assert words.format(**places) in said
 
 
-def test_every_option_of_replay_belongs_to_a_run() -> None:
-    command = typer.main.get_command(app).commands["replay"]  # type: ignore[attr-defined]
-    flags = {parameter.opts[0] for parameter in command.params} - {"--queries", "--help"}
-    placed = EVERYWHERE.union(*RUNS.values()) - {OWN, COUNT}
-    assert flags == placed
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("replay", "`qshift replay demo`"),
+        ("replay --method rest", "`qshift replay queries PATH`"),
+        ("replay --queries 128", "`qshift replay demo`"),
+        ("replay --quick --suite core --methods frozen", "`qshift bench core`"),
+        ("replay --suite=core", "`qshift bench core`"),
+        ("replay --queries my.jsonl --base b", "`qshift replay queries my.jsonl`"),
+        ("replay --topic t --from 3", "`qshift replay topic t`"),
+        ("replay demo --methods rest", "--methods is now --method"),
+        ("bench core --methods=rest", "--methods is now --method"),
+    ],
+)
+def test_old_spellings_are_answered_with_the_new(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, words: str
+) -> None:
+    assert words in refusal(monkeypatch, capsys, *arguments.split())
 
 
-def test_runs_are_told_apart() -> None:
-    assert run_of([], "640") == SCHEDULE == run_of(["--queries", "--order", "--json"], "64")
-    assert run_of(["--queries", "--base"], "./640") == OWN == run_of(["--queries"], "")
-    assert run_of(["--topic", "--from", "--gallery"], "640") == TOPIC
-    assert run_of(["--suite", "--data", "--methods"], "640") == SUITE
+def test_bench_names_every_suite() -> None:
+    assert get_args(get_type_hints(bench)["suite"]) == tuple(SUITES)
+
+
+def test_bench_checks_its_files_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = str(tmp_path / "gone" / "report.html")
+    assert "there is no folder" in refusal(monkeypatch, capsys, "bench", "core", "--html", page)
 
 
 def test_methods_in_the_help_are_known() -> None:
-    command = typer.main.get_command(app).commands["replay"]  # type: ignore[attr-defined]
-    (text,) = [parameter.help for parameter in command.params if parameter.opts[0] == "--method"]
+    text = get_args(get_type_hints(bench, include_extras=True)["method"])[1].help
     listed, _, rest = text.partition(", ...")
     assert all(known(name) for name in listed.split(", ")) and len(listed.split(", ")) > 5
     assert all(f"+{extra} " in rest for extra in EXTRAS)
@@ -182,9 +193,9 @@ def test_own_queries_from_the_command_line(tmp_path: Path) -> None:
     config = tmp_path / "q.toml"
     config.write_text("seed = 5\n[batch]\nsize = 16\nfloor = 8\n")
     rows = tmp_path / "rows.json"
-    arguments = ["replay", "--queries", str(tmp_path / "queries.jsonl"), "--config", str(config)]
+    arguments = ["replay", "queries", str(tmp_path / "queries.jsonl"), "--config", str(config)]
     parts = ["--base", str(tmp_path / "base"), "--gallery", str(tmp_path / "gallery")]
-    names = ["--methods", "centring, frozen", "--method", "rest", "--method", "centring"]
+    names = ["--method", "centring, frozen", "--method", "rest", "--method", "centring"]
     result = CliRunner().invoke(app, [*arguments, *parts, *names, "--json", str(rows)])
     assert result.exit_code == 0, result.output
     found = json.loads(rows.read_text())
@@ -198,3 +209,35 @@ def test_own_queries_from_the_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--json", str(rows)])
     assert result.exit_code == 0, result.output
     assert [row["method"] for row in json.loads(rows.read_text())] == ["frozen", "default"]
+
+
+def test_own_queries_in_other_batches(tmp_path: Path) -> None:
+    small_world(tmp_path)
+    rows = tmp_path / "rows.json"
+    start = ["replay", "queries", str(tmp_path / "queries.jsonl"), "--json", str(rows)]
+    start += ["--base", str(tmp_path / "base"), "--gallery", str(tmp_path / "gallery"), "--method", "rest"]
+
+    def found(*more: str) -> bytes:
+        result = CliRunner().invoke(app, [*start, *more])
+        assert result.exit_code == 0, result.output
+        return rows.read_bytes()
+
+    whole = found()
+    halves = [(0, 16), (16, QUERIES)]
+    entries = [
+        JournalEntry("qshift.queries", 0, "0:vector", n, tuple(range(a, b)), "", 0, 0)
+        for n, (a, b) in enumerate(halves)
+    ]
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(b"\n".join(map(entry_to_bytes, entries)))
+    assert found("--batch", "16") == found("--journal", str(journal)) != whole
+    (frozen, rest) = json.loads(found("--queries", "20"))
+    assert (frozen["queries"], frozen["labels"], rest["queries"]) == (20, 20, 20)
+    assert rest["map_adapted"] is not None and "milliseconds" not in rest
+    times = json.loads(rows.with_suffix(".timings.json").read_text())
+    assert [time["method"] for time in times] == ["frozen", "rest"]
+    assert all(time["ms_per_query"] > 0 for time in times)
+    other = JournalEntry("other.queries", 0, "0:vector", 0, (0,), "", 0, 0)
+    journal.write_bytes(entry_to_bytes(other))
+    result = CliRunner().invoke(app, [*start, "--journal", str(journal)])
+    assert isinstance(result.exception, ConfigError) and "other.queries/0" in str(result.exception)

@@ -20,13 +20,13 @@ from core.config import Config
 from core.errors import ArtifactError, ConfigError
 from encoders.base_model import load_base
 from encoders.vision import backbone
-from qshift.commands.fit import build, fit
-from qshift.commands.own_replay import replay_own
+from qshift.demo.fit import build, fit
 from qshift.observers import semantics
 from qshift.recipes.domains.base import HEADS, fit_domain_base
 from qshift.recipes.domains.couple import projection_head
 from qshift.recipes.domains.material import FitOptions, Learnt, Material
 from qshift.recipes.domains.tpsnet import tpsnet_head
+from qshift.replay.own import replay_own
 
 KINDS = ("bar", "dot", "frame")
 
@@ -117,7 +117,7 @@ def test_a_tower_that_is_trained_along_is_served(
         return seen[0]
 
     monkeypatch.setattr("qshift.recipes.domains.base.HEADS", {"tpsnet": spied})
-    monkeypatch.setattr("qshift.commands.fit.HEADS", {"tpsnet": spied})
+    monkeypatch.setattr("qshift.demo.fit.HEADS", {"tpsnet": spied})
     base, gallery = tmp_path / "base", tmp_path / "gallery"
     fit("tpsnet", source, target, base, FitOptions(bits=16, tower_rate=1e-4), quiet())
     found = load_base(base)

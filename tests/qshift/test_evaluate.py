@@ -15,10 +15,10 @@ from adapters.semantics import unit_rows
 from core.errors import ConfigError
 from monitoring.ranking import average_precision
 from qshift.benchmarks.hashing.domains import DIGITS, TASKS, Domains
+from qshift.benchmarks.hashing.evaluate import Options, cells_of, evaluate
 from qshift.benchmarks.hashing.methods import METHODS, Fitted, Method, Training
 from qshift.benchmarks.hashing.run import PLACES, Cell, evaluated
 from qshift.benchmarks.hashing.splits import make_splits
-from qshift.commands.evaluate import Options, cells_of, evaluate
 
 KEYS = {"method", "task", "direction", "bits", "split", "map_all", "map_at_k", "pooled_pr_area", "seconds"}
 
@@ -151,7 +151,7 @@ def test_an_interrupted_evaluation_goes_on(data: Path, monkeypatch: pytest.Monke
         return real(training)
 
     patched = {**METHODS, "itq": replace(METHODS["itq"], fit=stops)}
-    monkeypatch.setattr("qshift.commands.evaluate.METHODS", patched)
+    monkeypatch.setattr("qshift.benchmarks.hashing.evaluate.METHODS", patched)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options(data, "itq"), quiet())
     found = evaluate(options(data, "itq"), quiet())

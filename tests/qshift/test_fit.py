@@ -14,8 +14,8 @@ from core.errors import ConfigError
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.scratch import ScratchConfig
-from qshift.commands.fit import MODELS, fit
 from qshift.data.emoji import EmojiSet
+from qshift.demo.fit import MODELS, fit
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.measure import BATCH, measure
 from qshift.recipes.open_clip_base import choose_step, first_hits, fit_open_clip_base

@@ -23,10 +23,10 @@ from encoders.images import Preprocess, prepare
 from encoders.scratch import ScratchConfig
 from qshift.benchmarks.suite.picture_base import fit_picture_base
 from qshift.benchmarks.tasks.types import Sample, Task
-from qshift.commands.fit import build
 from qshift.data.emoji import EmojiSet, png
 from qshift.data.pictures import load_pictures
 from qshift.demo.catalogue import SIDE, FolderSet, load_folder, make_query
+from qshift.demo.fit import build
 from qshift.recipes.measure import jittered
 from qshift.recipes.open_clip_base import PURPOSE, _drawn, fit_open_clip_base
 from qshift.replay.own_queries import own_parts, own_queries

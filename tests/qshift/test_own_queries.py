@@ -25,7 +25,7 @@ from encoders.images import decode
 from encoders.sequence import FrameSequence
 from encoders.vector import VectorEncoder
 from index.gallery import VersionedGallery
-from qshift.commands.own_replay import replay_own
+from qshift.replay.own import replay_own
 from qshift.replay.own_queries import BadLine, OwnQueries, own_parts, own_queries
 from qshift.replay.own_run import OwnRow, own_json, own_table, run_records
 from stream import codec

@@ -15,7 +15,7 @@ from rich.console import Console
 from core.config import Config
 from core.errors import ConfigError
 from qshift import cli
-from qshift.commands.produce import SAID, produce, read_labels, read_queries
+from qshift.demo.produce import SAID, produce, read_labels, read_queries
 
 LONG = "n" * 300
 

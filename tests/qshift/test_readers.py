@@ -15,9 +15,9 @@ from core.errors import ConfigError
 from core.readers.lines import BadLine, document, lines
 from core.readers.table import rows
 from core.types import Coordinates
-from qshift.commands.produce import read_labels
-from qshift.commands.schedule_replay import read_journal
 from qshift.data.pictures import load_pictures
+from qshift.demo.produce import read_labels
+from qshift.replay.journal import read_journal
 
 NFD, NFC = "cafe\u0301.png", "caf\u00e9.png"
 BOM = b"\xef\xbb\xbf"

@@ -25,6 +25,7 @@ from encoders.head import HashHead
 from encoders.vector import VectorEncoder
 from index.gallery import VersionedGallery
 from qshift.benchmarks.streams import Look, Segment, Stream
+from qshift.benchmarks.suite.bench import Known, Options, run_suite, streams_of
 from qshift.benchmarks.suite.processes import Settings, work
 from qshift.benchmarks.suite.report import Report
 from qshift.benchmarks.suite.results import ResultFiles
@@ -33,7 +34,6 @@ from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.suite.work import Facts, Missing, PrepareOrder, Ready, jobs_of
 from qshift.benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
 from qshift.benchmarks.tasks.types import Sample, Task
-from qshift.commands.bench import Known, Options, replay_suite, streams_of
 from qshift.methods import with_method
 
 WIDTH, BITS, ITEMS, QUERIES = 12, 32, 30, 96
@@ -131,7 +131,7 @@ def replayed(toy: Known, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
     def run(**more: Any) -> Report:
         options = Options("core", methods=("rest", "centring"), workers=1, cache=cache)
-        return replay_suite(dataclasses.replace(options, **more), Config(), Console(quiet=True), toy)
+        return run_suite(dataclasses.replace(options, **more), Config(), Console(quiet=True), toy)
 
     return run
 

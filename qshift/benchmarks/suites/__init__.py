@@ -13,4 +13,4 @@ from qshift.benchmarks.suites.special import CHAIN, DECOUPLING, DEVELOP, SAFETY
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY, CHAIN)}
 )
-"""What `--suite` may name."""
+"""What `qshift bench` may name."""

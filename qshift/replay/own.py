@@ -1,4 +1,4 @@
-"""`qshift replay --queries` and `qshift replay --topic`: the user's own material on the command line."""
+"""`qshift replay queries` and `qshift replay topic`: the user's own material on the command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from core.config import Config
 from core.errors import ConfigError
 from core.types import Coordinates, JournalEntry, Record
 from qshift.methods import METHODS, known
+from qshift.replay.journal import journal_of
 from qshift.replay.own_queries import own_parts, own_queries
-from qshift.replay.own_run import OwnRow, own_json, own_table, run_records
+from qshift.replay.own_run import OwnRow, own_json, own_table, own_times, run_records
 from qshift.replay.recorded import mark, recorded
 
 FROZEN = "frozen"
@@ -28,19 +29,32 @@ def replay_own(
     methods: Sequence[str],
     console: Console,
     json_file: Path | None = None,
+    journal: Path | None = None,
+    count: int | None = None,
 ) -> list[OwnRow]:
     """Runs a folder or a JSONL file of queries; see `qshift.replay.own_queries`.
 
+    Args:
+        journal: batch boundaries of the live run that answered these queries, JSON lines.
+        count: of the queries that are run, from the first; None for all.
+
     Raises:
-        ConfigError: an unknown method, or nothing there that could be used.
+        ConfigError: an unknown method, nothing there that could be used, or a journal of other queries.
         ArtifactError: gallery or base missing, or not of one another.
     """
     methods = _methods(methods)
     config = config.model_copy(update={"base": base, "gallery": gallery})
+    planned = [] if journal is None else journal_of(journal, config.kafka.queries)  # costs no loading
     own = own_queries(path, *own_parts(gallery, base), config)
-    return _run(
-        own.records, own.labels, config, methods, (), own.notes(), ("own", path.name), console, json_file
+    records = own.records[:count]
+    kept = {record.at for record in records}
+    labels = {at: label for at, label in own.labels.items() if at in kept}
+    rows = _run(
+        records, labels, config, methods, planned, own.notes(), ("own", path.name), console, json_file
     )
+    if (lost := len(records) - rows[0].queries - rows[0].refused) > 0:
+        console.print(f"{lost} queries are in no batch of the journal and were not answered", style="dim")
+    return rows
 
 
 def replay_topic(
@@ -62,7 +76,7 @@ def replay_topic(
     """
     methods = _methods(methods)
     if not topic:
-        raise ConfigError("expected the name of a topic, got none: name one that was recorded with --topic")
+        raise ConfigError("expected the name of a topic, got none: name one that was recorded")
     for text in filter(None, (start, end)):
         mark(text)  # what cannot be read at all needs no Kafka to be refused
     found = recorded(
@@ -102,4 +116,6 @@ def _run(
         json_file.write_text(
             json.dumps(own_json(rows, *names, config.seed), indent=1, allow_nan=False) + "\n"
         )
+        times = json.dumps(own_times(rows, *names, config.seed), indent=1, allow_nan=False)
+        json_file.with_suffix(".timings.json").write_text(times + "\n")
     return rows

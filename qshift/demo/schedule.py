@@ -1,4 +1,4 @@
-"""`qshift replay` on the command line: one schedule, several methods, one table each."""
+"""`qshift replay demo`: one schedule, several methods, one table each."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.config import Config, load
-from core.errors import ArtifactError, ConfigError
-from core.readers.lines import lines
-from core.readers.places import shown
+from core.config import Config
 from qshift.demo.catalogue import prepare_catalogue
-from qshift.methods import METHODS, known, with_method
+from qshift.methods import with_method
+from qshift.replay.journal import read_journal
 from qshift.replay.offline import replay
 from qshift.replay.schedule import Phase, demo_phases
 from qshift.replay.table import as_json, render
 from qshift.terminal.bars import bars, reporter
-from stream.states import entry_from_bytes
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
 
 
 def tables(
-    methods: Sequence[str] | None,
+    methods: Sequence[str],
     order: str,
     data: Path | None,
-    config_file: Path | None,
+    config: Config,
     queries: int,
     seed: int,
     journal: Path | None,
@@ -38,23 +35,20 @@ def tables(
     """Replays and prints; returns the exit status.
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: the journal is none.
     """
     methods = list(methods or USUAL)
-    unknown = [name for name in methods if not known(name)]
-    if unknown:
-        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
     boundaries = read_journal(journal) if journal else []  # a wrong file costs no fit
     with bars(console) as progress:
         catalogue = prepare_catalogue(data, cache, reporter(progress))
     phases = {"demo": demo_phases, "sorted": sorted_phases, "training": training_phases}[order](queries)
     schedule = catalogue.schedule(queries, seed, phases)
-    document = load(config_file).model_dump()
+    document = config.model_dump()
     document |= {"base": catalogue.base, "gallery": catalogue.gallery_folder, "seed": seed}
     found: dict[str, object] = {}
     for name in methods:
-        config = with_method(Config.model_validate(document), name)
-        result = replay(config, schedule, boundaries, console, name)
+        own = with_method(Config.model_validate(document), name)
+        result = replay(own, schedule, boundaries, console, name)
         render(result.rows, name, timing=False).print(console)
         console.print(
             f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
@@ -68,18 +62,6 @@ def tables(
     if json_file:
         json_file.write_text(json.dumps(found, indent=1))
     return 0
-
-
-def read_journal(path: Path) -> list[bytes]:
-    """Entries of a journal, a line each. Raises ConfigError, with the line that is none."""
-    found = []
-    for number, line in lines(path):
-        try:
-            entry_from_bytes(line)
-        except ArtifactError as error:
-            raise ConfigError(f"{shown(path)}, line {number}: {error}") from error
-        found.append(line)
-    return found
 
 
 def sorted_phases(queries: int) -> tuple[Phase, ...]:
