@@ -188,7 +188,7 @@ def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
     """mAP and R@1 where there are labels, else agreement with the frozen twin; weight and repairs if any."""
     judged_rows = any(row.labels for row in rows)
     scores = [
-        Head("labels", 5), Head("mAP:\nadapted", 3), Head("\nserved"), Head("R@1", 1),
+        Head("labels", 5), Head("mAP:\nserved"), Head("\nadapted", 3), Head("R@1", 1),
         Head("served - frozen\n[95 % interval]"),
     ]  # fmt: skip
     fused, mended = any(not math.isnan(row.weight) for row in rows), any(row.repaired for row in rows)
@@ -200,7 +200,7 @@ def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
     )
     for row in rows:
         gain = gain_text(row.map_minus_frozen, row.low, row.high)
-        maps = map(plain, (row.map_adapted, row.map, row.r1))
+        maps = map(plain, (row.map, row.map_adapted, row.r1))
         cells = [str(row.labels), *maps, gain] if judged_rows else []
         weight = "n/a" if math.isnan(row.weight) else f"{row.weight:.2f}"
         cells += [weight] * fused + [str(row.repaired)] * mended

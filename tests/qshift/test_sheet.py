@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -19,8 +20,12 @@ PHASES = [
     PhaseRow("clean", "image", 12800, 3178, *[100.0] * 3, 0.0, 0.0, 0.0, 100.0, 100.0, 15.0, 28.4, 45.5),
 ]
 OWN = [
-    OwnRow("aligned-two-pass+fused", 12800, 3, 12345, 100.0, 100.0, -100.0, -100.1, -99.9, 2, 2, 100.0, 99.9)
-]
+    OwnRow(
+        "aligned-two-pass+fused", 12800, 3, 12345, 100.0, 100.0, -100.0, -100.1, -99.9, 2, 2, 100.0, 99.9,
+        88.8, 0.25, 12799, 15.0,
+    ),
+    OwnRow("frozen", 12800, 3, 12345, 100.0, 100.0, 0.0, 0.0, 0.0, 1, 0, 100.0, 100.0, 100.0),
+]  # fmt: skip
 
 
 def printed(sheet: Sheet, width: int) -> str:
@@ -47,6 +52,18 @@ def test_nothing_is_cut(sheet: Sheet, width: int) -> None:
     if width == WIDE:
         assert "no room for" not in plain
         assert all(str(value) in text for row in sheet.rows for value in row)
+
+
+def test_own_queries_show_weight_and_repairs_where_there_are_any() -> None:
+    both, plain = printed(own_table(OWN, "own"), WIDE), printed(own_table(OWN[1:], "own"), WIDE)
+    cells = (
+        "aligned-two-pass+fused 12800 12345 100.0 88.8 100.0 -100.0 [-100.1, -99.9] 0.25 12799 100.0, 99.9"
+    )
+    assert cells in " ".join(both.split())
+    assert "weight" in both and "repaired" in both and "n/a" in both, "frozen has no weight"
+    assert "weight" not in plain and "repaired" not in plain and "n/a" not in plain
+    unlabelled = printed(own_table([replace(row, labels=0) for row in OWN], "own"), WIDE)
+    assert "weight" in unlabelled and "mAP" not in unlabelled
 
 
 def test_columns_go_by_importance() -> None:
