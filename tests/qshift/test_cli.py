@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -237,6 +238,10 @@ def test_own_queries_in_other_batches(tmp_path: Path) -> None:
     times = json.loads(rows.with_suffix(".timings.json").read_text())
     assert [time["method"] for time in times] == ["frozen", "rest"]
     assert all(time["ms_per_query"] > 0 for time in times)
+    gap = replace(entries[1], offsets=tuple(range(18, QUERIES)))
+    journal.write_bytes(b"\n".join(map(entry_to_bytes, (entries[0], gap))))
+    result = CliRunner().invoke(app, [*start, "--journal", str(journal)])
+    assert "2 queries are in no batch of the journal" in result.output
     other = JournalEntry("other.queries", 0, "0:vector", 0, (0,), "", 0, 0)
     journal.write_bytes(entry_to_bytes(other))
     result = CliRunner().invoke(app, [*start, "--journal", str(journal)])
