@@ -10,8 +10,8 @@ from pathlib import Path
 
 PACKAGES = frozenset(("core", "stream", "adapters", "encoders", "index", "monitoring", "qshift"))
 PATH = (
-    "stream.pipeline", "stream.runner", "qshift.benchmarks.streams", "qshift.benchmarks.suite.judge",
-    "index.fusion", "index.judging", "encoders.tower",
+    "stream.pipeline", "stream.runner", "qshift.offline", "qshift.benchmarks.streams",
+    "qshift.benchmarks.suite.judge", "index.fusion", "index.judging", "encoders.tower",
 )  # fmt: skip
 """Modules through which every result passes. `qshift.build` wires all methods: raise `RESULTS` with it."""
 WIRING = frozenset(("qshift.build",))
