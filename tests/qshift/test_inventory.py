@@ -29,6 +29,8 @@ def read(folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[PictureSet, Sa
         found = load_pictures(folder)
     said = {}
     for record in caplog.records:
+        if "have no caption in" in record.getMessage():
+            continue
         parts = re.fullmatch(r".*?: (\d+) (.+) are left out: (.+)", record.getMessage())
         assert parts and parts[2] not in said
         said[parts[2]] = (int(parts[1]), parts[3])
