@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qshift.neighbours import check
+
 if TYPE_CHECKING:
     from core.config import Config
     from core.errors import QshiftError
@@ -41,6 +43,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'qshift' has no attribute {name!r}")
+    check()
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -2,6 +2,9 @@
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,13 @@ ROOT = Path(__file__).parents[1]
 FIVE = ("stream", "adapters", "encoders", "index", "monitoring")
 PACKAGES = ("core", *FIVE, "qshift")
 FLOORS = (
-    ("data", "shifts", "terminal", "build", "methods"),
+    ("neighbours", "data", "shifts", "terminal", "build", "methods"),
     ("recipes", "observers", "offline"),
     ("replay", "benchmarks", "service", "session"),
     ("demo",),
     ("commands",),
     ("cli",),
+    ("entry",),
 )
 """Rooms of `qshift`, from the ground up: a room imports from lower floors, and from itself."""
 OWNERS = {
@@ -78,3 +82,22 @@ def test_packages_resolve_to_this_repository(package: str) -> None:
     found = importlib.import_module(package)
     assert found.__file__ is not None
     assert Path(found.__file__).resolve().is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("code", ["import qshift; qshift.Session", "from qshift.entry import main; main()"])
+def test_a_foreign_package_of_our_name_is_named(tmp_path: Path, code: str) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "__init__.py").write_text("")
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode != 0
+    said = " ".join((found.stdout + found.stderr).split())
+    assert "the module 'adapters' is" in said and "give qshift an environment of its own" in said
+    if "entry" in code:
+        assert "Traceback" not in said

@@ -106,7 +106,7 @@ def test_bases_of_off_line_adapters_are_made_again_when_their_code_changes(
     assert {"qshift.recipes.domains.couple", "adapters.offline.couple_config", "adapters.diffusion"} <= set(
         followed._known
     )
-    monkeypatch.setattr("qshift.benchmarks.suite.fingerprint.PACKAGES", frozenset(("app", "encoders")))
+    monkeypatch.setattr("qshift.benchmarks.suite.fingerprint.PACKAGES", frozenset(("qshift", "encoders")))
     assert stamp("chain-couple") != before
 
 
