@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.checkpoints import Cut, JournalEntry
 from core.types import (
     AdaptationStep,
     Codes,
-    Cut,
     Distances,
     Encoded,
     Floats,
     Hits,
-    JournalEntry,
     Judgement,
     Keys,
     Modality,

@@ -16,7 +16,6 @@ from core.errors import Stage
 
 Modality = Literal["text", "image", "vector", "composed", "sequence"]
 """A composed query is a picture and a text, a sequence a short clip of pictures or vectors."""
-Kind = Literal["query", "label"]
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 Keys = NDArray[np.int64]
@@ -105,24 +104,6 @@ class QueryBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """The boundary of one micro-batch, made durable before its answers leave.
-
-    `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
-    refused. `label_offset` is the position of the label stream when the batch was cut.
-    """
-
-    topic: str
-    partition: int
-    lane: str
-    seq: int
-    offsets: tuple[int, ...]
-    state_hash: str
-    label_offset: int = 0
-    generation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """Unit features [B, D] float32 and their packed codes [B, L/8] uint8."""
 
@@ -200,88 +181,3 @@ class Outcome:
     """True where nothing showed a shift: the adapted twin was not asked, and what stands for it is frozen."""
     repeated: bool = False
     """True while a restart answers again what an earlier run had journalled."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneState:
-    """The state of one lane in a cut: tensors by name and a small JSON-able dictionary."""
-
-    lane: str
-    next_seq: int
-    next_offset: int
-    tensors: Mapping[str, NDArray[Any]]
-    meta: Mapping[str, Any]
-    state_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """One consistent point of a partition: all its lanes and the offset where reading continues."""
-
-    topic: str
-    partition: int
-    seq: int
-    parent_hash: str
-    next_offset: int
-    lanes: tuple[LaneState, ...]
-    identity: str
-    """Of base model and configuration, see `core.identity`."""
-    label_offsets: Mapping[str, int] = field(default_factory=dict)
-    generation: int = 0
-    log_id: str = ""
-    """Of the log that its offsets count in, see `Source.log_id`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceConstants:
-    """What the on-line objectives take from the base model's own training data, per modality.
-
-    `source_gap` and `entropy_ceiling` are Delta_S and E_m of TCR, measured on clean source queries at
-    batch size `batch`; `temperature` and `learning_rate` were chosen there too (docs/methods/rest.md).
-    """
-
-    source_gap: float
-    entropy_ceiling: float
-    temperature: float
-    learning_rate: float
-    batch: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Clean-domain pictures for statistics alignment: n pictures, W = sum of the BatchNorm widths.
-
-    `mean` and `sd` [n, W] are each picture's channel statistics at the input of every BatchNorm of the
-    frozen encoder, layers side by side; `widths` says where one layer ends. `features` [n, D] are unit.
-    """
-
-    features: Floats
-    mean: Floats
-    sd: Floats
-    widths: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DriftReference:
-    """Clean source queries as the frozen encoder sees them: features [n, D], entropies [n], nearest [n].
-
-    `entropy` is the refined entropy E_i within batches of `batch`; `nearest` the distance (bits) to the
-    nearest gallery code.
-    """
-
-    features: Floats
-    entropy: Floats
-    nearest: Floats
-    batch: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class SourcePairs:
-    """A bounded memory of the base model's own training pairs, for decoupling reference D2.
-
-    `contents` are what `Encoder.prepare` takes (texts, or uint8 pictures [H, W, 3]); `targets` [m, D] are
-    the unit features of the items that belong to them.
-    """
-
-    contents: tuple[Any, ...]
-    targets: Floats

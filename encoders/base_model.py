@@ -31,7 +31,8 @@ from torch import from_numpy
 from core.artifacts import MANIFEST, digest, read_manifest, writing
 from core.errors import ArtifactError, ConfigError
 from core.protocols import Encoder
-from core.types import Calibration, DriftReference, Modality, SourceConstants, SourcePairs
+from core.references import Calibration, DriftReference, SourceConstants, SourcePairs
+from core.types import Modality
 from encoders.composed import Composed, composed_calibration, composed_mean
 from encoders.head import HashHead
 from encoders.images import Preprocess

@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 
 from core.errors import ArtifactError, ConfigError, Refused
 from core.protocols import Encoder
-from core.types import Calibration, Floats, Modality
+from core.references import Calibration
+from core.types import Floats, Modality
 
 if TYPE_CHECKING:
     from core.protocols import Params, Tap

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
 from core.protocols import Encoder
-from core.types import Calibration
+from core.references import Calibration
 
 if TYPE_CHECKING:
     from core.protocols import Tap

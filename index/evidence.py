@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from core.config import AnswerConfig
 from core.protocols import Gallery, Head
-from core.types import Codes, DriftReference, Encoded, Hits, Modality, Twin
+from core.references import DriftReference
+from core.types import Codes, Encoded, Hits, Modality, Twin
 from index.fusion import cosine_of
 
 log = logging.getLogger("qshift.evidence")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import DriftReference, Floats, Judgement, Modality, Outcome, Refusal
+from core.references import DriftReference
+from core.types import Floats, Judgement, Modality, Outcome, Refusal
 
 STATISTICS = ("mean_gap", "entropy_ks", "nearest_ks", "modality_gap")
 Values = NDArray[np.float64]

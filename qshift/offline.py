@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from core.checkpoints import JournalEntry
 from core.protocols import Observer
-from core.types import JournalEntry, Record
+from core.types import Record
 from qshift.build import Engine
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore

@@ -21,9 +21,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 from kafka.net.compat import KafkaNetClient
 
+from core.checkpoints import Cut, JournalEntry
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
-from core.types import Cut, JournalEntry, Partition
+from core.types import Partition
 from stream.contradictions import ANEW
 from stream.patience import Backoff, Patience
 from stream.records import tolerant

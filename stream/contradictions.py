@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from core.checkpoints import Cut, JournalEntry
 from core.errors import ArtifactError
 from core.identity import difference
-from core.types import Cut, JournalEntry, Partition
+from core.types import Partition
 
 ANEW = "name another kafka.state and kafka.journal (or state.directory) to start from the base model"
 

@@ -20,9 +20,10 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from urllib.parse import quote
 
+from core.checkpoints import Cut, JournalEntry
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.readers.places import bytes_of
-from core.types import Cut, JournalEntry, Partition
+from core.types import Partition
 from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
 
 log = logging.getLogger("qshift.directory")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+from core.checkpoints import JournalEntry, LaneState
 from core.config import BatchConfig
-from core.types import JournalEntry, LaneState, Partition, Query, QueryBatch
+from core.types import Partition, Query, QueryBatch
 from stream.session import Session
 
 PATIENCE = 40

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from core.types import Cut, JournalEntry, Partition
+from core.checkpoints import Cut, JournalEntry
+from core.types import Partition
 from stream.states import cut_from_bytes, cut_to_bytes, settled
 
 

@@ -6,8 +6,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from core.checkpoints import Cut, JournalEntry
 from core.protocols import Operations, Source, StateStore
-from core.types import Cut, JournalEntry, Partition, Query, Record
+from core.types import Partition, Query, Record
 from stream.contradictions import (
     check_complete,
     check_fits,

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import DeliveryError, PartitionsLost, Refused
 from core.identity import identity
 from core.protocols import Answered, Observer, Operations, Sink, Source, StateStore
-from core.types import JournalEntry, Judgement, Query, QueryBatch, Record, Refusal
+from core.types import Judgement, Query, QueryBatch, Record, Refusal
 from stream.admission import HELD_MESSAGES, Admission
 from stream.contradictions import note
 from stream.lanes import Lane

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from core.checkpoints import Cut, JournalEntry, LaneState
 from core.errors import ArtifactError
-from core.types import Cut, JournalEntry, LaneState
 
 MAGIC = b"qshcut1\n"
 _HEAD = len(MAGIC) + hashlib.sha256().digest_size

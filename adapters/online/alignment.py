@@ -31,7 +31,7 @@ from torch import Tensor
 from adapters.online.clusters import Routing, StyleClusters, StyleSpace
 from adapters.online.matching import CleanDomain
 from core.config import AlignConfig
-from core.types import Calibration
+from core.references import Calibration
 
 if TYPE_CHECKING:
     from core.protocols import Move

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.config import ClusterConfig
-from core.types import Calibration
+from core.references import Calibration
 
 Styles = NDArray[np.float64]
 INERTIA = 256  # a centroid never weighs more queries than this, so that it can follow

@@ -18,7 +18,8 @@ from adapters.online.gradient import Settings, State, Trainable, check_method
 from adapters.online.guard import Unlearnable
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import AdaptationStep, SourceConstants
+from core.references import SourceConstants
+from core.types import AdaptationStep
 
 if TYPE_CHECKING:
     from core.protocols import Params

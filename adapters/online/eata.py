@@ -21,7 +21,7 @@ from adapters.online.gradient import State
 from adapters.online.peer import SURE_SHARE, Objective, Peer, Seen, lowest, mean_over
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

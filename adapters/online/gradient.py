@@ -16,7 +16,7 @@ from adapters.online.decouple import Gradient, norm
 from adapters.online.guard import anchor, finite
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from core.config import AlignConfig
-from core.types import Calibration, Floats
+from core.references import Calibration
+from core.types import Floats
 
 CLUSTERS = 16
 

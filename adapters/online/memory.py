@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.objectives import EPS, spread
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 SIZE, RATIO, UPDATE_BATCHES = 64, 0.3, 10  # TCR code
 

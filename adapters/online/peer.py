@@ -22,7 +22,7 @@ from adapters.online.gradient import State
 from adapters.online.guard import Unlearnable, clip, require_finite
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

@@ -25,7 +25,7 @@ from adapters.online.tcr import Direction, Tcr
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
 from core.protocols import Pass
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

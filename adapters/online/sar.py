@@ -19,7 +19,7 @@ from adapters.online.guard import require_finite
 from adapters.online.peer import SURE_SHARE, Inner, Objective, Peer, Seen, lowest, mean_over, predict
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

@@ -27,7 +27,7 @@ from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import Gauges, gauges, loss_emg, loss_rem, loss_uni, refined
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

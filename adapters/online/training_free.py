@@ -22,7 +22,8 @@ from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import gauges, refined
 from core.config import AdaptConfig
 from core.protocols import Pass
-from core.types import AdaptationStep, SourceConstants
+from core.references import SourceConstants
+from core.types import AdaptationStep
 
 if TYPE_CHECKING:
     from core.protocols import Params

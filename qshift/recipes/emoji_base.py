@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from adapters.offline.two_tower import Projection as Head
 from adapters.offline.two_tower import TwoTowerConfig, fit_two_tower
 from core.errors import ConfigError
+from core.references import SourcePairs
 from core.seeds import generator
-from core.types import Floats, Modality, SourcePairs
+from core.types import Floats, Modality
 from encoders.base_model import write_base
 from encoders.clip import Towers, open_clip_towers
 from encoders.head import HashHead, itq

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from core.errors import ConfigError, Refused
+from core.references import Calibration
 from core.seeds import generator
-from core.types import Calibration, Floats, Modality
+from core.types import Floats, Modality
 from encoders.base_model import Base
 from encoders.head import HashHead, itq, random_rotation
 from encoders.norms import calibrate

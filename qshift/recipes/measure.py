@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from adapters.online.objectives import gap, refined
 from core.errors import ArtifactError
 from core.protocols import Encoder
+from core.references import DriftReference, SourceConstants
 from core.seeds import generator
-from core.types import DriftReference, Floats, Modality, SourceConstants
+from core.types import Floats, Modality
 from encoders.head import HashHead
 from qshift.data.emoji import EmojiSet
 from qshift.shifts.images import Picture, jitter

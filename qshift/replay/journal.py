@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from core.checkpoints import JournalEntry
 from core.errors import ArtifactError, ConfigError
 from core.readers.lines import lines
 from core.readers.places import shown
-from core.types import JournalEntry
 from stream.states import entry_from_bytes, settled
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from core.checkpoints import JournalEntry
 from core.config import Config
-from core.types import JournalEntry, Judgement, Outcome, Refusal
+from core.types import Judgement, Outcome, Refusal
 from qshift.build import engine
 from qshift.methods import with_method as with_method
 from qshift.observers import judged

@@ -11,9 +11,10 @@ from statistics import median
 
 from rich.console import Console
 
+from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ConfigError
-from core.types import Coordinates, JournalEntry, Judgement, Outcome, Record, Refusal
+from core.types import Coordinates, Judgement, Outcome, Record, Refusal
 from qshift.build import engine
 from qshift.methods import METHODS, known, with_method
 from qshift.observers import judged

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from core.checkpoints import JournalEntry
 from core.config import KafkaConfig, LimitConfig
 from core.errors import ArtifactError, ConfigError, OffsetGoneError
-from core.types import Coordinates, JournalEntry, Judgement, Partition, Record
+from core.types import Coordinates, Judgement, Partition, Record
 from stream.codec import Codec
 from stream.memory import MemorySource
 from stream.recording import KafkaLog

@@ -13,7 +13,7 @@ from adapters.online.alignment import EPS, FOUNDED, LARGE, CleanSide, ContentAli
 from adapters.online.matching import CleanDomain
 from core.config import AlignConfig, ClusterConfig
 from core.protocols import AlignedPass
-from core.types import Calibration
+from core.references import Calibration
 
 WIDTHS = (3, 2)
 BATCH = 8

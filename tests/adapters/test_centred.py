@@ -16,7 +16,7 @@ from adapters.online.centred import Centred
 from adapters.online.tcr import Tcr
 from core.config import AdaptConfig
 from core.errors import ArtifactError
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 WIDTH, ITEMS, ROWS = 6, 30, 20
 CONSTANTS = SourceConstants(0.15, 1.6, temperature=0.1, learning_rate=1e-2, batch=32)

@@ -11,7 +11,7 @@ import torch
 from adapters.online import clusters
 from adapters.online.clusters import APART, EPS, LINEAR, PATIENCE, SHRINK, StyleClusters, StyleSpace
 from core.config import ClusterConfig
-from core.types import Calibration
+from core.references import Calibration
 
 WIDTHS = (3, 2, 3)
 PARTS = (slice(0, 3), slice(5, 8))  # the channels of layers 0 and 2

@@ -14,7 +14,7 @@ from torch import Tensor
 from adapters.online.decouple import Gradient
 from adapters.online.gradient import Settings, Trainable
 from core.config import AdaptConfig
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 CONSTANTS = SourceConstants(0.1, 1.0, 0.1, 3e-3)
 

@@ -27,7 +27,8 @@ from core.artifacts import tensors_hash
 from core.config import AdaptConfig, GuardConfig
 from core.errors import ArtifactError, ConfigError
 from core.protocols import Adapter
-from core.types import AdaptationStep, SourceConstants
+from core.references import SourceConstants
+from core.types import AdaptationStep
 
 if TYPE_CHECKING:
     from core.protocols import Params

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adapters.online.memory import SourceQueue, entropy_scale, source_constants
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 
 def drawn(rows: int, seed: int, padding: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ from adapters.online.tent import Tent
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

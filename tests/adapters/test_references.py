@@ -22,7 +22,7 @@ from adapters.online.tcr import Tcr
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 if TYPE_CHECKING:
     from core.protocols import Params

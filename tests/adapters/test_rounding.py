@@ -14,7 +14,7 @@ import torch
 from adapters.offline import density, graph_hash, spectral
 from adapters.online.alignment import CleanSide, ContentAlignment
 from core.config import AlignConfig, ClusterConfig
-from core.types import Calibration
+from core.references import Calibration
 from encoders.head import itq
 
 pytestmark = pytest.mark.rounding

@@ -19,7 +19,7 @@ from adapters.online.training_free import NO_GAP, TrainingFree, respread
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
-from core.types import SourceConstants
+from core.references import SourceConstants
 
 CONSTANTS = SourceConstants(0.2, 1.5, temperature=0.1, learning_rate=1e-3, batch=32)
 

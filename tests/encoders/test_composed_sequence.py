@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ArtifactError, ConfigError, QshiftError, Refused
-from core.types import Calibration
+from core.references import Calibration
 from encoders.composed import Composed, composed_calibration, composed_mean, united
 from encoders.images import Preprocess
 from encoders.norms import calibrate

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from core.artifacts import MANIFEST, digest
 from core.errors import ArtifactError, ConfigError
-from core.types import DriftReference, SourceConstants, SourcePairs
+from core.references import DriftReference, SourceConstants, SourcePairs
 from encoders.base_model import load_base, write_base
 from encoders.head import HashHead
 from encoders.images import Preprocess

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core.config import Config
-from core.types import Coordinates, DriftReference, Encoded, Floats, Hits, Twin
+from core.references import DriftReference
+from core.types import Coordinates, Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
 from index.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
 from index.fusion import TwinFusion

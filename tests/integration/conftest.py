@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from core.config import Config, KafkaConfig
-from core.types import Coordinates, DriftReference, Floats, Modality, Record, SourceConstants
+from core.references import DriftReference, SourceConstants
+from core.types import Coordinates, Floats, Modality, Record
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
 from stream.cluster import ensure_topics

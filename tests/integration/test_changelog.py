@@ -16,9 +16,10 @@ import pytest
 from kafka.admin import KafkaAdminClient
 
 from core.artifacts import tensors_hash
+from core.checkpoints import Cut, JournalEntry, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
-from core.types import Coordinates, Cut, JournalEntry, LaneState, Record
+from core.types import Coordinates, Record
 from stream.broker import Broker
 from stream.changelog import CHUNK_BYTES, ChangelogStore
 from stream.client import read_all

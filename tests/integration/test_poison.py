@@ -14,8 +14,9 @@ from kafka import KafkaProducer
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import calc_crc32c
 
+from core.checkpoints import JournalEntry
 from core.config import KafkaConfig
-from core.types import JournalEntry, Record
+from core.types import Record
 from stream.broker import Broker
 from stream.changelog import ChangelogStore
 from stream.client import read_all

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.types import DriftReference
+from core.references import DriftReference
 from monitoring.drift import STATISTICS, DriftMonitor, ks
 
 WIDTH, BATCH = 16, 64

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.types import AdaptationStep, Coordinates, DriftReference, Hits, Judgement, Record, Refusal
+from core.references import DriftReference
+from core.types import AdaptationStep, Coordinates, Hits, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.judged import JudgedQuality

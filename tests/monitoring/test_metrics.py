@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
+from core.references import DriftReference
+from core.types import AdaptationStep, Coordinates, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.judged import JudgedQuality
 from monitoring.metrics import Metrics

@@ -26,7 +26,8 @@ import pytest
 from PIL import Image, ImageDraw
 from prometheus_client import CollectorRegistry
 
-from core.types import AdaptationStep, Coordinates, DriftReference, Judgement, Record, Refusal
+from core.references import DriftReference
+from core.types import AdaptationStep, Coordinates, Judgement, Record, Refusal
 from monitoring.drift import DriftMonitor
 from monitoring.history import History, Item
 from monitoring.http import Views, serve

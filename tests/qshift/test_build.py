@@ -10,7 +10,7 @@ import pytest
 
 from core.config import Config
 from core.errors import ConfigError
-from core.types import Calibration
+from core.references import Calibration
 from qshift.build import Aligners
 
 

@@ -12,9 +12,9 @@ import pytest
 from toy_world import QUERIES, small_world
 from typer.testing import CliRunner
 
+from core.checkpoints import JournalEntry
 from core.config import Config, load
 from core.errors import ConfigError
-from core.types import JournalEntry
 from qshift.benchmarks.suites import SUITES
 from qshift.cli import app, main
 from qshift.commands.bench import bench

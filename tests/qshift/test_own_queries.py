@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ArtifactError, ConfigError, GalleryError
-from core.types import Coordinates, DriftReference, Encoded, Hits, JournalEntry, Record, SourceConstants
+from core.references import DriftReference, SourceConstants
+from core.types import Coordinates, Encoded, Hits, Record
 from encoders.base_model import Base, load_base, write_base
 from encoders.composed import Composed
 from encoders.head import HashHead

@@ -12,16 +12,8 @@ import torch
 
 from core.config import Config
 from core.protocols import Fusion
-from core.types import (
-    Coordinates,
-    DriftReference,
-    Floats,
-    Hits,
-    Outcome,
-    Query,
-    QueryBatch,
-    SourceConstants,
-)
+from core.references import DriftReference, SourceConstants
+from core.types import Coordinates, Floats, Hits, Outcome, Query, QueryBatch
 from encoders.base_model import Base
 from encoders.head import HashHead
 from encoders.images import Preprocess

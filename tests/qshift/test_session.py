@@ -13,7 +13,7 @@ import torch
 import qshift
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
-from core.types import DriftReference, SourceConstants
+from core.references import DriftReference, SourceConstants
 from encoders.base_model import load_base, write_base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery

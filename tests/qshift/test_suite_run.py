@@ -19,7 +19,7 @@ from torch import Tensor
 import qshift.benchmarks.suites
 from core.config import Config
 from core.errors import ConfigError, QshiftError
-from core.types import DriftReference, SourceConstants
+from core.references import DriftReference, SourceConstants
 from encoders.base_model import load_base, write_base
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder

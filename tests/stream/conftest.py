@@ -12,6 +12,7 @@ from adapters.online.objectives import refined
 from adapters.online.rest import Rest
 from core.config import Config
 from core.protocols import Adapter, Gallery
+from core.references import SourceConstants
 from core.types import (
     Coordinates,
     Encoded,
@@ -22,7 +23,6 @@ from core.types import (
     Outcome,
     Record,
     Refusal,
-    SourceConstants,
     Twin,
 )
 from encoders.head import HashHead

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from core.checkpoints import Cut, JournalEntry
 from core.errors import ArtifactError, DeliveryError, NameTaken, PartitionsLost
 from core.identity import difference, identity
-from core.types import Cut, JournalEntry, Partition, Record
+from core.types import Partition, Record
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.patience import Backoff, Patience

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from core.artifacts import tensors_hash
+from core.checkpoints import Cut, JournalEntry, LaneState
 from core.errors import ArtifactError, DeliveryError
 from core.protocols import StateStore
-from core.types import Cut, JournalEntry, LaneState
 from stream.directory import DirectoryStore
 from stream.memory_store import MemoryStore
 from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from core.checkpoints import Cut, JournalEntry, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError
-from core.types import Cut, JournalEntry, LaneState
 from stream.changelog import ChangelogStore
 from stream.directory import DirectoryStore
 from stream.states import MAGIC, canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes

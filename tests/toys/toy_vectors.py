@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.types import DriftReference, Floats, SourceConstants
+from core.references import DriftReference, SourceConstants
+from core.types import Floats
 from encoders.base_model import load_base, write_base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery

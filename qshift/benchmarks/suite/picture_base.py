@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from core.errors import ConfigError
+from core.references import SourcePairs
 from core.seeds import generator
-from core.types import Floats, SourcePairs
+from core.types import Floats
 from encoders.base_model import write_base
 from encoders.clip import open_clip_towers
 from encoders.head import HashHead, itq

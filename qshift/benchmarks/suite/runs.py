@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from core.checkpoints import JournalEntry
 from core.config import OWN_METHOD, Config, DecoupleConfig
 from core.errors import QshiftError
 from core.protocols import Encoder
-from core.types import Coordinates, JournalEntry, Modality, Record
+from core.types import Coordinates, Modality, Record
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 from index.shelf import Shelf

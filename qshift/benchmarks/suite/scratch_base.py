@@ -15,8 +15,9 @@ import torch
 
 from core.errors import ConfigError
 from core.protocols import Encoder
+from core.references import DriftReference, SourceConstants, SourcePairs
 from core.seeds import generator
-from core.types import DriftReference, Floats, Modality, SourceConstants, SourcePairs
+from core.types import Floats, Modality
 from encoders.base_model import write_base
 from encoders.clip import open_clip_towers
 from encoders.head import HashHead, itq

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
 from core.errors import ConfigError
+from core.references import SourcePairs
 from core.seeds import generator
-from core.types import SourcePairs
 from encoders.base_model import write_base
 from encoders.images import Pixels
 from encoders.norms import calibrate

@@ -1,0 +1,57 @@
+"""What is made durable: boundaries of batches, and cuts: what was learned, with the offsets it covers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """The boundary of one micro-batch, made durable before its answers leave.
+
+    `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
+    refused. `label_offset` is the position of the label stream when the batch was cut.
+    """
+
+    topic: str
+    partition: int
+    lane: str
+    seq: int
+    offsets: tuple[int, ...]
+    state_hash: str
+    label_offset: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """The state of one lane in a cut: tensors by name and a small JSON-able dictionary."""
+
+    lane: str
+    next_seq: int
+    next_offset: int
+    tensors: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
+    state_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One consistent point of a partition: all its lanes and the offset where reading continues."""
+
+    topic: str
+    partition: int
+    seq: int
+    parent_hash: str
+    next_offset: int
+    lanes: tuple[LaneState, ...]
+    identity: str
+    """Of base model and configuration, see `core.identity`."""
+    label_offsets: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
+    log_id: str = ""
+    """Of the log that its offsets count in, see `Source.log_id`."""

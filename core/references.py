@@ -1,0 +1,63 @@
+"""What a base model knows of its own clean training data, beside its towers: measured once, at its fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConstants:
+    """What the on-line objectives take from the base model's own training data, per modality.
+
+    `source_gap` and `entropy_ceiling` are Delta_S and E_m of TCR, measured on clean source queries at
+    batch size `batch`; `temperature` and `learning_rate` were chosen there too (docs/methods/rest.md).
+    """
+
+    source_gap: float
+    entropy_ceiling: float
+    temperature: float
+    learning_rate: float
+    batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Clean-domain pictures for statistics alignment: n pictures, W = sum of the BatchNorm widths.
+
+    `mean` and `sd` [n, W] are each picture's channel statistics at the input of every BatchNorm of the
+    frozen encoder, layers side by side; `widths` says where one layer ends. `features` [n, D] are unit.
+    """
+
+    features: Floats
+    mean: Floats
+    sd: Floats
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReference:
+    """Clean source queries as the frozen encoder sees them: features [n, D], entropies [n], nearest [n].
+
+    `entropy` is the refined entropy E_i within batches of `batch`; `nearest` the distance (bits) to the
+    nearest gallery code.
+    """
+
+    features: Floats
+    entropy: Floats
+    nearest: Floats
+    batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePairs:
+    """A bounded memory of the base model's own training pairs, for decoupling reference D2.
+
+    `contents` are what `Encoder.prepare` takes (texts, or uint8 pictures [H, W, 3]); `targets` [m, D] are
+    the unit features of the items that belong to them.
+    """
+
+    contents: tuple[Any, ...]
+    targets: Floats
