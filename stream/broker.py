@@ -164,6 +164,9 @@ def _started(pid: int) -> str:
     return "" if word.startswith("Z") else since.strip()
 
 
+PORT_SECONDS = 3.0
+
+
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -302,6 +305,10 @@ class Broker:
         if state.alive:
             raise BrokerError(f"a broker already runs in {self.data_dir}, process {state.pid}: stop it first")
         port = self._port or state.port
+        # A process that was killed holds its ports a moment longer than it lives.
+        deadline = time.monotonic() + PORT_SECONDS
+        while self._port and not _free(self._port) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if self._port and not _free(self._port):
             raise BrokerError(f"port {self._port} is taken: stop what listens there, or choose another")
         if not port or not _free(port):

@@ -140,7 +140,7 @@ def test_a_step_does_not_import_the_compiler() -> None:
         "import sys, torch\n"
         "from adapters.online.gradient import Settings, Trainable\n"
         "from core.config import AdaptConfig\n"
-        "from core.types import SourceConstants\n"
+        "from core.references import SourceConstants\n"
         "settings = Settings.resolve(AdaptConfig(), SourceConstants(.1, 1., .1, 1e-3))\n"
         "Trainable({'w': torch.ones(3)}, settings).step({'w': torch.ones(3)})\n"
         "sys.exit('torch._dynamo' in sys.modules)\n"
