@@ -41,6 +41,11 @@ def tensors_hash(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -
     return sha.hexdigest()
 
 
+def part(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The entries whose name starts with the prefix, without it."""
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+
+
 @contextmanager
 def writing(folder: Path, kind: str, manifest: Mapping[str, Any]) -> Iterator[Path]:
     """Yields an empty folder to fill; on a clean exit adds the manifest and swaps it in."""

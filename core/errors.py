@@ -17,7 +17,10 @@ A message says what was expected, what came, and what to do.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Stage = Literal["decode", "validate", "fetch", "image", "encode", "adapt", "search"]
 
@@ -25,6 +28,16 @@ Stage = Literal["decode", "validate", "fetch", "image", "encode", "adapt", "sear
 def plain(text: object) -> str:
     """An error's text without addresses in memory: the same fault must read the same everywhere."""
     return re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", str(text))
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """What is wrong with the first wrong field, and pydantic's name for the kind of fault.
+
+    Without what stands there: it may be a megabyte.
+    """
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"], first["type"]
 
 
 class QshiftError(Exception):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.errors import ConfigError, QshiftError, Refused
+from core.errors import ConfigError, Refused
 from core.protocols import Encoder
 from core.types import Modality
 from encoders.composed import united
+from encoders.rows import check_rows
 
 if TYPE_CHECKING:
     from core.protocols import Move, Params, Tap
@@ -86,8 +87,7 @@ class FrameSequence:
 
     def collate(self, prepared: Sequence[tuple[Any, ...]], rows: int) -> Frames:
         """All frames behind each other; added rows repeat the last frame without encoding it again."""
-        if len(prepared) > rows:
-            raise QshiftError(f"{len(prepared)} clips do not fit in {rows} rows: ask for at least as many")
+        check_rows(len(prepared), rows, "clips")
         flat = [frame for clip in prepared for frame in clip]
         frame = list(range(len(flat)))
         row: list[int] = []

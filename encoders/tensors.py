@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import ConfigError, QshiftError, Refused
+from core.errors import ConfigError, Refused
 from core.types import Modality
+from encoders.rows import check_rows
 from encoders.tower import Tower
 
 
@@ -67,8 +68,7 @@ class TensorTower(Tower):
 
     def collate(self, prepared: Sequence[Tensor], rows: int) -> Tensor:
         """[rows, 3, H, W] float32; added rows repeat the last picture."""
-        if len(prepared) > rows:
-            raise QshiftError(f"{len(prepared)} pictures do not fit in {rows} rows: ask for at least as many")
+        check_rows(len(prepared), rows, "pictures")
         last = prepared[-1] if len(prepared) else torch.zeros(3, *self._size)
         filled = [*prepared, *[last] * (rows - len(prepared))]
         pixels = torch.stack(filled).to(self.device) if filled else torch.zeros(0, 3, *self._size)

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.errors import QshiftError, Refused
+from core.errors import Refused
 from core.readers.places import broken
 from core.types import Modality
 from encoders.projection import Projection
+from encoders.rows import check_rows
 from encoders.tower import Tower
 
 log = logging.getLogger("qshift.encoders")
@@ -101,8 +102,7 @@ class TextTower(Tower):
 
     def collate(self, prepared: Sequence[Tokens], rows: int) -> Tensor:
         """Ids [rows, S]; added rows repeat the last text."""
-        if len(prepared) > rows:
-            raise QshiftError(f"{len(prepared)} texts do not fit in {rows} rows: ask for at least as many")
+        check_rows(len(prepared), rows, "texts")
         last = prepared[-1] if len(prepared) else self._blank
         ids = np.stack([*prepared, *[last] * (rows - len(prepared))]) if rows else self._blank[None][:0]
         if self._pad is not None and rows:

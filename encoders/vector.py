@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.errors import ArtifactError, QshiftError, Refused
+from core.errors import ArtifactError, Refused
 from core.types import Floats, Modality
+from encoders.rows import check_rows
 
 if TYPE_CHECKING:
     from core.protocols import Params, Tap
@@ -55,8 +56,7 @@ class VectorEncoder:
 
     def collate(self, prepared: Sequence[Floats], rows: int) -> Tensor:
         """[rows, D] float32; added rows repeat the last vector."""
-        if len(prepared) > rows:
-            raise QshiftError(f"{len(prepared)} vectors do not fit in {rows} rows: ask for at least as many")
+        check_rows(len(prepared), rows, "vectors")
         last = prepared[-1] if len(prepared) else np.eye(1, self._width, dtype=np.float32)[0]
         block = np.empty((rows, self._width), dtype=np.float32)
         block[: len(prepared)] = prepared if len(prepared) else 0

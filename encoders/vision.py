@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.errors import ArtifactError, ConfigError, QshiftError
+from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import BYTES, PIXELS, Pixels, Preprocess, prepare
 from encoders.norms import to_bfloat16
 from encoders.projection import Projection
+from encoders.rows import check_rows
 from encoders.tower import Tower
 
 
@@ -64,8 +65,7 @@ class ImageTower(Tower):
 
     def collate(self, prepared: Sequence[Pixels], rows: int) -> Tensor:
         """[rows, 3, H, W] float32, normalised; added rows repeat the last picture."""
-        if len(prepared) > rows:
-            raise QshiftError(f"{len(prepared)} pictures do not fit in {rows} rows: ask for at least as many")
+        check_rows(len(prepared), rows, "pictures")
         blank = np.zeros((3, *self.preprocess.size), dtype=np.uint8)
         last = prepared[-1] if len(prepared) else blank
         stacked = np.stack([*prepared, *[last] * (rows - len(prepared))]) if rows else blank[None][:0]

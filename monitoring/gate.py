@@ -102,7 +102,10 @@ class Bucket:
 
     def take(self) -> bool:
         """Takes a token if there is one."""
-        return self.wait_seconds() == 0.0 and self._spend()
+        if self.wait_seconds() > 0.0:
+            return False
+        self._tokens -= 1.0
+        return True
 
     def wait_seconds(self) -> float:
         """How long until there is a token: 0 when there is."""
@@ -111,10 +114,6 @@ class Bucket:
         self._at = now
         # A token is whole where only rounding is missing, else the wait for it could be 0 seconds for ever.
         return 0.0 if self._tokens >= 1.0 - 1e-9 else (1.0 - self._tokens) / self._rate
-
-    def _spend(self) -> bool:
-        self._tokens -= 1.0
-        return True
 
 
 class Turns:

@@ -44,7 +44,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'qshift' has no attribute {name!r}")
     check()
-    return getattr(import_module(_HOMES[name]), name)
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)  # asked once
+    return found
 
 
 def __dir__() -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.config import OWN_METHOD, Config
+from core.errors import ConfigError
 
 ALONE: dict[str, object] = {"align": {"enabled": False}}
 METHODS: dict[str, dict[str, object]] = {
@@ -74,6 +75,13 @@ def _own(method: str) -> bool:
 
     imported(method)
     return True
+
+
+def check_known(names: Iterable[str]) -> None:
+    """Raises ConfigError for a name that is no method."""
+    for name in names:
+        if not known(name):
+            raise ConfigError(f"method {name!r} is not known: one of {', '.join(METHODS)}")
 
 
 def with_method(config: Config, name: str) -> Config:

@@ -158,24 +158,21 @@ class Service:
 
     def wait_until_ready(self, budget_seconds: float) -> None:
         """Returns when queries are read, or the budget is over."""
-        deadline = time.monotonic() + budget_seconds
-        while time.monotonic() < deadline and not all(self.ready().values()):
-            self.check()
-            time.sleep(0.02)
+        self._wait(lambda: all(self.ready().values()), budget_seconds)
 
     def wait_for_queries(self, count: int, budget_seconds: float) -> None:
         """Returns when so many queries were learned from and observed, or the budget is over."""
-        deadline = time.monotonic() + budget_seconds
-        while time.monotonic() < deadline and self.observers.history.queries < count:
-            self.check()
-            time.sleep(0.02)
+        self._wait(lambda: self.observers.history.queries >= count, budget_seconds)
 
     def wait_for_labels(self, budget_seconds: float) -> None:
         """Returns when every label asked for has come, or the budget is over."""
+        self._wait(lambda: not self.observers.judged.labels().pending, budget_seconds)
+
+    def _wait(self, over: Callable[[], bool], budget_seconds: float) -> None:
         deadline = time.monotonic() + budget_seconds
-        while time.monotonic() < deadline and self.observers.judged.labels().pending:
+        while time.monotonic() < deadline and not over():
             self.check()
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def stop(self) -> Report:
         """Finishes the batch in hand, makes a cut, closes everything; raises what had ended the run."""

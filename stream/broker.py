@@ -307,10 +307,10 @@ class Broker:
         port = self._port or state.port
         # A process that was killed holds its ports a moment longer than it lives.
         deadline = time.monotonic() + PORT_SECONDS
-        while self._port and not _free(self._port) and time.monotonic() < deadline:
+        while self._port and not _free(self._port):
+            if time.monotonic() > deadline:
+                raise BrokerError(f"port {self._port} is taken: stop what listens there, or choose another")
             time.sleep(0.05)
-        if self._port and not _free(self._port):
-            raise BrokerError(f"port {self._port} is taken: stop what listens there, or choose another")
         if not port or not _free(port):
             port = _free_port()
             if state.port:

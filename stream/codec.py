@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from core.config import KafkaConfig, LimitConfig
-from core.errors import Refused, plain
+from core.errors import Refused, first_fault, plain
 from core.protocols import Answered
 from core.types import Coordinates, Floats, Judgement, Modality, Query, Record, Refusal
 from stream import messages
@@ -282,10 +282,8 @@ def _validated(model: TypeAdapter[T], value: bytes) -> T:
     try:
         return model.validate_json(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = _short(f"{where}: {first['msg']}" if where else first["msg"])
-        raise Refused("decode" if first["type"] == "json_invalid" else "validate", reason) from None
+        reason, kind = first_fault(error)
+        raise Refused("decode" if kind == "json_invalid" else "validate", _short(reason)) from None
 
 
 def _is_picture(record: Record, value: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from core.artifacts import tensors_hash
+from core.artifacts import part, tensors_hash
 from core.types import Modality, Outcome, QueryBatch
 from stream.pipeline import BatchPass, Pipeline
 
@@ -53,9 +53,9 @@ class Session:
 
     def restore(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Returns to a snapshot of a session of the same method and configuration."""
-        self.adapter.restore(_part(tensors, "adapter."), meta["adapter"])
+        self.adapter.restore(part(tensors, "adapter."), meta["adapter"])
         if self.aligner is not None:
-            self.aligner.restore(_part(tensors, "aligner."), meta["aligner"])
+            self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         self.changed()
 
     def reset(self) -> None:
@@ -74,7 +74,3 @@ class Session:
         if self._hash is None:
             self._hash = tensors_hash(*self.snapshot())
         return self._hash
-
-
-def _part(tensors: Tensors, prefix: str) -> dict[str, NDArray[Any]]:
-    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}

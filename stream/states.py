@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from core.checkpoints import Cut, JournalEntry, LaneState
-from core.errors import ArtifactError
+from core.errors import ArtifactError, first_fault
 
 MAGIC = b"qshcut1\n"
 _HEAD = len(MAGIC) + hashlib.sha256().digest_size
@@ -88,14 +88,7 @@ def manifest_from_bytes(value: bytes) -> CutManifest:
     try:
         return CutManifest.model_validate_json(value)
     except ValidationError as error:
-        raise ArtifactError(f"not a manifest: {_first(error)}") from error
-
-
-def _first(error: ValidationError) -> str:
-    """What is wrong with the first wrong field, without what stands there: it may be a megabyte."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+        raise ArtifactError(f"not a manifest: {first_fault(error)[0]}") from error
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
@@ -173,7 +166,7 @@ def cut_from_bytes(blob: bytes) -> Cut:
             for number, lane in enumerate(head.lanes)
         )  # fmt: skip
     except ValidationError as error:
-        raise ArtifactError(f"not a cut: {_first(error)}") from error
+        raise ArtifactError(f"not a cut: {first_fault(error)[0]}") from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"not a cut: {type(error).__name__}: {error}") from error
     return Cut(
@@ -203,7 +196,7 @@ def entry_from_bytes(value: bytes) -> JournalEntry:
     try:
         found = _Entry.model_validate_json(value)
     except ValidationError as error:
-        raise ArtifactError(f"not a journal entry: {_first(error)}") from error
+        raise ArtifactError(f"not a journal entry: {first_fault(error)[0]}") from error
     entry = JournalEntry(
         found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
         found.label_offset, found.generation,

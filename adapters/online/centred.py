@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.centring import Centring
-from adapters.online.gradient import State, check_method, part
+from adapters.online.gradient import State, check_method
+from adapters.online.wrapped import Wrapped
+from core.artifacts import part
 from core.protocols import Adapter, Pass
 from core.types import AdaptationStep
 
 if TYPE_CHECKING:
-    from core.protocols import Params
+    pass
 
 
-class Centred:
+class Centred(Wrapped):
     """A method whose emitted features are centred on the clean mean; one lane.
 
     Args:
@@ -33,22 +35,8 @@ class Centred:
     """
 
     def __init__(self, inner: Adapter, mean: Tensor, floor: int = 16) -> None:
-        self._inner, self._centring = inner, Centring(mean, floor)
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def version(self) -> int:
-        return self._inner.version
-
-    @property
-    def learns_first(self) -> bool:
-        return self._inner.learns_first
-
-    def parameters(self) -> Params:
-        return self._inner.parameters()
+        super().__init__(inner)
+        self._centring = Centring(mean, floor)
 
     def emit(self, features: Tensor, batch: Pass) -> Tensor:
         return self._centring.emit(features, batch)

@@ -254,11 +254,6 @@ def _copy(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def part(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """The entries whose name starts with the prefix, without it."""
-    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
-
-
 def check_method(meta: Mapping[str, Any], method: str) -> None:
     """Raises ArtifactError when a snapshot was taken by another method."""
     if meta.get("method") != method:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adapters.online.decouple import norm
 from adapters.online.gradient import State, check_method
+from adapters.online.wrapped import Wrapped
 from core.config import GuardConfig
 from core.errors import ArtifactError, ConfigError
 from core.protocols import Adapter, Pass
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 MOMENTUM = 0.9  # of the running loss, SAR
 
 
-class Guarded:
+class Guarded(Wrapped):
     """A method and its guards, one lane. With all guards off it is the method itself to the last bit.
 
     Guards act only after an update that changed something: first the stochastic restore, then the resets. A
@@ -55,29 +56,16 @@ class Guarded:
                 "expected a method at its source values, got other tensors or one that has learned: "
                 "wrap a fresh one"
             )
-        self._inner, self._config, self._seed = inner, config, seed
+        super().__init__(inner)
+        self._config, self._seed = config, seed
         self._start = inner.snapshot()
         self._version, self._resets = inner.version, 0
         self._loss: float | None = None
 
     @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
     def version(self) -> int:
         """Counts on over resets, while the method's own count returns with its state."""
         return self._version
-
-    @property
-    def learns_first(self) -> bool:
-        return self._inner.learns_first
-
-    def parameters(self) -> Params:
-        return self._inner.parameters()
-
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
-        return self._inner.emit(features, batch)
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """Learns, then guards. The features are those the method returned, from before any guard acted."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.online.wrapped import Wrapped
 from core.errors import ConfigError
 from core.protocols import Adapter, Pass
 from core.types import AdaptationStep
@@ -23,7 +24,6 @@ from core.types import AdaptationStep
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.protocols import Params
 
 PARTS = tuple(part for part in vars(Adapter) if not part.startswith("_"))
 CALL = "(source, constants, config, floor)"
@@ -52,7 +52,7 @@ def imported(name: str) -> Callable[..., Adapter]:
     return made  # type: ignore[no-any-return]
 
 
-class Own:
+class Own(Wrapped):
     """One lane of a user's method.
 
     Args:
@@ -64,9 +64,9 @@ class Own:
     """
 
     def __init__(self, name: str, *given: object) -> None:
-        self.name = name
+        self._name = name
         try:
-            self._inner = imported(name)(*given)
+            super().__init__(imported(name)(*given))
         except TypeError as error:
             raise ConfigError(f"method {name!r} cannot be made from {CALL}: {error}") from error
         lacking = [part for part in PARTS if not hasattr(self._inner, part)]
@@ -77,19 +77,12 @@ class Own:
             )
 
     @property
-    def version(self) -> int:
-        return self._inner.version
-
-    @property
-    def learns_first(self) -> bool:
-        return self._inner.learns_first
-
-    def parameters(self) -> Params:
-        return self._inner.parameters()
+    def name(self) -> str:
+        return self._name
 
     def emit(self, features: Tensor, batch: Pass) -> Tensor:
         """Raises ConfigError for features of another shape: answers would go to the wrong queries."""
-        emitted = self._inner.emit(features, batch)
+        emitted = super().emit(features, batch)
         if emitted.shape != features.shape:
             raise ConfigError(
                 f"method {self.name!r} emits {list(emitted.shape)}, expected {list(features.shape)}: a "

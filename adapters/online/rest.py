@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.online.decouple import EPS_REL, Against, Gradient, Subspace, inner, leading_directions
-from adapters.online.gradient import State, part
+from adapters.online.gradient import State
 from adapters.online.guard import require_finite
 from adapters.online.objectives import bidirectional, loss_gen, loss_pairs, weighted
 from adapters.online.tcr import Direction, Tcr
+from core.artifacts import part
 from core.config import AdaptConfig
 from core.errors import ArtifactError, ConfigError
 from core.protocols import Pass

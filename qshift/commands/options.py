@@ -59,12 +59,10 @@ def names(text: str) -> tuple[str, ...]:
 
 def methods_named(texts: Iterable[str] | None) -> tuple[str, ...]:
     """Every method named, once. Raises ConfigError for an unknown one."""
-    from qshift.methods import METHODS, known  # pydantic takes as long as all of --help
+    from qshift.methods import check_known  # pydantic takes as long as all of --help
 
     found = tuple(dict.fromkeys(name for text in texts or () for name in names(text)))
-    for name in found:
-        if not known(name):
-            raise ConfigError(f"method {name!r} is not known: one of {', '.join(METHODS)}")
+    check_known(found)
     return found
 
 

@@ -12,7 +12,7 @@ from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ConfigError
 from core.types import Coordinates, Record
-from qshift.methods import METHODS, known
+from qshift.methods import check_known
 from qshift.replay.journal import journal_of
 from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import OwnRow, own_json, own_table, own_times, run_records
@@ -92,9 +92,7 @@ def replay_topic(
 
 def _methods(names: Sequence[str]) -> list[str]:
     """Frozen first, then each named once. Raises ConfigError before anything is read."""
-    unknown = [name for name in names if not known(name)]
-    if unknown:
-        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    check_known(names)
     return list(dict.fromkeys((FROZEN, *(names or USUAL))))
 
 

@@ -16,7 +16,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.types import Coordinates, Judgement, Outcome, Record, Refusal
 from qshift.build import engine
-from qshift.methods import METHODS, known, with_method
+from qshift.methods import check_known, with_method
 from qshift.observers import judged
 from qshift.offline import run_offline
 from qshift.terminal.bars import bars
@@ -108,9 +108,7 @@ def run_records(
         ConfigError: an unknown method, no records, or records of several topics.
         ArtifactError: base or gallery missing, or not of one another.
     """
-    unknown = [name for name in methods if not known(name)]
-    if unknown:
-        raise ConfigError(f"method {unknown[0]!r} is not known: one of {', '.join(METHODS)}")
+    check_known(methods)
     topics = {record.at.topic for record in records}
     if len(topics) != 1:
         raise ConfigError(f"expected queries of one topic, got {sorted(topics) or 'none'}")

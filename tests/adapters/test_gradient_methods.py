@@ -21,12 +21,12 @@ from torch.nn.functional import normalize
 from toy_pass import ToyPass
 
 from adapters.online.decouple import degrees
-from adapters.online.gradient import Settings, Trainable, part
+from adapters.online.gradient import Settings, Trainable
 from adapters.online.memory import SourceQueue
 from adapters.online.objectives import loss_gen
 from adapters.online.rest import Rest
 from adapters.online.tcr import Tcr
-from core.artifacts import tensors_hash
+from core.artifacts import part, tensors_hash
 from core.config import AdaptConfig, DecoupleConfig
 from core.errors import ArtifactError, ConfigError
 from core.references import SourceConstants

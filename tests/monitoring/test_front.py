@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry
+from waiting import eventually
 
 from monitoring.aside import Errors
 from monitoring.history import History
@@ -45,15 +46,6 @@ def status(url: str, path: str, timeout: float = 10) -> int:
             return error.code
     except (URLError, OSError):
         return 0
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def free(port: int) -> bool:

@@ -8,6 +8,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry
+from waiting import eventually
 
 from core.errors import ConfigError
 from monitoring.history import History
@@ -41,23 +42,13 @@ def get(url, **headers):
             return error.code, error.headers, error.read()
 
 
-def eventually(true, seconds=10):
-    """Whether something becomes so in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def test_health_readiness_and_state(site):
     serving, _, _, ready = site
     assert get(serving.url + "/healthz")[0] == 200
     status, _, body = get(serving.url + "/readyz")
     assert status == 503 and json.loads(body) == {"index": True, "state": False}
     ready["state"] = True
-    assert eventually(lambda: get(serving.url + "/readyz")[0] == 200)
+    assert eventually(lambda: get(serving.url + "/readyz")[0] == 200, seconds=10)
     assert get(serving.url + "/livez")[0] == 200
     assert json.loads(get(serving.url + "/state")[2]) == {"lanes": ["0:image"]}
 

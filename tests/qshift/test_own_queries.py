@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
+from vector_world import write_world
 
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ArtifactError, ConfigError, GalleryError
-from core.references import DriftReference, SourceConstants
+from core.references import DriftReference
 from core.types import Coordinates, Encoded, Hits, Record
-from encoders.base_model import Base, load_base, write_base
+from encoders.base_model import Base
 from encoders.composed import Composed
-from encoders.head import HashHead
 from encoders.images import decode
 from encoders.sequence import FrameSequence
 from encoders.vector import VectorEncoder
@@ -47,25 +46,12 @@ def items() -> np.ndarray:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base and a gallery of vectors."""
-    folder, rng, features = tmp_path_factory.mktemp("world"), np.random.default_rng(3), items()
-    head = HashHead(
-        rng.normal(size=(BITS, WIDTH)).astype(np.float32),
-        np.zeros(BITS, np.float32),
-        {"vector": features.mean(0)},
-    )
+    rng, features = np.random.default_rng(3), items()
+    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
     clean = features[:32]
     drift = DriftReference(clean, rng.uniform(0.5, 1.5, 32).astype(np.float32), np.zeros(32, np.float32), 16)
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
-        reference={"vector": drift}, provenance={},
-    )  # fmt: skip
-    base = load_base(folder / "base")
-    VersionedGallery(
-        BITS, [f"item-{i}" for i in range(ITEMS)], head.codes(torch.from_numpy(features), "vector"),
-        [f"class {i % CLASSES}" for i in range(ITEMS)], features, backend="exact", base_version=base.version,
-    ).save(folder / "gallery")  # fmt: skip
-    return folder
+    labels = [f"class {i % CLASSES}" for i in range(ITEMS)]
+    return write_world(tmp_path_factory.mktemp("world"), weight, features, labels, drift)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from vector_world import write_world
 
 import qshift
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
-from core.references import DriftReference, SourceConstants
-from encoders.base_model import load_base, write_base
-from encoders.head import HashHead
-from index.gallery import VersionedGallery
+from core.references import DriftReference
 from qshift.session import Session
 
 WIDTH, BITS, ITEMS, ROWS = 16, 32, 60, 32
@@ -38,23 +35,12 @@ def asked(seed: int, shift: float = 1.0) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("session"), np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
-    head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": FEATURES.mean(0)})
     clean = unit(FEATURES[:32] + 0.1 * rng.normal(size=(32, WIDTH)))
     drift = DriftReference(clean, np.ones(32, np.float32), np.zeros(32, np.float32), 16)
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
-        reference={"vector": drift}, provenance={},
-    )  # fmt: skip
-    base = load_base(folder / "base")
-    codes = head.codes(torch.from_numpy(FEATURES), "vector")
     names = [f"item-{i}" for i in range(ITEMS)]
-    VersionedGallery(
-        BITS, names, codes, names, FEATURES, backend="exact", base_version=base.version
-    ).save(folder / "gallery")  # fmt: skip
-    return folder
+    return write_world(tmp_path_factory.mktemp("session"), weight, FEATURES, names, drift)
 
 
 @pytest.fixture

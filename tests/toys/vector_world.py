@@ -1,0 +1,32 @@
+"""A base and a gallery of vectors in folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.references import DriftReference, SourceConstants
+from encoders.base_model import load_base, write_base
+from encoders.head import HashHead
+from index.gallery import VersionedGallery
+
+
+def write_world(
+    folder: Path, weight: np.ndarray, features: np.ndarray, labels: Sequence[str], drift: DriftReference
+) -> Path:
+    """`base` with the hash head [L, D], `gallery` with features [N, D] as item-0, item-1, ...; the folder."""
+    bits = len(weight)
+    head = HashHead(weight, np.zeros(bits, np.float32), {"vector": features.mean(0)})
+    write_base(
+        folder / "base", name="small", towers=None, projections={}, head=head,
+        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
+        reference={"vector": drift}, provenance={},
+    )  # fmt: skip
+    base = load_base(folder / "base")
+    codes = head.codes(torch.from_numpy(features), "vector")
+    names = [f"item-{number}" for number in range(len(features))]
+    VersionedGallery(
+        bits, names, codes, list(labels), features, backend="exact", base_version=base.version
+    ).save(folder / "gallery")  # fmt: skip
+    return folder
