@@ -1,4 +1,4 @@
-"""What is made durable: boundaries of batches, and cuts: what was learned, with the offsets it covers."""
+"""What is made durable: boundaries of batches, and checkpoints: what was learned, with its offsets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class JournalEntry:
     """The boundary of one micro-batch, made durable before its answers leave.
 
     `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
-    refused. `label_offset` is the position of the label stream when the batch was cut.
+    refused. `label_offset` is the position of the label stream when the batch was formed.
     """
 
     topic: str
@@ -29,7 +29,7 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """The state of one lane in a cut: tensors by name and a small JSON-able dictionary."""
+    """The state of one lane in a checkpoint: tensors by name and a small JSON-able dictionary."""
 
     lane: str
     next_seq: int
@@ -40,7 +40,7 @@ class LaneState:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Checkpoint:
     """One consistent point of a partition: all its lanes and the offset where reading continues."""
 
     topic: str
@@ -55,3 +55,8 @@ class Cut:
     generation: int = 0
     log_id: str = ""
     """Of the log that its offsets count in, see `Source.log_id`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(array.nbytes for lane in self.lanes for array in lane.tensors.values())

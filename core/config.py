@@ -1,7 +1,5 @@
 """One TOML, validated once. Unknown keys are refused; each default names its origin.
 
-Environment variables stand for addresses only: QSHIFT_BOOTSTRAP_SERVERS.
-
 What cannot work is refused here, when it is read, and not when a query waits: numbers that are none, limits
 of nothing, orders that are the wrong way round, two topics of one name.
 """
@@ -9,9 +7,7 @@ of nothing, orders that are the wrong way round, two topics of one name.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -22,15 +18,10 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-
-from core.errors import ConfigError
-from core.readers.lines import text
-from core.readers.places import shown
 
 ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters")
 """The topics of a service: each needs a name of its own."""
@@ -203,7 +194,7 @@ class AdaptConfig(Section):
     method: Method = "rest"
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
-    emit: Literal["before", "after", "paper"] = "before"
+    answer_from: Literal["before", "after", "paper"] = "before"
     # None: the base model's manifest, chosen on its training data; the same for the temperature
     learning_rate: float | None = Field(None, gt=0, le=1)
     temperature: float | None = Field(None, gt=0)
@@ -320,57 +311,3 @@ class Config(Section):
 
 def _digest(text: str, digits: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
-
-
-def load(path: Path | None) -> Config:
-    """Reads a TOML file; None gives the defaults.
-
-    Raises:
-        ConfigError: no such file, not TOML, an unknown key or a value out of range.
-    """
-    values: dict[str, object] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(text(path).replace("\r\n", "\n"))
-        except ConfigError as error:
-            raise ConfigError(f"cannot read the configuration: {error}") from error
-        except RecursionError:
-            raise ConfigError(f"{shown(path)} is not TOML: nested too deeply") from None
-        except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
-            raise ConfigError(f"{shown(path)} is not TOML: {error}") from error
-    config = _validated(values, shown(path) if path else "configuration")
-    address = os.environ.get("QSHIFT_BOOTSTRAP_SERVERS")
-    if not address:
-        return config
-    try:
-        kafka = config.kafka.model_copy(update={"bootstrap_servers": addresses(address)})
-    except ValueError as error:
-        raise ConfigError(f"QSHIFT_BOOTSTRAP_SERVERS: {error}") from error
-    return config.model_copy(update={"kafka": kafka})
-
-
-def _validated(values: dict[str, object], name: str) -> Config:
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        lines = [
-            "  "
-            + ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))
-            for e in error.errors()
-        ]
-        raise ConfigError(f"{name}: refused\n" + "\n".join(lines)) from error
-
-
-def load_connected(path: Path | None) -> Config:
-    """As `load`, for commands that talk to a running Kafka.
-
-    Raises:
-        ConfigError: also when no Kafka is named.
-    """
-    config = load(path)
-    if not config.kafka.bootstrap_servers:
-        raise ConfigError(
-            "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
-            "`qshift broker up` starts one and prints its address"
-        )
-    return config

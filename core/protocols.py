@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from core.checkpoints import Cut, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.types import (
     AdaptationStep,
     Codes,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Params = Mapping[str, Tensor]
-    Move = tuple[Tensor, Tensor]
+    Affine = tuple[Tensor, Tensor]
     """Scale > 0 and shift, [C] or [B, C] each: the input of a BatchNorm becomes scale x + shift."""
-    Tap = Callable[[int, Tensor], Move | None]
+    Hook = Callable[[int, Tensor], Affine | None]
     """Called with the index and input [B, C, ...] of each BatchNorm; None leaves it as it is."""
 
 Channel = Literal["answers", "dead-letters", "labels", "queries"]
@@ -94,7 +94,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where records go."""
 
-    def emit(
+    def send(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
         """Takes one record; may block while too many bytes are not acknowledged.
@@ -109,17 +109,17 @@ class Sink(Protocol):
 
 
 class StateStore(Protocol):
-    """Cuts and the journal of batch boundaries."""
+    """Checkpoints and the journal of batch boundaries."""
 
     @property
     def place(self) -> str:
-        """Where the cuts lie, in words: a topic or a folder."""
+        """Where the checkpoints lie, in words: a topic or a folder."""
 
-    def save(self, cut: Cut) -> None:
-        """Makes the cut durable. A torn write never hides the previous one."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Makes the checkpoint durable. A torn write never hides the previous one."""
 
-    def load(self, partition: Partition) -> Cut | None:
-        """The newest complete cut, or None. Raises ArtifactError when none of those present is whole."""
+    def load(self, partition: Partition) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Raises ArtifactError when some are there, none whole."""
 
     def journal(self, entry: JournalEntry) -> None:
         """Makes a boundary durable before the batch is answered."""
@@ -145,14 +145,14 @@ class Encoder(Protocol):
     def collate(self, prepared: Sequence[Any], rows: int) -> Any:
         """One input of `rows` >= len(prepared) rows; the rows added are harmless padding."""
 
-    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+    def encode(self, inputs: Any, params: Params | None = None, hook: Hook | None = None) -> Tensor:
         """Unit float32 features [rows, D]; `params` replaces adaptable tensors, None = source values."""
 
     def adaptable(self) -> dict[str, Tensor]:
         """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
 
     def norms(self) -> int:
-        """How many BatchNorm layers call the tap, 0 for towers without."""
+        """How many BatchNorm layers call the hook, 0 for towers without."""
 
 
 class Head(Protocol):
@@ -260,12 +260,12 @@ class Adapter(Protocol):
 
     @property
     def learns_first(self) -> bool:
-        """True for `emit = "paper"`: update before the answer leaves."""
+        """True for `answer_from = "paper"`: update before the answer leaves."""
 
     def parameters(self) -> Params:
         """Tensors to encode with."""
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         """Features [B, D] to retrieve with; identity for methods that adapt parameters. Changes nothing."""
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
@@ -295,9 +295,9 @@ class Answered(Protocol):
 
 
 class AlignedPass(Protocol):
-    """One batch's alignment: the tap to encode with, and what the lane will remember of it."""
+    """One batch's alignment: the hook to encode with, and what the lane will remember of it."""
 
-    def tap(self, layer: int, inputs: Tensor) -> Move | None: ...
+    def hook(self, layer: int, inputs: Tensor) -> Affine | None: ...
 
 
 class Aligner(Protocol):
@@ -313,7 +313,7 @@ class Aligner(Protocol):
     def again(self, done: AlignedPass, moved: Tensor, mask: Tensor) -> AlignedPass:
         """Starts it anew from the features [B, D] that the first pass gave (two-pass alignment)."""
 
-    def kinds(self) -> int:
+    def styles(self) -> int:
         """How many kinds of query have statistics of their own."""
 
     def commit(self, done: AlignedPass) -> bool:
@@ -327,7 +327,7 @@ class Aligner(Protocol):
 class Operations(Protocol):
     """Told of what happens to the run itself; never touches the path."""
 
-    def cut(self, size_bytes: int) -> None: ...
+    def checkpoint(self, size_bytes: int) -> None: ...
 
     def restored(self, seconds: float) -> None: ...
 

@@ -288,10 +288,10 @@ def service() -> list[Panel]:
             ),
         ),
         panel(
-            "Age of the newest cut",
+            "Age of the newest checkpoint",
             "Time since the state was last made durable: what a restart would have to replay.",
             "s",
-            ("qshift_cut_age_seconds", "{{instance}}"),
+            ("qshift_checkpoint_age_seconds", "{{instance}}"),
         ),
         panel(
             "Not acknowledged",
@@ -301,7 +301,7 @@ def service() -> list[Panel]:
         ),
         panel(
             "Disturbances",
-            "Rebalances, returns to the last cut, and restarts in an hour.",
+            "Rebalances, returns to the last checkpoint, and restarts in an hour.",
             "short",
             ("increase(qshift_rebalances_total[1h])", "rebalances"),
             ("increase(qshift_recoveries_total[1h])", "recoveries"),

@@ -21,7 +21,7 @@ from core.references import Calibration
 from core.types import Floats, Modality
 
 if TYPE_CHECKING:
-    from core.protocols import Params, Tap
+    from core.protocols import Hook, Params
 
 SHORTEST = 1e-3
 """Length of a mean of unit features below which it points nowhere in particular."""
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 class Composed:
-    """(picture, text) -> unit features. Adapts both towers; the tap is in front of the image tower's norms.
+    """(picture, text) -> unit features. Adapts both towers; the hook is in front of the image tower's norms.
 
     Args:
         image, text: encoders into one shared space.
@@ -76,14 +76,14 @@ class Composed:
         pictures, texts = [one[0] for one in prepared], [one[1] for one in prepared]
         return Pair(self._image.collate(pictures, rows), self._text.collate(texts, rows))
 
-    def encode(self, inputs: Pair, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+    def encode(self, inputs: Pair, params: Params | None = None, hook: Hook | None = None) -> Tensor:
         """Unit float32 features [rows, D]; `params` under the prefixes "image." and "text.".
 
         Raises:
             ArtifactError: a parameter of neither tower.
         """
         of_image, of_text = (None, None) if params is None else _routed(params)
-        image = self._image.encode(inputs.image, of_image, tap)
+        image = self._image.encode(inputs.image, of_image, hook)
         text = self._text.encode(inputs.text, of_text)
         return united(self._weight * image + (1 - self._weight) * text, image)
 
@@ -96,7 +96,7 @@ class Composed:
         return self._image.norms()
 
     def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm of the image tower, in tap order."""
+        """Channels of each BatchNorm of the image tower, in hook order."""
         widths = getattr(self._image, "bn_widths", None)
         return () if widths is None else tuple(widths())
 

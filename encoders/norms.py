@@ -1,4 +1,4 @@
-"""Normalisation layers: what adapts, the tap in front of BatchNorm, float32 norms in a bfloat16 body.
+"""Normalisation layers: what adapts, the hook in front of BatchNorm, float32 norms in a bfloat16 body.
 
 Layers are found by class, never by name: names differ between libraries, and even between the two model
 classes of open_clip.
@@ -19,7 +19,7 @@ from core.protocols import Encoder
 from core.references import Calibration
 
 if TYPE_CHECKING:
-    from core.protocols import Tap
+    from core.protocols import Hook
 
 
 def affine_tensors(module: nn.Module, exclude: Sequence[str] = ()) -> Iterator[tuple[str, Tensor]]:
@@ -41,11 +41,11 @@ def affine_tensors(module: nn.Module, exclude: Sequence[str] = ()) -> Iterator[t
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """BatchNorm layers in order of definition: the index a tap is called with."""
+    """BatchNorm layers in order of definition: the index a hook is called with."""
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
-class Taps:
+class Hooks:
     """Lets a function see, and move, the input of every BatchNorm while `current` is set.
 
     A move (scale, shift), [C] each, is folded into the statistics that the layer normalises with, which costs
@@ -53,7 +53,7 @@ class Taps:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.current: Tap | None = None
+        self.current: Hook | None = None
         self._held: list[tuple[_BatchNorm, Tensor, Tensor]] = []
         for index, layer in enumerate(batch_norms(module)):
             layer.register_forward_pre_hook(self._before(index))
@@ -128,12 +128,12 @@ def calibrate(encoder: BatchNormed, batches: Iterable[Any]) -> Calibration:
     for inputs in batches:
         moments: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def tap(layer: int, entering: Tensor, into: dict[int, tuple[Tensor, Tensor]] = moments) -> None:
+        def hook(layer: int, entering: Tensor, into: dict[int, tuple[Tensor, Tensor]] = moments) -> None:
             pixels = entering.float().flatten(2) if entering.ndim > 2 else entering.float()[..., None]
             sd, mean = torch.std_mean(pixels, dim=2, correction=0)
             into[layer] = (mean, sd)
 
-        features.append(encoder.encode(inputs, None, tap).cpu().numpy())
+        features.append(encoder.encode(inputs, None, hook).cpu().numpy())
         layers = [moments[layer] for layer in range(len(widths))]
         means.append(torch.cat([mean for mean, _ in layers], dim=1).cpu().numpy())
         sds.append(torch.cat([sd for _, sd in layers], dim=1).cpu().numpy())

@@ -19,7 +19,7 @@ from encoders.composed import united
 from encoders.rows import check_rows
 
 if TYPE_CHECKING:
-    from core.protocols import Move, Params, Tap
+    from core.protocols import Affine, Hook, Params
 
 FRAMES = 32
 """Longest clip; the message takes no more either."""
@@ -33,7 +33,7 @@ class Frames(NamedTuple):
     """[P] index into the flat batch, and in `row` [P] the row it counts for."""
     row: Tensor
     shown: Tensor
-    """[R] the frame of each row that a tap is shown."""
+    """[R] the frame of each row that a hook is shown."""
 
 
 MOST = 8
@@ -43,7 +43,7 @@ MOST = 8
 class FrameSequence:
     """Clips of different length -> unit features; adapts what the encoder of the frames adapts.
 
-    A tap is called with **one frame per row**, [R, C, ...] and not [F, C, ...]: rows, masks and styles mean
+    A hook is called with **one frame per row**, [R, C, ...] and not [F, C, ...]: rows, masks and styles mean
     the same as for pictures, and alignment needs to know nothing about clips. The frame shown of row r is
     r modulo the clip's length, so that a batch shows all positions; what is moved are all frames.
 
@@ -103,14 +103,14 @@ class FrameSequence:
         inputs = self._frames.collate(flat, max(len(flat), 1) if rows else 0)
         return Frames(inputs, *(torch.tensor(part, dtype=torch.long) for part in (frame, row, shown)))
 
-    def encode(self, inputs: Frames, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+    def encode(self, inputs: Frames, params: Params | None = None, hook: Hook | None = None) -> Tensor:
         """Unit float32 features [rows, D]; parameters and their errors are those of the frames' encoder."""
         shown = inputs.shown
 
-        def one_a_row(layer: int, entering: Tensor) -> Move | None:
-            return None if tap is None else tap(layer, entering[shown.to(entering.device)])
+        def one_a_row(layer: int, entering: Tensor) -> Affine | None:
+            return None if hook is None else hook(layer, entering[shown.to(entering.device)])
 
-        features = self._frames.encode(inputs.inputs, params, None if tap is None else one_a_row)
+        features = self._frames.encode(inputs.inputs, params, None if hook is None else one_a_row)
         frame, row = inputs.frame.to(features.device), inputs.row.to(features.device)
         rows = len(shown)
         summed = features.new_zeros((rows, self.width)).index_add(0, row, features[frame])
@@ -125,7 +125,7 @@ class FrameSequence:
         return self._frames.norms()
 
     def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm of the frames' tower, in tap order."""
+        """Channels of each BatchNorm of the frames' tower, in hook order."""
         widths = getattr(self._frames, "bn_widths", None)
         return () if widths is None else tuple(widths())
 

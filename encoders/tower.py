@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 
 from core.errors import ArtifactError
-from encoders.norms import Taps, affine_tensors, batch_norms
+from encoders.norms import Hooks, affine_tensors, batch_norms
 from encoders.projection import Affine, Projection
 
 if TYPE_CHECKING:
-    from core.protocols import Params, Tap
+    from core.protocols import Hook, Params
 
 
 class UnitFeatures(nn.Module):
@@ -65,7 +65,7 @@ class Tower:
         device: str = "cpu",
     ) -> None:
         self.device = device
-        self._taps = Taps(tower)
+        self._hooks = Hooks(tower)
         self._widths = tuple(int(layer.num_features) for layer in batch_norms(tower))
         self.channels_last = bool(self._widths)
         if self.channels_last:  # convolutions run 1.7 times as fast on CPU
@@ -98,7 +98,7 @@ class Tower:
         """The tower before affine and projection: [B, ...] -> [B, raw width]."""
         return self.module.tower
 
-    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
+    def encode(self, inputs: Any, params: Params | None = None, hook: Hook | None = None) -> Tensor:
         """Unit float32 features [rows, D]; without `params` the source encoder, outside any graph.
 
         Raises:
@@ -108,21 +108,21 @@ class Tower:
             return torch.zeros((0, self._width), device=self.device)
         if params is None:
             with torch.no_grad():
-                return self._run(inputs, {}, tap)
+                return self._run(inputs, {}, hook)
         for name, tensor in params.items():
             if name not in self._source or self._source[name].shape != tensor.shape:
                 raise ArtifactError(f"parameter {name} {list(tensor.shape)} does not belong to this tower")
-        return self._run(inputs, dict(params), tap)
+        return self._run(inputs, dict(params), hook)
 
-    def _run(self, inputs: Tensor, params: dict[str, Tensor], tap: Tap | None) -> Tensor:
-        self._taps.current = tap
+    def _run(self, inputs: Tensor, params: dict[str, Tensor], hook: Hook | None) -> Tensor:
+        self._hooks.current = hook
         try:
             features: Tensor = (
                 functional_call(self.module, params, (inputs,)) if params else self.module(inputs)
             )
         finally:
-            self._taps.current = None
-            self._taps.release()
+            self._hooks.current = None
+            self._hooks.release()
         return features
 
     def adaptable(self) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class Tower:
         return len(self._widths)
 
     def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm, in tap order; () for towers without."""
+        """Channels of each BatchNorm, in hook order; () for towers without."""
         return self._widths
 
     @property

@@ -15,7 +15,7 @@ from core.types import Floats, Modality
 from encoders.rows import check_rows
 
 if TYPE_CHECKING:
-    from core.protocols import Params, Tap
+    from core.protocols import Hook, Params
 
 
 class VectorEncoder:
@@ -63,8 +63,8 @@ class VectorEncoder:
         block[len(prepared) :] = last
         return torch.from_numpy(block).to(self.device)
 
-    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
-        """Unit float32 features [rows, D]. The tap is never called.
+    def encode(self, inputs: Any, params: Params | None = None, hook: Hook | None = None) -> Tensor:
+        """Unit float32 features [rows, D]. The hook is never called.
 
         Raises:
             ArtifactError: parameters of another encoder.

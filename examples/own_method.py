@@ -23,12 +23,12 @@ class RunningMean:
     def parameters(self):
         return {}  # tensors to encode with; {}: the encoder as it is
 
-    def emit(self, features, batch):
+    def transform(self, features, batch):
         return normalize(features - self.offset.to(features), dim=1)
 
     def update(self, batch):
         rows = batch.source[batch.mask]
-        beside = batch.neighbours(self.emit(rows, batch)).mean(1)
+        beside = batch.neighbours(self.transform(rows, batch)).mean(1)
         self.offset = 0.9 * self.offset.to(rows) + 0.1 * (rows - beside).mean(0)
         self.version += 1
         return qshift.AdaptationStep(True, diagnostics={"offset": float(self.offset.norm())}), None

@@ -223,8 +223,8 @@ class SafeOperations:
     def __init__(self, operations: Operations, errors: Errors) -> None:
         self._operations, self._errors = operations, errors
 
-    def cut(self, size_bytes: int) -> None:
-        self._safe(lambda: self._operations.cut(size_bytes))
+    def checkpoint(self, size_bytes: int) -> None:
+        self._safe(lambda: self._operations.checkpoint(size_bytes))
 
     def restored(self, seconds: float) -> None:
         self._safe(lambda: self._operations.restored(seconds))

@@ -50,7 +50,7 @@ class Metrics:
         method: adaptation method, for the build series.
         lanes: so many lanes have their own label, later ones share `other`.
         semantics: unit features [B, D] of pictures -> values of the series `qshift_semantic_*`, by name.
-        clock: seconds, for the age of the newest cut.
+        clock: seconds, for the age of the newest checkpoint.
     """
 
     def __init__(
@@ -86,9 +86,11 @@ class Metrics:
         self._labels: dict[str, str] = {}
         self._bits: dict[str, BitWindow] = {}
         self._totals: dict[tuple[str, ...], int] = {}
-        self._last_cut = math.nan
+        self._last_checkpoint = math.nan
         self._index = ""
-        self._gauges["qshift_cut_age_seconds"].set_function(lambda: self._clock() - self._last_cut)
+        self._gauges["qshift_checkpoint_age_seconds"].set_function(
+            lambda: self._clock() - self._last_checkpoint
+        )
         self._gauges["qshift_build_info"].labels(_version(), method).set(1)
 
     # -- Observer ---------------------------------------------------------------------------------------
@@ -130,11 +132,11 @@ class Metrics:
     def lag(self, partition: str, records: int) -> None:
         self._gauges["qshift_lag_records"].labels(partition).set(records)
 
-    def cut(self, size_bytes: int) -> None:
-        """A cut has become durable."""
-        self._last_cut = self._clock()
-        self._gauges["qshift_cut_bytes"].set(size_bytes)
-        self._counters["qshift_cuts_total"].inc()
+    def checkpoint(self, size_bytes: int) -> None:
+        """A checkpoint has become durable."""
+        self._last_checkpoint = self._clock()
+        self._gauges["qshift_checkpoint_bytes"].set(size_bytes)
+        self._counters["qshift_checkpoints_total"].inc()
 
     def restored(self, seconds: float) -> None:
         self._gauges["qshift_restore_seconds"].set(seconds)

@@ -46,7 +46,7 @@ from encoders.word_lists import english, english_share, written_in
 from index.evidence import Evidence
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 from monitoring.judged import included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
@@ -65,7 +65,7 @@ class Engine:
 
     config: Config
     base: Base
-    shelf: Shelf
+    versions: GalleryVersions
     pipeline: Pipeline
     codec: Codec
     fusion: TwinFusion
@@ -97,7 +97,9 @@ def engine(config: Config) -> Engine:
     if OWN_METHOD.fullmatch(config.adapt.method):
         imported(config.adapt.method)  # before a large base is loaded
     base = load_base(config.base, where, config.precision)
-    return assemble(config, base, Shelf(load_gallery(config.gallery, base, where, config.threads)), where)
+    return assemble(
+        config, base, GalleryVersions(load_gallery(config.gallery, base, where, config.threads)), where
+    )
 
 
 def load_gallery(
@@ -109,7 +111,7 @@ def load_gallery(
     )
 
 
-def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> Engine:
+def assemble(config: Config, base: Base, versions: GalleryVersions, where: str = "cpu") -> Engine:
     """Wires a pipeline around a base and a gallery that are loaded already."""
     limit_pictures(base, config.limits)
     if OWN_METHOD.fullmatch(config.adapt.method):
@@ -122,22 +124,22 @@ def assemble(config: Config, base: Base, shelf: Shelf, where: str = "cpu") -> En
         config,
         base.encoders,
         base.head,
-        shelf.current,
+        versions.current,
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
         fusion,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
-        repair(config, base, shelf),
+        repair(config, base, versions),
     )
     labels = config.labels
     codec = Codec(
         config.limits,
         config.kafka,
-        lambda version, key: identifier(shelf, version, key),
+        lambda version, key: identifier(versions, version, key),
         lambda at: included(at, labels.key, labels.rate),
     )
-    return Engine(config, base, shelf, pipeline, codec, fusion)
+    return Engine(config, base, versions, pipeline, codec, fusion)
 
 
 def limit_pictures(base: Base, limits: LimitConfig) -> None:
@@ -147,9 +149,9 @@ def limit_pictures(base: Base, limits: LimitConfig) -> None:
         image.limit(limits.image_bytes, limits.image_pixels)
 
 
-def identifier(shelf: Shelf, version: str, key: int) -> str:
+def identifier(versions: GalleryVersions, version: str, key: int) -> str:
     """The user's own name of an item in the version that answered."""
-    gallery = shelf.version(version)
+    gallery = versions.version(version)
     return str(key) if gallery is None else gallery.identifier(key)
 
 
@@ -241,7 +243,7 @@ def source_memory(
     return draw
 
 
-def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
+def repair(config: Config, base: Base, versions: GalleryVersions) -> Repair | None:
     """Mends texts with the words of the base's training texts and of the current gallery's titles."""
     tower = getattr(base.encoders.get("text"), "alone", base.encoders.get("text"))
     if not config.repair.enabled or not isinstance(tower, TextTower):
@@ -257,7 +259,7 @@ def repair(config: Config, base: Base, shelf: Shelf) -> Repair | None:
     made: dict[str, Repairer] = {}
 
     def mend(text: str) -> str:
-        gallery = shelf.current()
+        gallery = versions.current()
         if gallery.version not in made:
             titles = gallery.titles()
             words = Counter(base.vocabulary) + Counter(count_words(titles))
@@ -307,7 +309,7 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
 
 
 def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
-    """Where cuts and journal go. Once `hurry` is set, no call waits long for Kafka."""
+    """Where checkpoints and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         return DirectoryStore(Path(config.state.directory))
     store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)

@@ -50,7 +50,7 @@ def ranked(engine: Engine) -> Ranked:
     judge = Judge(engine.config.answer, engine.fusion)
 
     def levels(version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
-        gallery = engine.shelf.version(version)
+        gallery = engine.versions.version(version)
         if gallery is None:
             return None
         frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
@@ -62,7 +62,7 @@ def ranked(engine: Engine) -> Ranked:
 
 
 def judged(engine: Engine) -> JudgedQuality:
-    """Sampled quality against the galleries on the shelf."""
+    """Sampled quality against the galleries that are kept."""
     config = engine.config
     return JudgedQuality(
         config.labels.key,
@@ -93,7 +93,7 @@ def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:
 
 def watching(engine: Engine, title: str, attribution: str) -> Observers:
     """All observers of a service."""
-    quality, gallery = judged(engine), engine.shelf.current()
+    quality, gallery = judged(engine), engine.versions.current()
     mean = gallery.features(gallery.keys()).mean(0)
     drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
     metrics = Metrics(
@@ -102,12 +102,12 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
     metrics.index(gallery.version, len(gallery))
 
     def item(key: int) -> Item:
-        current = engine.shelf.current()
+        current = engine.versions.current()
         name = current.identifier(key)
         return Item(name, current.display(key).title, f"/picture/gallery/{quote(name, safe='')}")
 
     def relevant_keys(version: str, label: str) -> Collection[int]:
-        found = engine.shelf.version(version)
+        found = engine.versions.version(version)
         return [] if found is None else found.keys()[found.carriers(label)].tolist()
 
     history = History(

@@ -87,7 +87,7 @@ class Service:
             "running": self._running,
             "assigned": bool(self._source.assignment()),
             "partitions": not self._source.unserved,
-            "gallery": len(self.engine.shelf.current()) > 0,
+            "gallery": len(self.engine.versions.current()) > 0,
             "delivering": self._delivering,
         }
 
@@ -96,7 +96,7 @@ class Service:
         panels = self.observers.drift.panels()
         return {
             "base": self.engine.base.version[:16],
-            "gallery": self.engine.shelf.current().version,
+            "gallery": self.engine.versions.current().version,
             "config": self.config.decision_hash(),
             "identity": self.engine.identity,
             "lanes": {
@@ -175,7 +175,7 @@ class Service:
             time.sleep(0.02)
 
     def stop(self) -> Report:
-        """Finishes the batch in hand, makes a cut, closes everything; raises what had ended the run."""
+        """Finishes the batch in hand, saves, closes everything; raises what had ended the run."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

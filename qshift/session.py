@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
 from core.types import AdaptationStep, Coordinates, Floats, Hits, Modality, Outcome, Query, QueryBatch
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 from qshift.build import Engine, assemble, device, engine, pin_threads
 from qshift.methods import METHODS, known, with_method
 from qshift.recipes.in_memory import base_in_memory, gallery_in_memory, unit_rows
@@ -118,9 +118,9 @@ class Session:
         pin_threads(config)
         where, rows = device(config), unit_rows(gallery)
         base = base_in_memory(model, rows, clean, bits, config.seed, where)
-        shelf = Shelf(gallery_in_memory(base, rows, names, where, config.threads))
+        versions = GalleryVersions(gallery_in_memory(base, rows, names, where, config.threads))
         made = cls.__new__(cls)
-        made._start(assemble(config, base, shelf, where))
+        made._start(assemble(config, base, versions, where))
         return made
 
     def _start(self, engine: Engine) -> None:
@@ -197,7 +197,7 @@ class Session:
             raise Refused(refused.stage, f"query {number}: {refused.reason}") from refused
 
     def _ranking(self, hits: Hits) -> Ranking:
-        gallery = self._engine.shelf.current()
+        gallery = self._engine.versions.current()
         names = tuple(
             tuple(gallery.identifier(key) if key >= 0 else "" for key in row) for row in hits.keys.tolist()
         )

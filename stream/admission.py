@@ -1,7 +1,7 @@
 """Pictures are decoded beside the loop, and taken back in the order of the log.
 
 A record of a few hundred bytes can unpack to the largest picture that is accepted, and a decoder cannot be
-interrupted: it may not run in the loop's thread, which has to poll, to cut batches and to look at `stop`.
+interrupted: it may not run in the loop's thread, which has to poll, to form batches and to look at `stop`.
 Records of one partition stand in one line. A picture waits in it until a thread has decoded it, and what
 stands behind waits too; lines do not wait for each other, and the threads go to the line for which they
 have worked least: a client's flood of large pictures costs another's small ones one of them at a time.

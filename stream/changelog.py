@@ -1,9 +1,10 @@
-"""A state store on two Kafka topics: cuts on a compacted one, batch boundaries on one that is kept.
+"""A state store on two Kafka topics: checkpoints on a compacted one, batch boundaries on one that is kept.
 
-A cut is sent as chunks, and after their acknowledgement a manifest with their sizes and sha256: a reader
-that finds no manifest, or one that does not fit its chunks, has met a torn write and takes the other slot.
+A checkpoint is sent as chunks, and after their acknowledgement a manifest with their sizes and sha256: a
+reader that finds no manifest, or one that does not fit its chunks, has met a torn write and takes the other
+slot.
 Keys are `topic/partition/generation/slot/chunk`. The generation is in the key because compaction keeps the
-last record of a key: a zombie's late write would otherwise erase the cut of the partition's new owner.
+last record of a key: a zombie's late write would otherwise erase the checkpoint of the partition's new owner.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 from kafka.net.compat import KafkaNetClient
 
-from core.checkpoints import Cut, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Partition
@@ -30,8 +31,8 @@ from stream.patience import Backoff, Patience
 from stream.records import tolerant
 from stream.states import (
     canonical,
-    cut_from_bytes,
-    cut_to_bytes,
+    checkpoint_from_bytes,
+    checkpoint_to_bytes,
     entry_from_bytes,
     entry_to_bytes,
     manifest_from_bytes,
@@ -69,9 +70,9 @@ class _Known:
     end: int | None = None
     """Offset of the journal at which the next entry belongs, if nobody else writes."""
     open: dict[tuple[str, int], int] = field(default_factory=dict)
-    """(lane, seq) -> first offset in the journal, of entries that no cut covers yet."""
+    """(lane, seq) -> first offset in the journal, of entries that no checkpoint covers yet."""
     start: int = 0
-    """Where reading the journal may begin for whoever has the loaded cut..."""
+    """Where reading the journal may begin for whoever has the loaded checkpoint..."""
     covered: dict[str, int] = field(default_factory=dict)
     """... which are those that ask for nothing before these seq, by lane."""
     stale: list[tuple[int, bytes]] = field(default_factory=list)
@@ -80,7 +81,7 @@ class _Known:
 
 
 class ChangelogStore:
-    """Cuts and journal in Kafka. State and journal have as many partitions as the queries.
+    """Checkpoints and journal in Kafka. State and journal have as many partitions as the queries.
 
     Args:
         bootstrap_servers: host:port of any broker of the cluster.
@@ -111,42 +112,45 @@ class ChangelogStore:
     def place(self) -> str:
         return f"the topic {self._kafka.state}"
 
-    # -- cuts -------------------------------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------------
 
-    def save(self, cut: Cut) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """1 chunks acknowledged, 2 manifest acknowledged, 3 what nobody needs any more erased.
 
         Raises:
-            DeliveryError: not acknowledged in time; the cut may or may not be there.
+            DeliveryError: not acknowledged in time; the checkpoint may or may not be there.
         """
-        known = self._known.setdefault((cut.topic, cut.partition), _Known())
-        blob, place = cut_to_bytes(cut), f"{cut.topic}/{cut.partition}/{cut.generation}/{cut.seq % 2}"
+        known = self._known.setdefault((checkpoint.topic, checkpoint.partition), _Known())
+        blob, place = (
+            checkpoint_to_bytes(checkpoint),
+            f"{checkpoint.topic}/{checkpoint.partition}/{checkpoint.generation}/{checkpoint.seq % 2}",
+        )
         chunks = [blob[at : at + CHUNK_BYTES] for at in range(0, len(blob), CHUNK_BYTES)]
-        covered = {lane.lane: lane.next_seq for lane in cut.lanes}
+        covered = {lane.lane: lane.next_seq for lane in checkpoint.lanes}
         still_open = {at: offset for at, offset in known.open.items() if at[1] >= covered.get(at[0], 0)}
         # Without having read the journal we cannot know where the entries that matter begin.
         journal = 0 if known.end is None else min([known.end, *still_open.values()])
         manifest = {
-            "seq": cut.seq,
-            "generation": cut.generation,
+            "seq": checkpoint.seq,
+            "generation": checkpoint.generation,
             "journal_offset": journal,
             "chunks": [{"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for c in chunks],
         }
         keyed = [(f"{place}/{number}".encode(), chunk) for number, chunk in enumerate(chunks)]
-        self._deliver(self._kafka.state, cut.partition, keyed)
+        self._deliver(self._kafka.state, checkpoint.partition, keyed)
         self._deliver(
-            self._kafka.state, cut.partition, [(f"{place}/{MANIFEST}".encode(), canonical(manifest))]
+            self._kafka.state, checkpoint.partition, [(f"{place}/{MANIFEST}".encode(), canonical(manifest))]
         )
         known.open, known.saves = still_open, known.saves + 1
         if known.saves == 2:  # both slots are whole and ours
-            old = [key for generation, key in known.stale if generation < cut.generation]
-            self._deliver(self._kafka.state, cut.partition, [(key, None) for key in old])
+            old = [key for generation, key in known.stale if generation < checkpoint.generation]
+            self._deliver(self._kafka.state, checkpoint.partition, [(key, None) for key in old])
 
-    def load(self, partition: Partition) -> Cut | None:
-        """As promised by the protocol. A first cut that was torn counts as never written.
+    def load(self, partition: Partition) -> Checkpoint | None:
+        """As promised by the protocol. A first checkpoint that was torn counts as never written.
 
         Raises:
-            ArtifactError: there are finished cuts and none is whole.
+            ArtifactError: there are finished checkpoints and none is whole.
             DeliveryError: the topic could not be read in time.
         """
         records: dict[str, bytes] = {}
@@ -162,10 +166,10 @@ class ChangelogStore:
             try:
                 whole.append(_assemble(records, name.removesuffix(MANIFEST)))
             except ArtifactError as error:
-                log.warning("cut skipped", extra={"key": name, "error": str(error)})
+                log.warning("checkpoint skipped", extra={"key": name, "error": str(error)})
         if finished and not whole:
             raise ArtifactError(
-                f"none of the {len(finished)} cuts of {partition[0]}/{partition[1]} in the topic "
+                f"none of the {len(finished)} checkpoints of {partition[0]}/{partition[1]} in the topic "
                 f"{self._kafka.state} is whole: name another state topic to start from the base model"
             )
         known = self._known[partition] = _Known()
@@ -173,9 +177,9 @@ class ChangelogStore:
         known.stale = [(int(found[1]), name.encode()) for name in records if (found := OURS.fullmatch(name))]
         if not whole:
             return None
-        cut, known.start = max(whole, key=lambda found: (found[0].generation, found[0].seq))
-        known.covered = {lane.lane: lane.next_seq for lane in cut.lanes}
-        return cut
+        checkpoint, known.start = max(whole, key=lambda found: (found[0].generation, found[0].seq))
+        known.covered = {lane.lane: lane.next_seq for lane in checkpoint.lanes}
+        return checkpoint
 
     # -- journal ----------------------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class ChangelogStore:
         Raises:
             DeliveryError: not acknowledged in time; or acknowledged behind another boundary of the same batch
                 (by a zombie, or by an attempt of ours that was given up and arrived all the same), which
-                counts instead: load the newest cut and obey the journal.
+                counts instead: load the newest checkpoint and obey the journal.
         """
         partition = (entry.topic, entry.partition)
         known = self._known.setdefault(partition, _Known())
@@ -206,7 +210,7 @@ class ChangelogStore:
             if (other.lane, other.seq) == (entry.lane, entry.seq) and other.generation >= entry.generation:
                 raise DeliveryError(
                     f"batch {entry.seq} of lane {entry.lane} already has another boundary in the journal "
-                    f"(generation {other.generation}): continue from the newest cut"
+                    f"(generation {other.generation}): continue from the newest checkpoint"
                 )
 
     def journalled(self, partition: Partition, since: Mapping[str, int]) -> list[JournalEntry]:
@@ -287,8 +291,8 @@ class ChangelogStore:
                 end = reader.end_offsets([at])[at] if end is None else end
                 if position > end:
                     raise ArtifactError(
-                        f"the topic {topic} was made anew: it ends at {end}, and the newest cut was made at "
-                        f"{position} of the old one, so what came after that cut is gone: {ANEW}"
+                        f"the topic {topic} was made anew: it ends at {end}, and the newest checkpoint was "
+                        f"made at {position} of the old one, so what came after it is gone: {ANEW}"
                     )
                 reader.seek(at, position)
                 while position < end:
@@ -385,16 +389,18 @@ def _offset(future: Any, attempts: Patience) -> int:
                 raise
 
 
-def _assemble(records: Mapping[str, bytes], place: str) -> tuple[Cut, int]:
-    """The cut under a key's first parts, and where its journal begins. Raises if it is not whole."""
+def _assemble(records: Mapping[str, bytes], place: str) -> tuple[Checkpoint, int]:
+    """The checkpoint under a key's first parts, and where its journal begins. Raises if it is not whole."""
     manifest = manifest_from_bytes(records[f"{place}{MANIFEST}"])
     chunks = []
     for number, expected in enumerate(manifest.chunks):
         chunk = records.get(f"{place}{number}", b"")
         if len(chunk) != expected.bytes or hashlib.sha256(chunk).hexdigest() != expected.sha256:
-            raise ArtifactError(f"chunk {number} of {place} is missing or of another cut: the write was torn")
+            raise ArtifactError(
+                f"chunk {number} of {place} is missing or of another checkpoint: the write was torn"
+            )
         chunks.append(chunk)
-    cut = cut_from_bytes(b"".join(chunks))
-    if f"{cut.topic}/{cut.partition}/{cut.generation}/{cut.seq % 2}/" != place:
-        raise ArtifactError(f"the cut at {place} says that it belongs elsewhere")
-    return cut, manifest.journal_offset
+    checkpoint = checkpoint_from_bytes(b"".join(chunks))
+    if f"{checkpoint.topic}/{checkpoint.partition}/{checkpoint.generation}/{checkpoint.seq % 2}/" != place:
+        raise ArtifactError(f"the checkpoint at {place} says that it belongs elsewhere")
+    return checkpoint, manifest.journal_offset

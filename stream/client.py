@@ -34,7 +34,7 @@ class QueryClient:
         return self._sink.emit_to(self._topics.queries, value, key, headers)
 
     def label(self, value: bytes, key: bytes) -> None:
-        self._sink.emit("labels", value, key)
+        self._sink.send("labels", value, key)
 
     def flush(self, budget_seconds: float = 60.0) -> None:
         """Raises DeliveryError unless everything sent is stored."""

@@ -1,4 +1,4 @@
-"""Bytes <-> values at the border. Whatever comes in, `Codec.decode` gives a value and never raises.
+"""Bytes <-> values: the service's serde. Whatever comes in, `Codec.decode` gives a value and never raises.
 
 A query is a JSON envelope (text, vector, reference, composed, sequence), or a picture's raw bytes with its
 metadata in headers. The width of a vector and the picture itself are the encoder's to judge
@@ -76,7 +76,7 @@ def _never(_query: Coordinates) -> bool:
 
 
 class Codec:
-    """The border of the service.
+    """Reads and writes every message of the service.
 
     Args:
         limits: what is refused.

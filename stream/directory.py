@@ -1,6 +1,6 @@
-"""A state store in a folder of one machine: two cut files and one journal per partition.
+"""A state store in a folder of one machine: two checkpoint files and one journal per partition.
 
-    <topic>-<partition>/cut-<generation>-<slot>     slot = seq mod 2, so a bad write never costs both
+    <topic>-<partition>/checkpoint-<generation>-<slot>   slot = seq mod 2, so a bad write never costs both
     <topic>-<partition>/journal.jsonl               one line per batch: 16 hex digits of sha256, space, JSON
 
 Files are written beside their target, synced and renamed; journal lines are appended and synced.
@@ -20,14 +20,21 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from urllib.parse import quote
 
-from core.checkpoints import Cut, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.readers.places import bytes_of
 from core.types import Partition
-from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
+from stream.states import (
+    checkpoint_from_bytes,
+    checkpoint_to_bytes,
+    entry_from_bytes,
+    entry_to_bytes,
+    settled,
+)
 
 log = logging.getLogger("qshift.directory")
-CUT = re.compile(r"cut-(-?[0-9]{1,19})-([01])")
+SLOT = re.compile(r"(checkpoint|cut)-(-?[0-9]{1,19})-[01]")
+"""`cut` up to version 0.2.1: read as any other, and erased when both slots are written by us."""
 PRUNE_LINES = 4096
 """The journal is rewritten when it has grown by so many lines."""
 
@@ -42,11 +49,11 @@ class _Held:
     lines: int = 0
     """Lines in the journal that the last rewrite did not look at."""
     covered: list[dict[str, int]] = field(default_factory=list)
-    """next_seq by lane of the two newest cuts saved here, older one first."""
+    """next_seq by lane of the two newest checkpoints saved here, older one first."""
 
 
 class DirectoryStore:
-    """Cuts and journal under one folder, for one writer.
+    """Checkpoints and journal under one folder, for one writer.
 
     Args:
         folder: made if it is not there.
@@ -61,28 +68,28 @@ class DirectoryStore:
     def place(self) -> str:
         return f"the folder {self._folder}"
 
-    def save(self, cut: Cut) -> None:
-        """Writes one slot; then forgets what no cut needs any more.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes one slot; then forgets what no checkpoint needs any more.
 
         Raises:
             DeliveryError: the disk did not take it.
         """
-        partition = (cut.topic, cut.partition)
+        partition = (checkpoint.topic, checkpoint.partition)
         home, held = self._home(partition), self._held.setdefault(partition, _Held())
-        blob = cut_to_bytes(cut)
+        blob = checkpoint_to_bytes(checkpoint)
         try:
             home.mkdir(parents=True, exist_ok=True)
-            _write(home / f"cut-{cut.generation}-{cut.seq % 2}", blob)
+            _write(home / f"checkpoint-{checkpoint.generation}-{checkpoint.seq % 2}", blob)
         except OSError as error:
             raise DeliveryError(
-                f"the cut was not written to {home}: {error.strerror}; is there space?"
+                f"the checkpoint was not written to {home}: {error.strerror}; is there space?"
             ) from error
-        held.covered = [*held.covered, {lane.lane: lane.next_seq for lane in cut.lanes}][-2:]
+        held.covered = [*held.covered, {lane.lane: lane.next_seq for lane in checkpoint.lanes}][-2:]
         if len(held.covered) < 2:
             return
         # Both slots are ours and whole now: older generations and journal lines below them are not needed.
-        for path, (generation, _) in self._slots(partition):
-            if generation < cut.generation:
+        for path, generation in self._slots(partition):
+            if generation < checkpoint.generation or path.name.startswith("cut"):
                 path.unlink(missing_ok=True)
         if held.lines >= self._prune_lines:
             try:
@@ -90,22 +97,22 @@ class DirectoryStore:
             except (OSError, ArtifactError) as error:
                 log.warning("the journal was not pruned", extra={"home": str(home), "error": str(error)})
 
-    def load(self, partition: Partition) -> Cut | None:
+    def load(self, partition: Partition) -> Checkpoint | None:
         paths = [path for path, _ in self._slots(partition)]
-        whole: list[Cut] = []
+        whole: list[Checkpoint] = []
         for path in paths:
             try:
-                cut = cut_from_bytes(bytes_of(path))
+                checkpoint = checkpoint_from_bytes(bytes_of(path))
             except (ArtifactError, ConfigError) as error:
-                log.warning("cut skipped", extra={"path": str(path), "error": str(error)})
+                log.warning("checkpoint skipped", extra={"path": str(path), "error": str(error)})
             else:
-                whole.append(cut)
+                whole.append(checkpoint)
         if paths and not whole:
             raise ArtifactError(
-                f"none of the {len(paths)} cuts in {self._home(partition)} is whole: restore a backup, "
-                "or remove the folder to start from the base model"
+                f"none of the {len(paths)} checkpoints in {self._home(partition)} is whole: restore a "
+                "backup, or remove the folder to start from the base model"
             )
-        return max(whole, key=lambda cut: (cut.generation, cut.seq), default=None)
+        return max(whole, key=lambda checkpoint: (checkpoint.generation, checkpoint.seq), default=None)
 
     def journal(self, entry: JournalEntry) -> None:
         """Appends one line and waits for the disk.
@@ -137,13 +144,10 @@ class DirectoryStore:
     def _home(self, partition: Partition) -> Path:
         return self._folder / f"{quote(partition[0], safe='')}-{partition[1]}"
 
-    def _slots(self, partition: Partition) -> list[tuple[Path, tuple[int, int]]]:
-        """Files of cuts with (generation, slot)."""
-        found = []
-        for path in sorted(self._home(partition).glob("cut-*-[01]")):
-            if name := CUT.fullmatch(path.name):
-                found.append((path, (int(name[1]), int(name[2]))))
-        return found
+    def _slots(self, partition: Partition) -> list[tuple[Path, int]]:
+        """Files of checkpoints with their generation."""
+        named = ((path, SLOT.fullmatch(path.name)) for path in sorted(self._home(partition).glob("c*-[01]")))
+        return [(path, int(name[2])) for path, name in named if name]
 
     def _read(self, partition: Partition) -> tuple[list[JournalEntry], int]:
         """Entries, and the bytes of the file that hold them; a torn last line is left out."""

@@ -1,4 +1,4 @@
-"""Lanes: ordered sub-streams with their own adapter state, cut into micro-batches.
+"""Lanes: ordered sub-streams with their own adapter state, divided into micro-batches.
 
 A lane belongs to one partition and one modality (and one tenant, where asked for). A batch ends when it is
 full, when its oldest query has waited for `linger_seconds` (longer
@@ -43,10 +43,10 @@ class Lane:
     def next_batch(
         self, now: float, config: BatchConfig, drain: bool, behind: bool = False
     ) -> tuple[QueryBatch, bool] | None:
-        """Cuts the next batch if one is due; the flag says whether the journal had planned it.
+        """Forms the next batch if one is due; the flag says whether the journal had planned it.
 
         While the source is `behind`, what waits is short of a poll rather than of company: the time-out is
-        longer then, or a busy worker would cut a small batch after every full one.
+        longer then, or a busy worker would form a small batch after every full one.
         """
         if self.planned:
             return self._planned_batch(drain)
@@ -57,7 +57,7 @@ class Lane:
         if len(self.pending) < config.size and not due:
             return None
         rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]
-        return self._cut(rows), False
+        return self._formed(rows), False
 
     def _planned_batch(self, drain: bool) -> tuple[QueryBatch, bool] | None:
         wanted = self.planned[0].offsets
@@ -70,12 +70,12 @@ class Lane:
             if query.at.offset in chosen:
                 rows.append(query)
         if rows:
-            return self._cut(rows), True
+            return self._formed(rows), True
         # Everything in it is refused now (limits were changed): the lane goes on behind it.
         self.next_seq, self.next_offset = self.next_seq + 1, wanted[-1] + 1
         return None
 
-    def _cut(self, rows: list[Query]) -> QueryBatch:
+    def _formed(self, rows: list[Query]) -> QueryBatch:
         batch = QueryBatch(self.name, self.next_seq, rows[0].modality, tuple(rows))
         self.next_seq += 1
         self.next_offset = rows[-1].at.offset + 1

@@ -33,13 +33,13 @@ def fitted(letter: Letter, limit_bytes: int) -> Letter:
     value, key, headers = letter
     if encoded_bytes(value, key, headers) <= limit_bytes:
         return letter
-    cut: Letter = (b"", None, [])
+    short: Letter = (b"", None, [])
     for key, kept in _shorter(letter):
         room = limit_bytes - encoded_bytes(b"", key, kept) - 4  # the length of a value takes up to 5 bytes
-        cut = (value[: max(0, room)], key, kept)
+        short = (value[: max(0, room)], key, kept)
         if room >= 0:
             break
-    return cut
+    return short
 
 
 def _shorter(letter: Letter) -> Iterator[tuple[bytes | None, Headers]]:

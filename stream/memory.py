@@ -92,7 +92,7 @@ class MemorySink:
     def __init__(self) -> None:
         self.records: dict[Channel, list[Record]] = defaultdict(list)
 
-    def emit(
+    def send(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
         at = Coordinates(channel, 0, len(self.records[channel]))

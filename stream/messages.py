@@ -1,4 +1,4 @@
-"""What stands in the messages: pydantic models, at the border only, and how clients write them.
+"""What stands in the messages: pydantic models, where bytes come in only, and how clients write them.
 
 Unknown fields are ignored, so that additions need no new version; types are strict. A change that an older
 reader would misunderstand gets the next `schema_version`, and this reader refuses it.

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from core.checkpoints import Cut, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.protocols import Operations, Source, StateStore
 from core.types import Partition, Query, Record
 from stream.contradictions import (
@@ -15,7 +15,7 @@ from stream.contradictions import (
     check_never_saved,
     check_reached,
     check_same_log,
-    cut_hash,
+    checkpoint_hash,
     note,
 )
 from stream.lanes import Lane, covered, lane_name, plan
@@ -31,26 +31,28 @@ class Owned:
     """One assigned partition: its lanes, and how far they are.
 
     Args:
-        cut: the newest one, or None.
+        checkpoint: the newest one, or None.
         start: the offset where reading continues, None where the log decides.
         now: seconds.
     """
 
-    def __init__(self, partition: Partition, cut: Cut | None, start: int | None, now: float) -> None:
+    def __init__(
+        self, partition: Partition, checkpoint: Checkpoint | None, start: int | None, now: float
+    ) -> None:
         self.partition = partition
         self.lanes: dict[str, Lane] = {}
         self.first = self.position = start
-        self.cut_seq = cut.seq + 1 if cut else 0
-        self.parent = cut_hash(cut) if cut else ""
-        self.since_cut = 0
-        self.cut_at = now
-        """Seconds, when the last cut was made or loaded."""
-        self.saved = cut.next_offset if cut else None
+        self.checkpoint_seq = checkpoint.seq + 1 if checkpoint else 0
+        self.parent = checkpoint_hash(checkpoint) if checkpoint else ""
+        self.since_checkpoint = 0
+        self.checkpoint_at = now
+        """Seconds, when the last checkpoint was made or loaded."""
+        self.saved = checkpoint.next_offset if checkpoint else None
         self.note = ""
         """Metadata of the last commit."""
         self.journalled: int | None = None
-        """Without a cut: the first offset that the journal wants repeated."""
-        self.states = {state.lane: state for state in cut.lanes} if cut else {}
+        """Without a checkpoint: the first offset that the journal wants repeated."""
+        self.states = {state.lane: state for state in checkpoint.lanes} if checkpoint else {}
         self.planned: dict[str, deque[JournalEntry]] = {}
 
     def waiting(self) -> bool:
@@ -59,37 +61,43 @@ class Owned:
         return lanes or bool(self.planned)
 
     def changed(self) -> bool:
-        """Whether a cut would save anything new.
+        """Whether a checkpoint would save anything new.
 
         Refused records count, too: they are done with. Where nothing was read, the place in the log is not
-        known, and a cut at 0 would be refused once retention has removed the log's beginning.
+        known, and a checkpoint at 0 would be refused once retention has removed the log's beginning.
         """
         if self.position is None:
             return False
-        return bool(self.since_cut) or covered(self.lanes.values(), self.position) != self.saved
+        return bool(self.since_checkpoint) or covered(self.lanes.values(), self.position) != self.saved
 
-    def cut(self, identity: str, label_offsets: dict[str, int], generation: int, log_id: str) -> Cut:
-        """The next cut. Lanes not met since the restart keep the state they were saved with."""
+    def checkpoint(
+        self, identity: str, label_offsets: dict[str, int], generation: int, log_id: str
+    ) -> Checkpoint:
+        """The next checkpoint. Lanes not met since the restart keep the state they were saved with."""
         states = [lane.snapshot() for lane in self.lanes.values()] + list(self.states.values())
         position = covered(self.lanes.values(), self.position or 0)
         lanes = tuple(sorted(states, key=lambda state: state.lane))
-        return Cut(
-            *self.partition, self.cut_seq, self.parent, position, lanes, identity, label_offsets,
+        return Checkpoint(
+            *self.partition, self.checkpoint_seq, self.parent, position, lanes, identity, label_offsets,
             generation, log_id,
         )  # fmt: skip
 
-    def cut_made(self, cut: Cut, now: float) -> None:
-        """Goes on from a durable cut."""
-        self.cut_at = now
-        self.cut_seq, self.parent, self.since_cut = cut.seq + 1, cut_hash(cut), 0
-        self.saved = cut.next_offset
+    def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:
+        """Goes on from a durable checkpoint."""
+        self.checkpoint_at = now
+        self.checkpoint_seq, self.parent, self.since_checkpoint = (
+            checkpoint.seq + 1,
+            checkpoint_hash(checkpoint),
+            0,
+        )
+        self.saved = checkpoint.next_offset
 
 
 class Ownership:
-    """The partitions that the source has assigned to us, loaded from their newest cuts.
+    """The partitions that the source has assigned to us, loaded from their newest checkpoints.
 
     Args:
-        labels: position of each label partition, shared with the loop; cuts restore it.
+        labels: position of each label partition, shared with the loop; checkpoints restore it.
         on_lanes: called with the live lanes whenever there is a new one.
     """
 
@@ -134,51 +142,53 @@ class Ownership:
         return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
 
     def _own(self, partition: Partition) -> None:
-        """Newest complete cut wins over the group's offset; the journal after it is obeyed.
+        """Newest complete checkpoint wins over the group's offset; the journal after it is obeyed.
 
         Raises:
             ArtifactError: the state does not fit, or there was one and it is gone.
         """
         began = self._clock()
-        cut = self._store.load(partition)
-        start = cut.next_offset if cut else self._first.get(partition)
-        owned = Owned(partition, cut, start, began)
-        # A reader ignores cuts of a lower generation than one it has seen: never fall behind our own.
-        self.generation = max(self.generation, self._source.generation(), cut.generation if cut else 0)
-        if cut is not None:
-            check_fits(cut, self._identity)
-            check_same_log(cut, self._source.log_id())
-            owned.note = note(cut, self._store.place)
+        checkpoint = self._store.load(partition)
+        start = checkpoint.next_offset if checkpoint else self._first.get(partition)
+        owned = Owned(partition, checkpoint, start, began)
+        # A reader ignores checkpoints of a lower generation than one it has seen: never fall behind our own.
+        self.generation = max(
+            self.generation, self._source.generation(), checkpoint.generation if checkpoint else 0
+        )
+        if checkpoint is not None:
+            check_fits(checkpoint, self._identity)
+            check_same_log(checkpoint, self._source.log_id())
+            owned.note = note(checkpoint, self._store.place)
         else:
             check_never_saved(partition, self._source.committed(partition), self._store.place)
-        # Before anything of ours is written with the generation that was just read out of another's cut.
+        # Before anything of ours is written with the generation that was just read from another's.
         self.confirm(owned)
-        self._plan(owned, cut)
+        self._plan(owned, checkpoint)
         self.owned[partition] = owned
-        self._seek(owned, cut)
-        if cut and self._operations:
+        self._seek(owned, checkpoint)
+        if checkpoint and self._operations:
             self._operations.restored(self._clock() - began)
 
-    def _plan(self, owned: Owned, cut: Cut | None) -> None:
-        """What the journal holds behind the cut is to be repeated."""
-        since = {lane.lane: lane.next_seq for lane in cut.lanes} if cut else {}
+    def _plan(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
+        """What the journal holds behind the checkpoint is to be repeated."""
+        since = {lane.lane: lane.next_seq for lane in checkpoint.lanes} if checkpoint else {}
         entries = self._store.journalled(owned.partition, since)
-        if cut is None:
+        if checkpoint is None:
             check_complete(owned.partition, entries, self._store.place)
             owned.journalled = min((entry.offsets[0] for entry in entries if entry.offsets), default=None)
             if owned.first is not None:
                 check_reached(owned.partition, owned.journalled, owned.first, self._store.place)
         owned.planned = plan(entries, since)
 
-    def _seek(self, owned: Owned, cut: Cut | None) -> None:
+    def _seek(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
         if owned.first is not None:
             self._source.seek(owned.partition, owned.first)
-        for name, offset in (cut.label_offsets if cut else {}).items():
+        for name, offset in (checkpoint.label_offsets if checkpoint else {}).items():
             topic, _, number = name.rpartition("/")
             self._source.seek((topic, int(number)), offset)
             self._labels[name] = offset
-        if cut:
-            log.info("state restored", extra={"partition": owned.partition, "offset": cut.next_offset})
+        if checkpoint:
+            log.info("state restored", extra={"partition": owned.partition, "offset": checkpoint.next_offset})
 
     def began(self, owned: Owned, offset: int) -> None:
         """Reading of a partition begins here, and again when all is lost."""
@@ -207,7 +217,7 @@ class Ownership:
         self._shown()
 
     def lane(self, owned: Owned, query: Query, per_tenant: bool) -> Lane:
-        """The lane of a query, restored from its cut when it is met first."""
+        """The lane of a query, restored from its checkpoint when it is met first."""
         name = lane_name(query, per_tenant)
         if name not in owned.lanes:
             lane = Lane(name, owned.partition, Session(self._pipeline, query.modality))

@@ -6,7 +6,7 @@ import threading
 import time
 
 HURRY_SECONDS = 3.0
-"""What a stop leaves to a call that waits: a lost last cut costs a few repeated answers, nothing else."""
+"""What a stop leaves to a call that waits: a lost last checkpoint costs a few repeated answers."""
 BACKOFF_SECONDS = (0.5, 30.0)
 """First and longest pause between two recoveries."""
 

@@ -109,7 +109,7 @@ class Pipeline:
         return max(count, min(rows, self.config.batch.size))
 
     def answer(self, session: Session, batch: QueryBatch, repeated: bool = False) -> BatchPass:
-        """Answers a batch. Changes nothing, except where `emit` says learn first.
+        """Answers a batch. Changes nothing, except where `answer_from` says learn first.
 
         A batch without evidence of a shift is answered by the frozen twin, which is what fusion would serve
         anyway: the adapted twin is not asked, and texts that were mended are read by the source parameters.
@@ -195,7 +195,7 @@ class BatchPass:
             self.aligned = aligner.begin(self.source, self.mask, seen)
             if self._pipeline.config.adapt.align.passes == 2:
                 with torch.no_grad():
-                    first = self._forward(self._inputs, self._params, self.aligned.tap)
+                    first = self._forward(self._inputs, self._params, self.aligned.hook)
                 self.aligned = aligner.again(self.aligned, first, self.mask)
 
     def encode_adapted(self) -> None:
@@ -203,18 +203,18 @@ class BatchPass:
         learns = self._trainable and len(self.batch) >= self._pipeline.config.batch.floor
         if self.aligned is not None or self._params:
             with self.timed("encode_adapted"), nullcontext() if learns else torch.no_grad():
-                self._moved = self._forward(self._inputs, self._params, self._tap())
+                self._moved = self._forward(self._inputs, self._params, self._hook())
         self._ready = self.source if self._moved is None else self._moved
 
     def learn_first(self) -> None:
-        """`emit = "paper"`: the answer comes from the parameters after the update."""
+        """`answer_from = "paper"`: the answer comes from the parameters after the update."""
         adapter = self._session.adapter
         with self.timed("learn"):
             self._step, self._moved = adapter.update(self)
             self._session.changed()
         if self._moved is None:
             with self.timed("encode_adapted"), torch.no_grad():
-                self._moved = self._forward(self._inputs, adapter.parameters(), self._tap())
+                self._moved = self._forward(self._inputs, adapter.parameters(), self._hook())
 
     def ask_adapted(self) -> None:
         """The adapted twin, where it was asked; else the frozen one stands for it."""
@@ -223,7 +223,7 @@ class BatchPass:
             with self.timed("search"):
                 features = (self.source if self._moved is None else self._moved).detach()
                 if not self.quiet:
-                    features = self._session.adapter.emit(features, self)
+                    features = self._session.adapter.transform(features, self)
                 self.adapted = self._twin(features)
 
     def fuse(self) -> None:
@@ -271,7 +271,7 @@ class BatchPass:
             self._ready = None
         if ready is not None and (ready.requires_grad or not self._trainable):
             return ready
-        return self._forward(self._inputs, params, self._tap())
+        return self._forward(self._inputs, params, self._hook())
 
     def neighbours(self, features: Tensor) -> Tensor:
         return self._retrieval.neighbours(self._gallery, features, self.batch.modality)
@@ -286,19 +286,19 @@ class BatchPass:
         if self.batch.modality != "image":
             return None
         shuffled = shuffle_patches(self._inputs, self.ids, self._pipeline.config.seed)
-        return self._forward(shuffled, params, self._tap())
+        return self._forward(shuffled, params, self._hook())
 
     # ---------------------------------------------------------------------------------------------------
 
     def _early(self) -> tuple[int, ...]:
         return () if self._session.aligner is None else self._session.aligner.early
 
-    def _tap(self) -> Any:
-        return None if self.aligned is None else self.aligned.tap
+    def _hook(self) -> Any:
+        return None if self.aligned is None else self.aligned.hook
 
-    def _forward(self, inputs: Any, params: Params | None, tap: Any = None) -> Tensor:
+    def _forward(self, inputs: Any, params: Params | None, hook: Any = None) -> Tensor:
         self._forwards += 1
-        return self._encoder.encode(inputs, params, tap)
+        return self._encoder.encode(inputs, params, hook)
 
     def _twin(self, features: Tensor) -> Twin:
         return self._retrieval.twin(self._gallery, features, len(self.batch), self.batch.modality)
@@ -320,7 +320,7 @@ class _Watch:
     """Keeps the inputs of some BatchNorms of a forward."""
 
     def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = tuple(layers)  # says that this tap only watches: such a forward may be remembered
+        self.layers = tuple(layers)  # says that this hook only watches: such a forward may be remembered
         self._seen: dict[int, Tensor | None] = dict.fromkeys(layers)
 
     def __call__(self, layer: int, inputs: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The loop. One function for the live service, for replay and for tests.
 
 Order within a batch: boundary journalled -> ownership confirmed -> answers sent -> learn -> observers.
-Order of a cut: answers flushed -> state saved -> offsets committed. A crash between any two of these makes
+Order of a checkpoint: answers flushed -> state saved -> offsets committed. A crash between any two makes
 the next run answer some queries again, from the same state and the same boundaries: byte-identical.
 
 Ownership is confirmed after the boundary is durable: whoever takes a partition over does so later than the
@@ -34,13 +34,13 @@ from stream.trouble import Trouble
 
 log = logging.getLogger("qshift.runner")
 FLUSH_SECONDS = 60.0
-CUT_SECONDS = 30.0
-"""After so long a partition is cut for less than `state.every_batches` batches."""
+CHECKPOINT_SECONDS = 30.0
+"""After so long a checkpoint is made of fewer than `state.every_batches` batches."""
 POLL_SECONDS = 0.01
 """Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
 
 
-class Border(Protocol):
+class Serde(Protocol):
     """Bytes <-> values, as the codec does it."""
 
     def decode(self, record: Record) -> Query | Judgement | Refusal: ...
@@ -59,24 +59,24 @@ class Report:
     batches: int = 0
     dead_letters: int = 0
     judgements: int = 0
-    cuts: int = 0
+    checkpoints: int = 0
     recoveries: int = 0
     state_sha256: str = ""
     lanes: dict[str, str] = field(default_factory=dict)
     unsaved: str = ""
-    """Why a stopped run ended without a last cut; the next one continues from the newest."""
+    """Why a stopped run ended without a last checkpoint; the next one continues from the newest."""
 
 
 class _Loop:
     """The state of a run, and the steps of a turn."""
 
     def __init__(
-        self, source: Source, pipeline: Pipeline, border: Border, sink: Sink, store: StateStore,
+        self, source: Source, pipeline: Pipeline, serde: Serde, sink: Sink, store: StateStore,
         observers: Sequence[Observer], config: Config, clock: Callable[[], float],
         on_lanes: Callable[[Sequence[Lane]], None] | None, operations: Operations | None,
         base_version: str, trouble: Trouble, decoders: int,
     ) -> None:  # fmt: skip
-        self.source, self.pipeline, self.border, self.sink, self.store = source, pipeline, border, sink, store
+        self.source, self.pipeline, self.serde, self.sink, self.store = source, pipeline, serde, sink, store
         self.observers, self.config, self.clock, self.operations = observers, config, clock, operations
         self.admission: Admission[Owned] = Admission(
             pipeline.admit, decoders, HELD_MESSAGES * config.limits.message_bytes
@@ -100,7 +100,7 @@ class _Loop:
 
     def take(self, record: Record) -> None:
         """One record: a query joins its lane, a label goes to the observers, anything else is refused."""
-        event = self.border.decode(record)
+        event = self.serde.decode(record)
         if record.at.topic == self.config.kafka.queries:
             owned = self.ours.owned.get((record.at.topic, record.at.partition))
             if owned is not None:  # else of a partition that is ours no longer
@@ -108,7 +108,7 @@ class _Loop:
                 if not self.admission.put(owned, record, event, self.decodes(owned, event)):
                     self.take_query(owned, record, event, self.pipeline.admit)
             return
-        # A label, good or bad: its place is part of the cut.
+        # A label, good or bad: its place is part of the checkpoint.
         self.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
         if isinstance(event, Judgement):
             self.report.judgements += 1
@@ -156,8 +156,8 @@ class _Loop:
             self.refuse(event)
 
     def refuse(self, refusal: Refusal) -> None:
-        value, key, headers = self.border.dead_letter(refusal)
-        self.sink.emit("dead-letters", value, key, headers)
+        value, key, headers = self.serde.dead_letter(refusal)
+        self.sink.send("dead-letters", value, key, headers)
         self.report.dead_letters += 1
         for observer in self.observers:
             observer.refuse(refusal)
@@ -184,17 +184,17 @@ class _Loop:
         answered = lane.session.answer(batch, repeated=planned)
         if not planned:  # what the journal had planned is answered alike by everybody
             self.ours.confirm(owned)
-        with answered.timed("emit"):
+        with answered.timed("send"):
             self.send(answered)
         outcome = lane.session.learn(answered)
         self.report.queries += len(batch)
         self.report.batches += 1
         for observer in self.observers:
             observer.observe(outcome)
-        owned.since_cut += 1
-        # In trouble every batch is cut: what is sent in vain, and again, is one batch at a time.
-        if self.trouble or owned.since_cut >= self.config.state.every_batches:
-            self.cut(owned)
+        owned.since_checkpoint += 1
+        # In trouble every batch has a checkpoint: what is sent in vain, and again, is one batch at a time.
+        if self.trouble or owned.since_checkpoint >= self.config.state.every_batches:
+            self.checkpoint(owned)
 
     def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
         label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
@@ -204,34 +204,34 @@ class _Loop:
 
     def send(self, answered: Answered) -> None:
         generation = ("x-generation", str(self.ours.generation).encode())
-        answers = self.border.answers(answered)
+        answers = self.serde.answers(answered)
         for query, (value, key, headers) in zip(answered.batch.queries, answers, strict=True):
             try:
-                self.sink.emit("answers", value, key, [*headers, generation])
+                self.sink.send("answers", value, key, [*headers, generation])
             except Refused as refused:  # too large for its topic: it would be for ever
                 self.refuse(Refusal(Record(query.at, None), refused.stage, "Refused", refused.reason))
 
-    # -- cuts and deliveries ----------------------------------------------------------------------------
+    # -- checkpoints and deliveries ---------------------------------------------------------------------
 
-    def cut(self, owned: Owned) -> None:
+    def checkpoint(self, owned: Owned) -> None:
         """1 answers flushed, 2 state saved, 3 offsets committed."""
         self.sink.flush(FLUSH_SECONDS)
         ours, source = self.ours, self.source
-        cut = owned.cut(self.identity, dict(self.labels), ours.generation, source.log_id())
-        self.store.save(cut)
-        owned.note = note(cut, self.store.place)
-        self.source.commit({owned.partition: cut.next_offset}, owned.note)
-        owned.cut_made(cut, self.clock())
+        checkpoint = owned.checkpoint(self.identity, dict(self.labels), ours.generation, source.log_id())
+        self.store.save(checkpoint)
+        owned.note = note(checkpoint, self.store.place)
+        self.source.commit({owned.partition: checkpoint.next_offset}, owned.note)
+        owned.checkpoint_made(checkpoint, self.clock())
         self.trouble.delivered(owned.partition)
-        self.report.cuts += 1
+        self.report.checkpoints += 1
         if self.operations:
-            self.operations.cut(sum(a.nbytes for state in cut.lanes for a in state.tensors.values()))
+            self.operations.checkpoint(checkpoint.nbytes)
 
-    def cut_idle(self) -> None:
+    def checkpoint_idle(self) -> None:
         """What was done stays uncut for a while at most, also where it was to refuse, or fewer batches."""
         for owned in list(self.ours.owned.values()):
-            if self.clock() - owned.cut_at >= CUT_SECONDS and owned.changed():
-                self.cut(owned)
+            if self.clock() - owned.checkpoint_at >= CHECKPOINT_SECONDS and owned.changed():
+                self.checkpoint(owned)
 
     def failed(self, error: DeliveryError) -> float:
         """After a failed delivery: forget what is in memory; returns the seconds to wait."""
@@ -251,18 +251,18 @@ class _Loop:
                     self.trouble.delivered(partition)
 
     def finish(self, stopped: bool) -> Report:
-        """Makes the last cuts. A run that was stopped may end without: all is answered again then."""
+        """Makes the last checkpoints. A run that was stopped may end without: all is answered again then."""
         self.report.unsaved = self.trouble.reason if stopped else ""
         try:
             for owned in self.ours.owned.values():
                 if owned.changed():
-                    self.cut(owned)
+                    self.checkpoint(owned)
             self.sink.flush(FLUSH_SECONDS)
         except (DeliveryError, PartitionsLost) as error:
             if not stopped:
                 raise
             self.report.unsaved = str(error)
-            log.warning("ended without a last cut", extra={"error": str(error)})
+            log.warning("ended without a last checkpoint", extra={"error": str(error)})
         self.report.lanes = self.state_hashes()
         text = "|".join(f"{name}={value}" for name, value in self.report.lanes.items())
         self.report.state_sha256 = hashlib.sha256(text.encode()).hexdigest()
@@ -280,7 +280,7 @@ class _Loop:
 def run(
     source: Source,
     pipeline: Pipeline,
-    border: Border,
+    serde: Serde,
     sink: Sink,
     store: StateStore,
     observers: Sequence[Observer],
@@ -298,10 +298,10 @@ def run(
     """Answers and learns until the source is exhausted or `stop` is set.
 
     Args:
-        border: the codec.
+        serde: the codec.
         observers: see every outcome, judgement and refusal; they cannot change the path.
-        stop: set it to end after the batch in hand, with a cut; nothing is lost.
-        operations: told of cuts, restores, recoveries and rebalances.
+        stop: set it to end after the batch in hand, with a checkpoint; nothing is lost.
+        operations: told of checkpoints, restores, recoveries and rebalances.
         on_lanes: called with the live lanes whenever there is a new one, for /state.
         decoders: threads that decode pictures beside the loop. With 0 it waits for each: where no log is
             live nothing is kept from its turn, and the order of all that is sent depends on the input alone.
@@ -316,7 +316,7 @@ def run(
     """
     stop = stop or threading.Event()
     loop = _Loop(
-        source, pipeline, border, sink, store, observers, config, clock, on_lanes, operations,
+        source, pipeline, serde, sink, store, observers, config, clock, on_lanes, operations,
         base_version, Trouble(Backoff(*backoff_seconds), on_trouble), decoders,
     )  # fmt: skip
     try:
@@ -355,7 +355,7 @@ def _turn(loop: _Loop, stop: threading.Event, poll_seconds: float) -> bool:
     if source.exhausted and not records and not loop.worked and not len(admission):
         loop.work(True, stop)
         return True
-    loop.cut_idle()
+    loop.checkpoint_idle()
     loop.rested()
     ours.confirm_idle()
     return False

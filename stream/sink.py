@@ -141,7 +141,7 @@ class KafkaSink:
 
     @property
     def inflight_bytes(self) -> int:
-        """Bytes taken by `emit` and not acknowledged yet."""
+        """Bytes taken by `send` and not acknowledged yet."""
         return self._inflight.bytes
 
     def warm_up(self) -> None:
@@ -149,7 +149,7 @@ class KafkaSink:
         for topic in (self._topics["answers"], self._topics["dead-letters"]):
             self._producer().producer.partitions_for(topic)
 
-    def emit(
+    def send(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
         """Takes one record; blocks while too many bytes are not acknowledged.
@@ -182,7 +182,7 @@ class KafkaSink:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int | None = None,
     ) -> Sent:
-        """As `emit`, to any topic and partition; what is returned knows the record's place in the log."""
+        """As `send`, to any topic and partition; what is returned knows the record's place in the log."""
         size = encoded_bytes(value, key, headers)
         if size > self._limit:  # needs no Kafka to be refused
             raise self._oversize(topic, size)

@@ -1,6 +1,6 @@
-"""Cuts and journal entries <-> bytes, and which entries of a journal count. Shared by every store.
+"""Checkpoints and journal entries <-> bytes, and which entries of a journal count. Shared by every store.
 
-A cut is one safetensors blob (tensors named `<lane index>/<name>`, everything else as JSON in its
+A checkpoint is one safetensors blob (tensors named `<lane index>/<name>`, everything else as JSON in its
 metadata) behind a magic and a sha256, so that a truncation at any byte and any flipped bit are noticed.
 """
 
@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from core.checkpoints import Cut, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, LaneState
 from core.errors import ArtifactError, first_fault
 
-MAGIC = b"qshcut1\n"
+MAGIC, KEY = b"qshcut1\n", "cut"
+"""Names of the format since version 0.2: states saved then are read now."""
 _HEAD = len(MAGIC) + hashlib.sha256().digest_size
 
 
@@ -55,7 +56,7 @@ class _LaneHead(_Strict):
     tensors: list[str]
 
 
-class _CutHead(_Strict):
+class _CheckpointHead(_Strict):
     topic: str
     partition: Count
     seq: Count
@@ -68,8 +69,8 @@ class _CutHead(_Strict):
     lanes: list[_LaneHead]
 
 
-class CutManifest(_Strict):
-    """What stands behind the chunks of a cut in a topic."""
+class CheckpointManifest(_Strict):
+    """What stands behind the chunks of a checkpoint in a topic."""
 
     class Chunk(_Strict):
         """One of them."""
@@ -83,10 +84,10 @@ class CutManifest(_Strict):
     chunks: list[Chunk]
 
 
-def manifest_from_bytes(value: bytes) -> CutManifest:
+def manifest_from_bytes(value: bytes) -> CheckpointManifest:
     """Reads a manifest. Raises ArtifactError when the bytes are not one."""
     try:
-        return CutManifest.model_validate_json(value)
+        return CheckpointManifest.model_validate_json(value)
     except ValidationError as error:
         raise ArtifactError(f"not a manifest: {first_fault(error)[0]}") from error
 
@@ -96,8 +97,8 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def cut_to_bytes(cut: Cut) -> bytes:
-    """Serialises a cut; equal cuts give equal bytes.
+def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
+    """Serialises a checkpoint; equal checkpoints give equal bytes.
 
     Raises:
         ArtifactError: a tensor has a dtype that safetensors cannot hold, or meta is not JSON-able.
@@ -105,19 +106,19 @@ def cut_to_bytes(cut: Cut) -> bytes:
     tensors = {
         # asarray and not ascontiguousarray: that would turn a 0-d array into one of one element.
         f"{number}/{name}": np.asarray(array, order="C")
-        for number, lane in enumerate(cut.lanes)
+        for number, lane in enumerate(checkpoint.lanes)
         for name, array in lane.tensors.items()
     }
     header = {
-        "topic": cut.topic,
-        "partition": cut.partition,
-        "seq": cut.seq,
-        "parent_hash": cut.parent_hash,
-        "next_offset": cut.next_offset,
-        "config_hash": cut.identity,  # the name that version 0.2.0 gave it
-        "label_offsets": dict(cut.label_offsets),
-        "generation": cut.generation,
-        "log_id": cut.log_id,
+        "topic": checkpoint.topic,
+        "partition": checkpoint.partition,
+        "seq": checkpoint.seq,
+        "parent_hash": checkpoint.parent_hash,
+        "next_offset": checkpoint.next_offset,
+        "config_hash": checkpoint.identity,  # the name that version 0.2.0 gave it
+        "label_offsets": dict(checkpoint.label_offsets),
+        "generation": checkpoint.generation,
+        "log_id": checkpoint.log_id,
         "lanes": [
             {
                 "lane": lane.lane,
@@ -127,36 +128,36 @@ def cut_to_bytes(cut: Cut) -> bytes:
                 "state_hash": lane.state_hash,
                 "tensors": list(lane.tensors),
             }
-            for lane in cut.lanes
+            for lane in checkpoint.lanes
         ],
     }
     try:
         # NaN is allowed here: meta keeps figures such as an entropy that was never measured.
-        body: bytes = save(tensors, {"cut": json.dumps(header, sort_keys=True, allow_nan=True)})
+        body: bytes = save(tensors, {KEY: json.dumps(header, sort_keys=True, allow_nan=True)})
     except (SafetensorError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"the state of {cut.topic}/{cut.partition} cannot be written: {error}; tensors must be plain "
-            "numeric arrays and meta must be JSON-able"
+            f"the state of {checkpoint.topic}/{checkpoint.partition} cannot be written: {error}; tensors "
+            "must be plain numeric arrays and meta must be JSON-able"
         ) from error
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
-def cut_from_bytes(blob: bytes) -> Cut:
-    """Reads a cut back, arrays byte-exact.
+def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
+    """Reads a checkpoint back, arrays byte-exact.
 
     Raises:
-        ArtifactError: truncated, altered, or not a cut.
+        ArtifactError: truncated, altered, or not a checkpoint.
     """
     body = blob[_HEAD:]
     if blob[: len(MAGIC)] != MAGIC or blob[len(MAGIC) : _HEAD] != hashlib.sha256(body).digest():
         raise ArtifactError(
-            f"{len(blob)} bytes are not a whole cut: magic or sha256 does not match; the write was torn or "
-            "the bytes were altered"
+            f"{len(blob)} bytes are not a whole checkpoint: magic or sha256 does not match; the write was "
+            "torn or the bytes were altered"
         )
     size = int.from_bytes(body[:8], "little")
     try:
         # Not by pydantic's own parser: floats of `meta` have to come back to the last bit.
-        head = _CutHead.model_validate(json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["cut"]))
+        head = _CheckpointHead.model_validate(json.loads(json.loads(body[8 : 8 + size])["__metadata__"][KEY]))
         tensors = load(body)
         lanes = tuple(
             LaneState(
@@ -166,10 +167,10 @@ def cut_from_bytes(blob: bytes) -> Cut:
             for number, lane in enumerate(head.lanes)
         )  # fmt: skip
     except ValidationError as error:
-        raise ArtifactError(f"not a cut: {first_fault(error)[0]}") from error
+        raise ArtifactError(f"not a checkpoint: {first_fault(error)[0]}") from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"not a cut: {type(error).__name__}: {error}") from error
-    return Cut(
+        raise ArtifactError(f"not a checkpoint: {type(error).__name__}: {error}") from error
+    return Checkpoint(
         head.topic, head.partition, head.seq, head.parent_hash, head.next_offset, lanes, head.config_hash,
         head.label_offsets, head.generation, head.log_id,
     )  # fmt: skip

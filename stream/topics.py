@@ -25,7 +25,7 @@ def topic_settings(
 ) -> dict[str, tuple[int, dict[str, str]]]:
     """Name -> (partitions, broker settings), as `ensure_topics` takes them.
 
-    State is compacted: the last cut of a key is all that is needed. The journal must outlive the queries
+    State is compacted: the last record of a key is all that is needed. The journal must outlive the queries
     it describes. Answers, labels and dead letters follow the broker's own retention. Queries may be larger
     than the service takes, so that what is too large becomes a dead letter with its coordinates.
 

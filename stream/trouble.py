@@ -35,12 +35,13 @@ class Trouble:
         self.reason = str(error)
         pause = self._backoff.next()
         log.warning(
-            "delivery failed, continuing from the newest cut", extra={"error": str(error), "pause": pause}
+            "delivery failed, continuing from the newest checkpoint",
+            extra={"error": str(error), "pause": pause},
         )
         return pause
 
     def delivered(self, partition: Partition) -> None:
-        """A cut of the partition is durable, or it has nothing to deliver."""
+        """A checkpoint of the partition is durable, or it has nothing to deliver."""
         self._owing.discard(partition)
         if self.reason and not self._owing:
             self.reason = ""

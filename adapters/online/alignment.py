@@ -34,7 +34,7 @@ from core.config import AlignConfig
 from core.references import Calibration
 
 if TYPE_CHECKING:
-    from core.protocols import Move
+    from core.protocols import Affine
 
 EPS = 1e-5
 LARGE = 16  # pixels a side from which every second row and column is enough
@@ -62,7 +62,7 @@ class _Group:
         self._kept, self._share = kept * state.stream, share
         self.stream = torch.empty_like(target)
 
-    def measure(self, part: slice, means: Tensor, squares: Tensor, k: float) -> Move:
+    def measure(self, part: slice, means: Tensor, squares: Tensor, k: float) -> Affine:
         """Takes the batch's moments [B, C] of a layer in; how to move the layer's input."""
         mean, square = self.rows @ means / self.count, self.rows @ squares / self.count
         moments = torch.stack((mean, square))
@@ -89,26 +89,26 @@ class _Pass:
         places = {kind: place for place, kind in enumerate(groups)}
         place = torch.tensor([places.get(int(kind), 0) for kind in labels], device=labels.device)
         self._place = place if len(groups) > 1 else None
-        self._moves: dict[int, Move] = {}
+        self._affines: dict[int, Affine] = {}
 
-    def tap(self, layer: int, inputs: Tensor) -> Move | None:
+    def hook(self, layer: int, inputs: Tensor) -> Affine | None:
         if not self.groups:
             return None
-        if layer not in self._moves:
-            self._moves[layer] = self._measure(layer, inputs.detach())
-        return self._moves[layer]
+        if layer not in self._affines:
+            self._affines[layer] = self._measure(layer, inputs.detach())
+        return self._affines[layer]
 
-    def _measure(self, layer: int, inputs: Tensor) -> Move:
+    def _measure(self, layer: int, inputs: Tensor) -> Affine:
         if inputs.ndim == 4 and min(inputs.shape[2:]) >= LARGE:
             inputs = inputs[:, :, ::2, ::2]  # a quarter of so many pixels says the same, four times as fast
         flat = inputs.float().flatten(2) if inputs.ndim > 2 else inputs.float()[..., None]
         means = flat.mean(2)
         squares = torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
         part = self._layers[layer]
-        moves = [group.measure(part, means, squares, self._strength) for group in self.groups.values()]
+        affines = [group.measure(part, means, squares, self._strength) for group in self.groups.values()]
         if self._place is None:
-            return moves[0]
-        scale, shift = (torch.stack(side)[self._place] for side in zip(*moves))
+            return affines[0]
+        scale, shift = (torch.stack(side)[self._place] for side in zip(*affines))
         return scale, shift
 
 
@@ -149,7 +149,7 @@ class ContentAlignment:
         """The BatchNorms whose inputs, in the frozen forward, `begin` wants to see."""
         return () if self._styles is None else self._styles.layers
 
-    def kinds(self) -> int:
+    def styles(self) -> int:
         """How many kinds of query have statistics of their own."""
         return len(self._states)
 

@@ -1,4 +1,4 @@
-"""Centring of what is emitted, under any method: alignment for towers without BatchNorm.
+"""Centring of what is transformed, under any method: alignment for towers without BatchNorm.
 
 Where there are no batch statistics to align, what a shift does to all queries alike is taken off the
 features. The inner method learns from its own, raw features: centring inside the loss was unstable. Only what
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Centred(Wrapped):
-    """A method whose emitted features are centred on the clean mean; one lane.
+    """A method whose transformed features are centred on the clean mean; one lane.
 
     Args:
-        inner: the method; its own `emit` is not used.
+        inner: the method; its own `transform` is not used.
         mean: mean [D] of clean source queries.
         floor: smaller batches are corrected by what is known already and are not learned from.
     """
@@ -38,8 +38,8 @@ class Centred(Wrapped):
         super().__init__(inner)
         self._centring = Centring(mean, floor)
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
-        return self._centring.emit(features, batch)
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
+        return self._centring.transform(features, batch)
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         """The inner update; the running mean takes in the features that the inner method learned from.

@@ -68,7 +68,7 @@ class Centring:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         rows = _usable(features, batch)
         mean = self._running[0] if len(rows) < self._floor else fold(self._running, rows)[0]
         return normalize(features - (mean - self._clean), dim=1)
@@ -135,7 +135,7 @@ class ResidualCentring:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         clean, running = self._state(batch)
         rows = _usable(features, batch)
         if len(rows) >= self._floor:

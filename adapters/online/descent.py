@@ -71,12 +71,12 @@ class Descent(ABC, Generic[S]):
 
     @property
     def learns_first(self) -> bool:
-        return self._settings.emit != "before"
+        return self._settings.answer_from != "before"
 
     def parameters(self) -> Params:
         return self._weights.tensors
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         return features
 
     @torch.enable_grad()
@@ -102,7 +102,7 @@ class Descent(ABC, Generic[S]):
             True, "", steps[-1].losses, diagnostics,
             backwards=self._weights.backwards, resets=self._resets,
         )  # fmt: skip
-        return step, None if self._settings.emit == "after" else steps[-1].q.detach()
+        return step, None if self._settings.answer_from == "after" else steps[-1].q.detach()
 
     @abstractmethod
     def _inner(self, batch: Pass, first: bool) -> S:

@@ -32,7 +32,7 @@ class Frozen:
     def parameters(self) -> Params:
         return self._source
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         return features
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:

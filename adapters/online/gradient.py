@@ -35,7 +35,7 @@ class Settings:
     temperature: float
     uniformity_scale: float
     steps: int
-    emit: Literal["before", "after", "paper"]
+    answer_from: Literal["before", "after", "paper"]
     constants: Literal["source", "queue"]
     anchor: float
     clip: float | None
@@ -52,7 +52,7 @@ class Settings:
             temperature=constants.temperature if temperature is None else temperature,
             uniformity_scale=config.uniformity_scale,
             steps=config.steps,
-            emit=config.emit,
+            answer_from=config.answer_from,
             constants=config.constants,
             anchor=config.anchor,
             clip=config.clip,

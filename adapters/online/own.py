@@ -80,15 +80,15 @@ class Own(Wrapped):
     def name(self) -> str:
         return self._name
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         """Raises ConfigError for features of another shape: answers would go to the wrong queries."""
-        emitted = super().emit(features, batch)
-        if emitted.shape != features.shape:
+        transformed = super().transform(features, batch)
+        if transformed.shape != features.shape:
             raise ConfigError(
-                f"method {self.name!r} emits {list(emitted.shape)}, expected {list(features.shape)}: a "
+                f"method {self.name!r} emits {list(transformed.shape)}, expected {list(features.shape)}: a "
                 "row for each row, padding included"
             )
-        return emitted
+        return transformed
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
         return self._inner.update(batch)

@@ -56,7 +56,7 @@ class Refinement:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         near = batch.neighbours(features)[:, : self._neighbours]
         return normalize(features + self._strength * soft_mean(features, near, self._temperature), dim=1)
 

@@ -23,8 +23,8 @@ from adapters.online.decouple import Gradient, Reference
 from adapters.online.descent import Descent
 from adapters.online.gradient import State
 from adapters.online.guard import Unlearnable, clip, require_finite
-from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import Gauges, gauges, loss_emg, loss_rem, loss_uni, refined
+from adapters.online.source_pairs import SourceQueue, source_constants
 from core.artifacts import part
 from core.config import AdaptConfig
 from core.protocols import Pass

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adapters.online.gradient import Settings, State, check_method
-from adapters.online.memory import SourceQueue, source_constants
 from adapters.online.objectives import gauges, refined
+from adapters.online.source_pairs import SourceQueue, source_constants
 from core.config import AdaptConfig
 from core.protocols import Pass
 from core.references import SourceConstants
@@ -66,7 +66,7 @@ class TrainingFree:
         return {}
 
     @torch.no_grad()
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
         # A broken query must not reach its batch mates through the means.
         usable = batch.mask & torch.isfinite(features).all(1)
         if int(usable.sum()) < self._floor:

@@ -33,5 +33,5 @@ class Wrapped:
     def parameters(self) -> Params:
         return self._inner.parameters()
 
-    def emit(self, features: Tensor, batch: Pass) -> Tensor:
-        return self._inner.emit(features, batch)
+    def transform(self, features: Tensor, batch: Pass) -> Tensor:
+        return self._inner.transform(features, batch)

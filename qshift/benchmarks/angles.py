@@ -19,7 +19,7 @@ from core.config import Config
 from core.types import Judgement, Outcome, Refusal
 from encoders.base_model import load_base
 from index.gallery import VersionedGallery
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 from qshift import build
 from qshift.benchmarks.streams import Look
 from qshift.benchmarks.suite.bases import prepare
@@ -65,7 +65,7 @@ def measured(task_name: str, data: Path | None, cache: Path, reference: str, bat
     plan = Plan(task.name, task.modality, (), task.retaken, task.split)
     stream = plan.single(Look(corruption="gaussian_noise", severity=4), "corruption", batches)
     log, seen = log_of(task, stream, 0, config), Angles()
-    run_offline(build.assemble(config, base, Shelf(gallery)), log.records, [seen])
+    run_offline(build.assemble(config, base, GalleryVersions(gallery)), log.records, [seen])
     return seen
 
 

@@ -51,7 +51,7 @@ def bench(
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the report as one page.")] = None,
 ) -> None:
     """Compare methods on suites of shifted queries, each judged against its frozen twin."""
-    from core.config import load
+    from core.config_file import load
 
     settings, chosen = load(config), methods_named(method)
     check_files(None, (json_file, markdown_file, html_file))

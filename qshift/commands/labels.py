@@ -17,7 +17,7 @@ def labels(
     config: ConfigFile = None,
 ) -> None:
     """Send late labels for queries that were answered."""
-    from core.config import load
+    from core.config_file import load
 
     load(config)  # a wrong key is said before anything heavy is loaded
     from qshift.demo.produce import send_labels

@@ -32,7 +32,7 @@ def produce(
     config: ConfigFile = None,
 ) -> None:
     """Stream queries with a shift, a rate and late labels to a running service."""
-    from core.config import load
+    from core.config_file import load
 
     load(config)  # a wrong key is said before anything heavy is loaded
     from qshift.demo.produce import produce

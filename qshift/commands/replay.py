@@ -51,7 +51,7 @@ def demo(
     json_file: JsonFile = None,
 ) -> None:
     """The demo's schedule: frozen, rest+fused, aligned+fused and default, or the methods named."""
-    from core.config import load
+    from core.config_file import load
 
     settings, chosen = with_batch(load(config), batch), methods_named(method)
     check_files(journal, (json_file,))
@@ -80,7 +80,7 @@ def queries(
     json_file: JsonFile = None,
 ) -> None:
     """Your own queries: frozen and default, or the methods named."""
-    from core.config import load
+    from core.config_file import load
 
     settings, chosen = with_batch(load(config), batch), methods_named(method)
     check_files(journal, (json_file,))
@@ -118,7 +118,7 @@ def topic(
     json_file: JsonFile = None,
 ) -> None:
     """A stretch of a recorded topic in the batches of its journal: frozen and default, or those named."""
-    from core.config import load_connected
+    from core.config_file import load_connected
 
     settings, chosen = load_connected(config), methods_named(method)
     check_files(None, (json_file,))

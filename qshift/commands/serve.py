@@ -60,7 +60,7 @@ def run(config_file: Path | None, worker: str, log_level: str, console: Console)
     Raises:
         ConfigError: no Kafka named.
     """
-    from core.config import load_connected
+    from core.config_file import load_connected
 
     config = load_connected(config_file)
     set_up(log_level)
@@ -82,12 +82,12 @@ def run(config_file: Path | None, worker: str, log_level: str, console: Console)
         service.close()
     logging.getLogger("qshift").info("stopped", extra={"queries": report.queries})
     console.print(
-        f"stopped after {report.queries} queries, {report.dead_letters} dead letters, {report.cuts} cuts; "
-        f"state {report.state_sha256[:16]}"
+        f"stopped after {report.queries} queries, {report.dead_letters} dead letters, "
+        f"{report.checkpoints} checkpoints; state {report.state_sha256[:16]}"
     )
     if report.unsaved:
         console.print(
-            "without a last cut, because Kafka did not answer: the next start continues from the newest one "
-            f"and answers again what came after it ({report.unsaved})"
+            "without a last checkpoint, because Kafka did not answer: the next start continues from the "
+            f"newest one and answers again what came after it ({report.unsaved})"
         )
     return 0

@@ -12,7 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from core.config import Config, load_connected
+from core.config import Config
+from core.config_file import load_connected
 from core.errors import ConfigError, Refused
 from core.readers.lines import BadLine, document, lines
 from core.readers.places import broken, is_folder, shown
@@ -159,7 +160,7 @@ def read_queries(source: Path, config: Config) -> FileQueries:
     Raises:
         ConfigError: the file cannot be read, or holds no query that the service would take.
     """
-    border, limits, kafka = Codec(config.limits, config.kafka), config.limits, config.kafka
+    codec, limits, kafka = Codec(config.limits, config.kafka), config.limits, config.kafka
     found: list[Item] = []
     refused: list[tuple[int, str]] = []
     strangers = Strangers()
@@ -170,7 +171,7 @@ def read_queries(source: Path, config: Config) -> FileQueries:
             strangers.look(entry, f"line {number}")
             name, label = word_of(entry, "id") or str(number), word_of(entry, "label")
             value, headers = own_message(entry, name, source.parent, limits)
-            judge(border, limits, Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers)))
+            judge(codec, limits, Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers)))
         except Refused as error:
             refused.append((number, error.reason))
             continue

@@ -1,4 +1,4 @@
-"""What the service costs a query: Kafka, journal, cuts, observers, metrics and page included."""
+"""What the service costs a query: Kafka, journal, checkpoints, observers, metrics and page included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running service would refuse, judged before it is sent: by its border, and what needs no model."""
+"""What a running service would refuse, judged before it is sent: by its codec, and what needs no model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIDE = 224
 """Pixels that a picture is decoded for: every usual tower's, and JPEGs are decoded smaller."""
 
 
-def admitted(border: Codec, record: Record) -> Query:
-    """A query as the service's border takes it. Raises Refused."""
-    event = border.decode(record)
+def admitted(codec: Codec, record: Record) -> Query:
+    """A query as the service's codec takes it. Raises Refused."""
+    event = codec.decode(record)
     if isinstance(event, Refusal):
         raise Refused(event.stage, event.reason)
     if not isinstance(event, Query):
@@ -26,13 +26,13 @@ def admitted(border: Codec, record: Record) -> Query:
     return event
 
 
-def judge(border: Codec, limits: LimitConfig, record: Record) -> None:
+def judge(codec: Codec, limits: LimitConfig, record: Record) -> None:
     """Whether the service would take a record, as far as that does not depend on its base model.
 
     Raises:
-        Refused: its border refuses it, nothing of a text can be seen, or a picture is not whole.
+        Refused: its codec refuses it, nothing of a text can be seen, or a picture is not whole.
     """
-    query = admitted(border, record)
+    query = admitted(codec, record)
     content: Any = query.content
     if query.modality == "text":
         _text(content)

@@ -100,7 +100,7 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
             f"the gallery was built with base model {gallery.base_version!r}, in use is {base.version!r}: "
             "rebuild the gallery, or name its own base"
         )
-    border, kafka = Codec(config.limits, config.kafka), config.kafka
+    codec, kafka = Codec(config.limits, config.kafka), config.kafka
     folder = is_folder(path)
     entries = _folder(path, gallery) if folder else _lines(path)
     strangers = Strangers()
@@ -113,7 +113,7 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
             strangers.look(entry, where)
             label = word_of(entry, "label")
             record = _record(at, entry, path if folder else path.parent, config.limits)
-            _checked(border, base, record)
+            _checked(codec, base, record)
         except Refused as error:
             refused.append(BadLine(where, error.reason))
             continue
@@ -181,9 +181,9 @@ def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitC
     return Record(at, value, None, tuple(headers))
 
 
-def _checked(border: Codec, base: Base, record: Record) -> None:
+def _checked(codec: Codec, base: Base, record: Record) -> None:
     """As the service would see it. Raises Refused."""
-    event = admitted(border, record)
+    event = admitted(codec, record)
     encoder = base.encoders.get(event.modality)
     if encoder is None:
         served = ", ".join(base.encoders)

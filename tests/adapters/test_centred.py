@@ -50,9 +50,9 @@ def tcr(**changes: Any) -> Tcr:
     return Tcr(SOURCE, CONSTANTS, AdaptConfig.model_validate(changes), floor=16)
 
 
-@pytest.mark.parametrize("emit", ["before", "after"])
-def test_the_method_does_not_notice_and_the_mean_is_that_of_a_loop(emit: str) -> None:
-    alone, centred = tcr(emit=emit), Centred(tcr(emit=emit), MEAN, 16)
+@pytest.mark.parametrize("answer_from", ["before", "after"])
+def test_the_method_does_not_notice_and_the_mean_is_that_of_a_loop(answer_from: str) -> None:
+    alone, centred = tcr(answer_from=answer_from), Centred(tcr(answer_from=answer_from), MEAN, 16)
     mean, total = MEAN.double().numpy(), 64.0
     for seed in range(4):
         view = batch(seed)
@@ -61,7 +61,7 @@ def test_the_method_does_not_notice_and_the_mean_is_that_of_a_loop(emit: str) ->
         step, _ = centred.update(view)
         assert step.updated
         assert torch.equal(centred.parameters()["scale"], alone.parameters()["scale"])
-        seen = view.encode(before if emit == "before" else alone.parameters())[: ROWS - 1].detach()
+        seen = view.encode(before if answer_from == "before" else alone.parameters())[: ROWS - 1].detach()
         decayed = 0.9 ** ((ROWS - 1) / 64) * total
         mean = (mean * decayed + seen.double().numpy().sum(0)) / (decayed + ROWS - 1)
         total = decayed + ROWS - 1
@@ -69,7 +69,7 @@ def test_the_method_does_not_notice_and_the_mean_is_that_of_a_loop(emit: str) ->
     features = few.encode(centred.parameters()).detach()
     expected = features.double().numpy() - (mean - MEAN.double().numpy())
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(centred.emit(features, few).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(centred.transform(features, few).numpy(), expected, atol=1e-6)
     assert np.abs(mean - MEAN.numpy()).max() > 0.05  # or there was nothing to centre
 
 

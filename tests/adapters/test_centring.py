@@ -70,11 +70,11 @@ def test_centring_matches_a_loop() -> None:
         total = decay * total + rows
         for d in range(WIDTH):
             sums[d] = decay * sums[d] + sum(q[i, d].item() for i in range(rows))
-        emitted = adapter.emit(q, view(q))
+        transformed = adapter.transform(q, view(q))
         for i in range(rows):
             moved = [q[i, d].item() - sums[d] / total + clean_mean[d] for d in range(WIDTH)]
             length = math.hypot(*moved)
-            assert emitted[i].tolist() == pytest.approx([x / length for x in moved], abs=1e-5)
+            assert transformed[i].tolist() == pytest.approx([x / length for x in moved], abs=1e-5)
         step, features = adapter.update(view(q))
         assert step.updated and features is not None and torch.equal(features, q)
         assert adapter.snapshot()[0]["mean"].tolist() == pytest.approx([s / total for s in sums], abs=1e-5)
@@ -110,8 +110,8 @@ def test_residual_centring_matches_a_loop() -> None:
             now = (decay * total * mean + (rows - soft).sum(0)) / (decay * total + 24)
         expected = rows - (now - found)
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-        emitted = adapter.emit(q, view(q))
-        np.testing.assert_allclose(emitted.numpy(), expected, atol=2e-5)
+        transformed = adapter.transform(q, view(q))
+        np.testing.assert_allclose(transformed.numpy(), expected, atol=2e-5)
         adapter.update(view(q))
         mean, total = now, decay * total + 24
         np.testing.assert_allclose(adapter.snapshot()[0]["mean"], mean, atol=2e-5)
@@ -126,7 +126,7 @@ def test_a_common_shift_is_removed(maker: Callable[[], Adapter]) -> None:
     adapter, before, after = maker(), 0.0, 0.0
     for seed in range(12):
         truth, q = clean(64, seed), shifted(64, seed)
-        before, after = hits(q, truth), hits(adapter.emit(q, view(q)), truth)
+        before, after = hits(q, truth), hits(adapter.transform(q, view(q)), truth)
         adapter.update(view(q))
     assert after > before + 0.2
 
@@ -139,8 +139,8 @@ def test_a_class_mix_is_not_a_shift_for_residual_centring() -> None:
     for seed in range(10):
         picked = torch.randint(25, (64,), generator=torch.Generator().manual_seed(seed))
         q = normalize(corner[picked] + 0.1 * draw(64, seed + 500), dim=1)
-        lost_plain = 1 - hits(plain.emit(q, view(q)), q)
-        lost_residual = 1 - hits(residual.emit(q, view(q)), q)
+        lost_plain = 1 - hits(plain.transform(q, view(q)), q)
+        lost_residual = 1 - hits(residual.transform(q, view(q)), q)
         plain.update(view(q))
         residual.update(view(q))
     assert lost_plain > 0.2 and lost_residual < 0.1
@@ -152,7 +152,7 @@ def test_answering_changes_nothing(maker: Callable[[], Adapter]) -> None:
     q = shifted(32, 1)
     for _ in range(2):
         before = state(adapter)
-        once, twice = adapter.emit(q, view(q)), adapter.emit(q, view(q))
+        once, twice = adapter.transform(q, view(q)), adapter.transform(q, view(q))
         assert torch.equal(once, twice) and state(adapter) == before
         adapter.update(view(q))
 
@@ -163,7 +163,9 @@ def test_frozen_changes_nothing() -> None:
     before = state(adapter)
     step, features = adapter.update(view(q))
     assert not step.updated and features is None and state(adapter) == before and adapter.version == 0
-    assert adapter.emit(q, view(q)) is q and torch.equal(adapter.parameters()["norm.weight"], torch.ones(3))
+    assert adapter.transform(q, view(q)) is q and torch.equal(
+        adapter.parameters()["norm.weight"], torch.ones(3)
+    )
     assert Frozen().parameters() == {}
 
 
@@ -174,10 +176,12 @@ def test_below_the_floor_only_answers(maker: Callable[[], Adapter], rows: int) -
     adapter.update(view(shifted(64, 3)))
     before = state(adapter)
     q, mask = shifted(16, 4), torch.arange(16) < rows
-    emitted = adapter.emit(q, view(q, mask))
+    transformed = adapter.transform(q, view(q, mask))
     step, _ = adapter.update(view(q, mask))
     assert (step.updated, step.reason) == (False, "too-small") and state(adapter) == before
-    assert torch.isfinite(emitted).all() and not torch.equal(emitted, q)  # what is known already is used
+    assert torch.isfinite(transformed).all() and not torch.equal(
+        transformed, q
+    )  # what is known already is used
 
 
 @pytest.mark.parametrize("maker", MAKERS[:2])
@@ -186,8 +190,8 @@ def test_nan_stays_with_its_row_and_is_not_learned(maker: Callable[[], Adapter])
     adapter.update(view(shifted(64, 3)))
     before, q = state(adapter), shifted(32, 4)
     q[5, 2] = math.nan
-    emitted = adapter.emit(q, view(q))
-    assert torch.isfinite(emitted[[i for i in range(32) if i != 5]]).all()
+    transformed = adapter.transform(q, view(q))
+    assert torch.isfinite(transformed[[i for i in range(32) if i != 5]]).all()
     step, _ = adapter.update(view(q))
     assert (step.updated, step.reason) == (False, "non-finite-features") and state(adapter) == before
 
@@ -199,9 +203,11 @@ def test_padding_and_order_do_not_matter(maker: Callable[[], Adapter]) -> None:
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     more = torch.cat((q, torch.full((8, WIDTH), 0.3)))
     mask = torch.arange(32) < 24
-    expected = plain.emit(q, view(q))
-    torch.testing.assert_close(padded.emit(more, view(more, mask))[:24], expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(permuted.emit(q[order], view(q[order])), expected[order], atol=1e-6, rtol=0)
+    expected = plain.transform(q, view(q))
+    torch.testing.assert_close(padded.transform(more, view(more, mask))[:24], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        permuted.transform(q[order], view(q[order])), expected[order], atol=1e-6, rtol=0
+    )
     plain.update(view(q))
     padded.update(view(more, mask))
     permuted.update(view(q[order]))
@@ -221,7 +227,7 @@ def test_a_restored_lane_continues_byte_identically(maker: Callable[[], Adapter]
     other.restore(tensors, json.loads(json.dumps(meta)))
     for seed in range(10, 13):
         q = shifted(20, seed)
-        assert torch.equal(adapter.emit(q, view(q)), other.emit(q, view(q)))
+        assert torch.equal(adapter.transform(q, view(q)), other.transform(q, view(q)))
         adapter.update(view(q))
         other.update(view(q))
         assert state(adapter) == state(other)

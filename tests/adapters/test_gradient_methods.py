@@ -22,9 +22,9 @@ from toy_pass import ToyPass
 
 from adapters.online.decouple import degrees
 from adapters.online.gradient import Settings, Trainable
-from adapters.online.memory import SourceQueue
 from adapters.online.objectives import loss_gen
 from adapters.online.rest import Rest
+from adapters.online.source_pairs import SourceQueue
 from adapters.online.tcr import Tcr
 from core.artifacts import part, tensors_hash
 from core.config import AdaptConfig, DecoupleConfig
@@ -491,19 +491,19 @@ def test_overflowing_moments_are_noticed() -> None:
 def test_emission_modes() -> None:
     x = inputs(32, 1)
     for maker in MAKERS:
-        before = maker(emit="before")
+        before = maker(answer_from="before")
         view = batch(x)
         assert not before.learns_first
         assert torch.equal(
             view.encode(before.parameters()), view.source
         )  # batch 0 is answered as frozen does
-        for emit in ("after", "paper"):
-            assert maker(emit=emit).learns_first
-        assert maker(emit="after").update(batch(x))[1] is None
+        for answer_from in ("after", "paper"):
+            assert maker(answer_from=answer_from).learns_first
+        assert maker(answer_from="after").update(batch(x))[1] is None
 
-        _, once = maker(emit="paper").update(batch(x))
+        _, once = maker(answer_from="paper").update(batch(x))
         assert once is not None and not once.requires_grad and torch.equal(once, view.source)
-        _, thrice = maker(emit="paper", steps=3).update(batch(x))
+        _, thrice = maker(answer_from="paper", steps=3).update(batch(x))
         two = maker(steps=2)
         two.update(batch(x))
         assert thrice is not None and torch.equal(thrice, view.encode(two.parameters()))
@@ -516,7 +516,7 @@ def test_answering_changes_nothing(maker: Callable[..., Tcr]) -> None:
     method.update(view)
     before = state(method)
     features = view.encode(method.parameters()).detach()
-    assert method.emit(features, view) is features and state(method) == before
+    assert method.transform(features, view) is features and state(method) == before
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -590,7 +590,7 @@ def test_the_source_ceiling_follows_the_number_of_rows() -> None:
 
 def test_settings_of_the_preset_win() -> None:
     found = Settings.resolve(
-        config(preset="tcr-paper", steps=7, emit="after", temperature=9.0, clip=0.1, weight_decay=5.0),
+        config(preset="tcr-paper", steps=7, answer_from="after", temperature=9.0, clip=0.1, weight_decay=5.0),
         CONSTANTS,
     )
     assert found == Settings(3e-4, 0.02, 0.1, 3, "paper", "queue", 1.0, None, 1e-4)

@@ -91,7 +91,7 @@ class Scripted:
     def parameters(self) -> Params:
         return self._theta
 
-    def emit(self, features: Tensor, batch: ToyPass) -> Tensor:
+    def transform(self, features: Tensor, batch: ToyPass) -> Tensor:
         return features
 
     def update(self, batch: ToyPass) -> tuple[AdaptationStep, Tensor | None]:
@@ -138,7 +138,7 @@ def alike(a: AdaptationStep, b: AdaptationStep) -> bool:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize("values", [{}, {"emit": "paper", "steps": 2}, {"constants": "queue"}])
+@pytest.mark.parametrize("values", [{}, {"answer_from": "paper", "steps": 2}, {"constants": "queue"}])
 def test_with_all_guards_off_it_is_the_method_itself(
     maker: type[Tcr] | type[Sar] | type[Tent], values: dict[str, Any]
 ) -> None:
@@ -154,7 +154,7 @@ def test_with_all_guards_off_it_is_the_method_itself(
         kept = wrapped.snapshot()[0]
         assert tensors_hash(kept, {}) == tensors_hash(plain.snapshot()[0], {})
     features = drawn(1, 4, WIDTH)
-    assert wrapped.emit(features, batch(0)) is features
+    assert wrapped.transform(features, batch(0)) is features
 
 
 @pytest.mark.parametrize("maker", MAKERS)

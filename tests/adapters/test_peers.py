@@ -655,16 +655,19 @@ def test_a_filter_that_keeps_no_row_changes_nothing(maker: type[Peer]) -> None:
 def test_emission_modes(maker: type[Peer]) -> None:
     x = inputs(32, 1)
     view = batch(x)
-    assert not made(maker).learns_first and made(maker, emit="paper").learns_first
-    assert made(maker, emit="after").learns_first and made(maker, emit="after").update(view)[1] is None
-    _, once = made(maker, emit="paper").update(batch(x))
+    assert not made(maker).learns_first and made(maker, answer_from="paper").learns_first
+    assert (
+        made(maker, answer_from="after").learns_first
+        and made(maker, answer_from="after").update(view)[1] is None
+    )
+    _, once = made(maker, answer_from="paper").update(batch(x))
     assert once is not None and not once.requires_grad and torch.equal(once, view.source)
-    _, thrice = made(maker, emit="paper", steps=3).update(batch(x))
+    _, thrice = made(maker, answer_from="paper", steps=3).update(batch(x))
     two = made(maker, steps=2)
     two.update(batch(x))
     assert thrice is not None and torch.equal(thrice, view.encode(two.parameters()))
     assert not torch.equal(thrice, view.source)
-    assert two.emit(thrice, view) is thrice
+    assert two.transform(thrice, view) is thrice
 
 
 @pytest.mark.parametrize("maker", METHODS)

@@ -51,15 +51,15 @@ def slow(q: Tensor, gallery: Tensor, strength: float, tau: float, k: int) -> np.
 
 
 @pytest.mark.parametrize(("strength", "tau", "k"), [(0.3, 0.05, 10), (1.0, 0.5, 3), (0.0, 0.05, 1)])
-def test_emitted_features_match_a_slow_loop(strength: float, tau: float, k: int) -> None:
+def test_transformed_features_match_a_slow_loop(strength: float, tau: float, k: int) -> None:
     q = unit(1, 7)
-    got = Refinement(strength, tau, k).emit(q, batch(q))
+    got = Refinement(strength, tau, k).transform(q, batch(q))
     np.testing.assert_allclose(got.numpy(), slow(q, GALLERY, strength, tau, k), atol=1e-6)
 
 
 def test_places_of_a_small_gallery_get_no_weight() -> None:
     q, few = unit(1, 5), GALLERY[:3]
-    got = Refinement().emit(q, batch(q, gallery=few))
+    got = Refinement().transform(q, batch(q, gallery=few))
     np.testing.assert_allclose(got.numpy(), slow(q, few, 0.3, 0.05, 10), atol=1e-6)
     assert torch.equal(soft_mean(q, torch.zeros(5, 4, 6), 0.05), torch.zeros(5, 6))
 
@@ -67,10 +67,10 @@ def test_places_of_a_small_gallery_get_no_weight() -> None:
 def test_rows_do_not_touch_each_other_and_duplicates_count_twice() -> None:
     q = unit(1, 6)
     q[2] = math.nan
-    got = Refinement().emit(q, batch(q))
+    got = Refinement().transform(q, batch(q))
     np.testing.assert_allclose(got[[0, 1, 3]].numpy(), slow(q[[0, 1, 3]], GALLERY, 0.3, 0.05, 10), atol=1e-6)
     empty = unit(1, 6)[:0]
-    assert Refinement().emit(empty, batch(empty)).shape == (0, 6)
+    assert Refinement().transform(empty, batch(empty)).shape == (0, 6)
     twice = torch.stack((GALLERY[0], GALLERY[0], GALLERY[1]))[None]
     weights = [2 * math.exp(float(GALLERY[0] @ GALLERY[0]) / 1.0), math.exp(float(GALLERY[0] @ GALLERY[1]))]
     expected = (weights[0] * GALLERY[0] + weights[1] * GALLERY[1]) / sum(weights)

@@ -68,10 +68,10 @@ def test_clusters_and_alignment() -> None:
                 torch.nn.functional.normalize(queries, dim=1), torch.ones(32, dtype=torch.bool), early
             )
             for layer, entering in enumerate(early):
-                done.tap(layer, entering)
+                done.hook(layer, entering)
             assert lane.commit(done)
         states.append(lane.snapshot()[0])
-        assert lane.kinds() > 1
+        assert lane.styles() > 1
     assert states[0].keys() == states[1].keys()
     for name, array in states[0].items():
         np.testing.assert_allclose(array, states[1][name], rtol=1e-4, atol=1e-5)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from toy_pass import ToyPass
 
-from adapters.online.memory import SourceQueue
 from adapters.online.objectives import refined
+from adapters.online.source_pairs import SourceQueue
 from adapters.online.training_free import NO_GAP, TrainingFree, respread
 from core.artifacts import tensors_hash
 from core.config import AdaptConfig
@@ -79,10 +79,10 @@ def test_before_normalisation_the_gap_is_the_sources(delta_s: float, stretch: fl
     assert float(spread.abs().max()) < 1e-12
 
 
-def test_emitted_features_are_the_formula() -> None:
+def test_transformed_features_are_the_formula() -> None:
     q = unit(1, 32)
     view = batch(q)
-    got = method().emit(q, view)
+    got = method().transform(q, view)
     np.testing.assert_allclose(got.numpy(), plain(q, near(q)[:, 0], 0.2), atol=1e-6)
     assert float((got - q).abs().max()) > 0.05
 
@@ -95,14 +95,14 @@ def test_without_a_gap_nothing_is_moved() -> None:
     assert torch.equal(only, respread(q, q + 0.3 * NO_GAP / math.sqrt(8), mask, 0.2))
     assert torch.equal(only, respread(q, near(q)[:, 0], mask, None))
     same = unit(3, 1).expand(20, 8).clone()
-    assert torch.isfinite(method().emit(same, batch(same))).all()
+    assert torch.isfinite(method().transform(same, batch(same))).all()
 
 
 @pytest.mark.parametrize("real", [0, 1, 15])
 def test_below_the_floor_nothing_is_touched(real: int) -> None:
     q, adapter = unit(1, 32), method(constants="queue")
     view = batch(q, real)
-    assert adapter.emit(q, view) is q
+    assert adapter.transform(q, view) is q
     before = state(adapter)
     step, _ = adapter.update(view)
     assert (step.updated, step.reason) == (False, "too-small") and state(adapter) == before
@@ -110,11 +110,11 @@ def test_below_the_floor_nothing_is_touched(real: int) -> None:
 
 def test_padding_and_broken_rows_reach_nobody() -> None:
     q, adapter = unit(1, 24), method()
-    alone = adapter.emit(q, batch(q))
+    alone = adapter.transform(q, batch(q))
     padded = torch.cat((q, unit(7, 8)))
-    torch.testing.assert_close(adapter.emit(padded, batch(padded, 24))[:24], alone)
+    torch.testing.assert_close(adapter.transform(padded, batch(padded, 24))[:24], alone)
     broken = torch.cat((q, torch.full((1, 8), math.nan)))
-    torch.testing.assert_close(adapter.emit(broken, batch(broken))[:24], alone)
+    torch.testing.assert_close(adapter.transform(broken, batch(broken))[:24], alone)
     step, features = adapter.update(batch(broken))
     assert (step.reason, features) == ("non-finite-features", None)
 
@@ -139,22 +139,24 @@ def test_the_queue_holds_the_batch_that_is_answered_and_keeps_it_when_learned() 
         known = queue.constants(32)
         assert known is not None
         before = state(adapter)
-        emitted = adapter.emit(q, batch(q))
+        transformed = adapter.transform(q, batch(q))
         assert state(adapter) == before  # answering changes nothing
-        np.testing.assert_allclose(emitted.numpy(), plain(q, gp, known[0]), atol=2e-6)
+        np.testing.assert_allclose(transformed.numpy(), plain(q, gp, known[0]), atol=2e-6)
         step, _ = adapter.update(batch(q))
         assert step.updated == (seed < 10) and adapter.version == min(seed + 1, 10)
         tensors, meta = adapter.snapshot()
         fresh = method(preset="tcr-paper")
         fresh.restore(tensors, json.loads(json.dumps(meta)))
         assert state(fresh) == state(adapter)
-        assert torch.equal(fresh.emit(q, batch(q)), adapter.emit(q, batch(q)))
+        assert torch.equal(fresh.transform(q, batch(q)), adapter.transform(q, batch(q)))
 
 
 def test_an_empty_queue_only_spreads() -> None:
     q = unit(1, 3)
     adapter = method(floor=1, constants="queue")  # three rows offer nothing to a queue
-    torch.testing.assert_close(adapter.emit(q, batch(q)), normalize(2 * (q - q.mean(0)) + q.mean(0), dim=1))
+    torch.testing.assert_close(
+        adapter.transform(q, batch(q)), normalize(2 * (q - q.mean(0)) + q.mean(0), dim=1)
+    )
     step, _ = adapter.update(batch(q))
     assert (step.updated, step.reason) == (False, "no-constants")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from core.config import ROLES, Config, load
+from core.config import ROLES, Config
+from core.config_file import load
 from core.errors import ConfigError
 
 TOPIC = "[kafka]\n{} = "
@@ -38,6 +39,11 @@ def refused(tmp_path: Path, text: str) -> str:
         ("[adapt.align.clusters]\nlayers = [-1]", ["clusters.layers", "[-1]"]),
         ("[adapt.align.clusters]\nlayers = [2, 0]", ["clusters.layers", "[2, 0]"]),
         ("[adapt.align.clusters]\nlayers = [2, 2]", ["clusters.layers", "[2, 2]"]),
+        # Keys that there are not.
+        ("[adapt]\nstepz = 1", ["adapt.stepz", "no such key", "did you mean steps?"]),
+        ("[adapt]\nzzzzzz = 1", ["adapt.zzzzzz: there is no such key"]),
+        ("[adapt.align]\nstrenght = 1", ["adapt.align.strenght", "did you mean strength?"]),
+        ('[adapt]\nemit = "paper"', ["adapt.emit", "is called adapt.answer_from since version 0.3"]),
         # Numbers that mean nothing.
         ("[adapt]\nlearning_rate = -5.0", ["adapt.learning_rate", "greater than 0"]),
         ("[adapt]\nlearning_rate = 0.0", ["adapt.learning_rate"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.artifacts import read_manifest
-from core.config import load
+from core.config_file import load
 from core.errors import ArtifactError, ConfigError
 from core.readers.lines import BadLine, content, document, text
 from core.readers.places import bytes_of, is_file, is_folder, names_in, shown, there

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from core.config import KafkaConfig, load
+from core.config import KafkaConfig
+from core.config_file import load
 from monitoring.metrics import Metrics
 from monitoring.registry import fresh_registry
 from monitoring.series import SERIES

@@ -157,14 +157,14 @@ def test_tap_of_composed_is_the_image_towers(towers: tuple[ImageTower, TextTower
     both, seen = Composed(*towers), []
     assert both.norms() == 1 and both.bn_widths() == (4,) and both.width == WIDTH
 
-    def tap(layer: int, entering: Tensor) -> tuple[Tensor, Tensor]:
+    def hook(layer: int, entering: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((layer, tuple(entering.shape)))
         return torch.full((4,), 2.0), torch.full((4,), 0.5)
 
     contents = list(zip(pictures(3), ["a", "b", "c"]))
-    moved = encoded(both, contents, 4, tap=tap)
+    moved = encoded(both, contents, 4, hook=hook)
     assert seen == [(0, (4, 4, 2, 2))]
-    looks = encoded(towers[0], [c[0] for c in contents], tap=tap)
+    looks = encoded(towers[0], [c[0] for c in contents], hook=hook)
     reads = encoded(towers[1], [c[1] for c in contents])
     torch.testing.assert_close(moved[:3], nn.functional.normalize(looks + reads, dim=1))
     assert not torch.allclose(moved[:3], encoded(both, contents))
@@ -302,16 +302,16 @@ def test_tap_of_a_sequence_sees_one_frame_a_row_and_moves_all(towers: tuple[Imag
         shown.append(inputs.clone())
         return torch.full((4,), 2.0), torch.full((4,), 0.5)
 
-    encoded(image, [frame for clip in contents for frame in clip], tap=watch)
-    moved = encoded(clips, contents, 4, tap=move)
+    encoded(image, [frame for clip in contents for frame in clip], hook=watch)
+    moved = encoded(clips, contents, 4, hook=move)
     # Rows 0, 1 and 2 show their frames 0, 1 and 2 % 2 = 0; the padding row shows the last frame of all.
     torch.testing.assert_close(shown[0], entered[0][[0, 4, 6, 7]])
     for row, clip in enumerate(contents):
-        features = encoded(image, clip, tap=move).double().tolist()
+        features = encoded(image, clip, hook=move).double().tolist()
         np.testing.assert_allclose(moved[row].tolist(), by_hand(features), atol=2e-6)
     calls: list[object] = []
-    encoded(clips, contents, tap=lambda *_: calls.append(_))
-    assert len(calls) == 1, "a tap that only watches changes nothing and is called once"
+    encoded(clips, contents, hook=lambda *_: calls.append(_))
+    assert len(calls) == 1, "a hook that only watches changes nothing and is called once"
     measured = calibrate(clips, [clips.collate([clips.prepare(clip) for clip in contents], 3)])
     assert measured.mean.shape == (3, 4)
 

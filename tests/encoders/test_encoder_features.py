@@ -11,9 +11,9 @@ from encoders.vector import VectorEncoder
 class Counting(VectorEncoder):
     calls = 0
 
-    def encode(self, inputs, params=None, tap=None):
+    def encode(self, inputs, params=None, hook=None):
         self.calls += 1
-        return super().encode(inputs, params, tap)
+        return super().encode(inputs, params, hook)
 
 
 def rows(count: int) -> list[np.ndarray]:

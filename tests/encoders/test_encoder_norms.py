@@ -63,23 +63,23 @@ def test_calibration_equals_a_loop(tower: ImageTower) -> None:
 
 
 def move_of(moves: dict[int, tuple[float, float]]):
-    """A tap that moves some layers."""
+    """A hook that moves some layers."""
 
-    def tap(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def hook(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         if layer not in moves:
             return None
         return torch.full((x.shape[1],), moves[layer][0]), torch.full((x.shape[1],), moves[layer][1])
 
-    return tap
+    return hook
 
 
 def test_a_tap_moves_the_input_of_its_layer(tower: ImageTower) -> None:
     batch, seen = inputs(tower), []
 
-    def tap(layer: int, entering: torch.Tensor) -> None:
+    def hook(layer: int, entering: torch.Tensor) -> None:
         seen.append((layer, entering.shape[1]))
 
-    assert torch.equal(tower.encode(batch, None, tap), tower.encode(batch))
+    assert torch.equal(tower.encode(batch, None, hook), tower.encode(batch))
     assert seen == [(0, 4), (1, 6), (2, 6)]
     net: Small = tower.raw  # type: ignore[assignment]
     got = tower.encode(batch, None, move_of({1: (2.0, 0.5)}))
@@ -93,36 +93,36 @@ def test_a_tap_that_fails_leaves_nothing_behind(tower: ImageTower) -> None:
     batch = inputs(tower)
     before = tower.encode(batch)
 
-    def tap(layer: int, entering: torch.Tensor) -> None:
+    def hook(layer: int, entering: torch.Tensor) -> None:
         if layer == 0:
             return move_of({0: (3.0, 1.0)})(0, entering)
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        tower.encode(batch, None, tap)
+        tower.encode(batch, None, hook)
     assert torch.equal(tower.encode(batch), before)
 
 
 def rows_move(layers: tuple[int, ...], seed: int = 0):
-    """A tap that moves every row of some layers differently."""
+    """A hook that moves every row of some layers differently."""
 
-    def tap(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def hook(layer: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         if layer not in layers:
             return None
         generator = torch.Generator().manual_seed(seed + layer)
         scale = 0.5 + torch.rand(x.shape[:2], generator=generator)
         return scale, torch.randn(x.shape[:2], generator=generator)
 
-    return tap
+    return hook
 
 
 def test_every_row_may_have_a_move_of_its_own(tower: ImageTower) -> None:
-    batch, tap = inputs(tower), rows_move((0, 1, 2))
-    got = tower.encode(batch, None, tap)
+    batch, hook = inputs(tower), rows_move((0, 1, 2))
+    got = tower.encode(batch, None, hook)
     net: Small = tower.raw  # type: ignore[assignment]
 
     def moved(layer: int, x: torch.Tensor) -> torch.Tensor:
-        move = tap(layer, x)
+        move = hook(layer, x)
         assert move is not None
         out = torch.empty_like(x)
         for row in range(x.shape[0]):
@@ -166,7 +166,7 @@ def test_statistics_stay_those_of_the_source(tower: ImageTower) -> None:
     torch.testing.assert_close(tower.encode(batch[:1]), tower.encode(batch)[:1], atol=1e-6, rtol=0)
 
 
-def test_gradients_flow_through_a_tap(tower: ImageTower) -> None:
+def test_gradients_flow_through_a_hook(tower: ImageTower) -> None:
     params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
     tower.encode(inputs(tower), params, move_of({0: (1.5, 0.1), 1: (1.5, 0.1), 2: (1.5, 0.1)}))[
         :, 1

@@ -13,7 +13,8 @@ import pytest
 from toy_vectors import shifted
 
 import qshift
-from core.config import AdaptConfig, Config, load
+from core.config import AdaptConfig, Config
+from core.config_file import load
 from core.errors import ArtifactError, ConfigError
 from core.identity import difference, identity
 from qshift.benchmarks.suite.fingerprint import Fingerprints
@@ -147,7 +148,7 @@ BROKEN = {
     "mine:Nothing": "there is no class Nothing in .*mine.py",
     "mine:Number": "there is no class Number",
     "mine:Bare": r"cannot be made from \(source, constants, config, floor\)",
-    "mine:Half": "lacks version, learns_first, emit, update, snapshot, restore: a method has name, ",
+    "mine:Half": "lacks version, learns_first, transform, update, snapshot, restore: a method has name, ",
     "mine.deeper:Method": "cannot import mine.deeper",
 }
 

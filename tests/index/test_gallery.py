@@ -1,4 +1,4 @@
-"""A gallery version, its folder, and the shelf."""
+"""A gallery version, its folder, and the versions a service keeps."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from core.errors import ArtifactError, GalleryError
 from core.protocols import Gallery
 from index.codes import NO_KEY
 from index.gallery import Backend, Display, VersionedGallery
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 
 BACKENDS: list[Backend] = ["faiss", "exact"]
 
@@ -323,45 +323,45 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path, change: dict[st
             VersionedGallery.load(tmp_path / "g")
 
 
-def test_shelf_keeps_a_few_versions() -> None:
+def test_a_service_keeps_a_few_versions() -> None:
     galleries = [build(5, "exact", seed=i) for i in range(6)]
-    shelf = Shelf(galleries[0])
+    versions = GalleryVersions(galleries[0])
     for old, new in pairwise(galleries):
-        assert shelf.current() is old
-        assert shelf.swap(new) is old
-    assert shelf.versions() == tuple(g.version for g in galleries[2:])
-    assert shelf.version(galleries[1].version) is None
-    assert shelf.version(galleries[2].version) is galleries[2]
-    shelf.release(galleries[2].version)
-    shelf.release(galleries[5].version)
-    assert shelf.version(galleries[2].version) is None and shelf.current() is galleries[5]
-    shelf.swap(galleries[3])
-    assert shelf.versions() == tuple(galleries[i].version for i in (4, 5, 3))
-    shelf.swap(galleries[3])
-    assert len(shelf.versions()) == 3
+        assert versions.current() is old
+        assert versions.swap(new) is old
+    assert versions.versions() == tuple(g.version for g in galleries[2:])
+    assert versions.version(galleries[1].version) is None
+    assert versions.version(galleries[2].version) is galleries[2]
+    versions.release(galleries[2].version)
+    versions.release(galleries[5].version)
+    assert versions.version(galleries[2].version) is None and versions.current() is galleries[5]
+    versions.swap(galleries[3])
+    assert versions.versions() == tuple(galleries[i].version for i in (4, 5, 3))
+    versions.swap(galleries[3])
+    assert len(versions.versions()) == 3
     for wrong in (
         build(5, "exact", base_version="other"),
         VersionedGallery(8, [], np.empty((0, 1), np.uint8), []),
     ):
         with pytest.raises(GalleryError, match="rebuild"):
-            shelf.swap(wrong)
-    assert shelf.current() is galleries[3]
+            versions.swap(wrong)
+    assert versions.current() is galleries[3]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_swap_while_another_thread_searches(backend: Backend) -> None:
     """Every search sees one whole version: its hits are those of that version alone."""
-    versions = [build(300, backend, seed=i) for i in range(4)]
+    galleries = [build(300, backend, seed=i) for i in range(4)]
     query = np.random.default_rng(7).integers(0, 3, (8, 8), dtype=np.uint8)
-    expected = {g.version: g.search(query, 20).keys.tobytes() for g in versions}
+    expected = {g.version: g.search(query, 20).keys.tobytes() for g in galleries}
     assert len(set(expected.values())) == 4
-    shelf, done = Shelf(versions[0]), Event()
+    versions, done = GalleryVersions(galleries[0]), Event()
     wrong: list[str] = []
     seen: set[str] = set()
 
     def search() -> None:
         while not done.is_set():
-            gallery = shelf.current()
+            gallery = versions.current()
             seen.add(gallery.version)
             if gallery.search(query, 20).keys.tobytes() != expected[gallery.version]:
                 wrong.append(gallery.version)
@@ -370,7 +370,7 @@ def test_swap_while_another_thread_searches(backend: Backend) -> None:
     for thread in threads:
         thread.start()
     for turn in range(2000):
-        shelf.swap(versions[turn % 4])
+        versions.swap(galleries[turn % 4])
         if turn % 50 == 0:
             done.wait(0.005)
     done.set()

@@ -240,13 +240,13 @@ class Worker:
         return self._stopped()[4]
 
     def counts(self) -> tuple[int, int, int]:
-        """Queries, dead letters and cuts of the stopped worker."""
+        """Queries, dead letters and checkpoints of the stopped worker."""
         found = self._stopped()
         return int(found[1]), int(found[2]), int(found[3])
 
     def _stopped(self) -> re.Match[str]:
         found = re.search(
-            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) cuts; state ([0-9a-f]{16})",
+            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) checkpoints; state ([0-9a-f]{16})",
             " ".join(self.output().split()),
         )
         assert found is not None, self.output()
@@ -335,7 +335,7 @@ def make_site(
             "base": str(world / "base"),
             "gallery": str(world / "gallery"),
             "device": "cpu",
-            # Batches are always full: a time-out would cut an uninterrupted run elsewhere.
+            # Batches are always full: a time-out would form other batches in an uninterrupted run.
             "batch": {"size": SIZE, "floor": 8, "linger_seconds": 60.0},
             "state": {"store": "changelog", "every_batches": 3},
             "http": {"enabled": False},

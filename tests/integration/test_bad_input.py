@@ -179,7 +179,7 @@ def test_a_stream_of_nothing_but_bad_input_moves_on(
     """Refused records are done with: a restart after a clean stop does not refuse them again."""
     site = make_site(broker, vector_world, batch={"linger_seconds": 0.2})
     sent: list[Coordinates] = []
-    for count in (30, 5):  # the first cut of all, and one after another
+    for count in (30, 5):  # the first checkpoint of all, and one after another
         sent += produce(site, [(b"{", [])] * count)
         service = serving(site)
         site.wait(lambda wanted=len(sent): len(site.dead_letters()) == wanted)
@@ -194,7 +194,7 @@ def test_a_stream_of_nothing_but_bad_input_moves_on(
 def test_poison_is_passed_by_at_every_start(
     broker: Any, make_site: Any, vector_world: Any, messages: Any, serving: Any
 ) -> None:
-    """Labels are read from their beginning and refused records again until a cut: each start meets them."""
+    """Labels are read from their beginning and refused records again until a checkpoint."""
     site = make_site(broker, vector_world, batch={"linger_seconds": 0.2})
     limited(site, site.kafka.dead_letters, 3000)
     poison: list[Message] = [

@@ -16,7 +16,7 @@ import pytest
 from kafka.admin import KafkaAdminClient
 
 from core.artifacts import tensors_hash
-from core.checkpoints import Cut, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Coordinates, Record
@@ -25,7 +25,7 @@ from stream.changelog import CHUNK_BYTES, ChangelogStore
 from stream.client import read_all
 from stream.cluster import ensure_topics
 from stream.sink import KafkaSink
-from stream.states import cut_to_bytes
+from stream.states import checkpoint_to_bytes
 
 # kafka-python leaves the sockets of refused connections to the garbage collector.
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed .socket:ResourceWarning")]
@@ -82,15 +82,15 @@ def raw(broker: Broker, config: KafkaConfig) -> Iterator[Callable[[bytes, bytes 
     sink.close()
 
 
-def big(seq: int, generation: int = 0, size: int = 2_500_000) -> Cut:
+def big(seq: int, generation: int = 0, size: int = 2_500_000) -> Checkpoint:
     noise = np.random.default_rng(seq).integers(0, 256, size, dtype=np.uint8)
     state_hash = tensors_hash({"noise": noise}, {})
     lane = LaneState("0:image", seq + 1, 10 * seq, {"noise": noise}, {}, state_hash)
-    return Cut(*HERE, seq, "", 10 * seq, (lane,), "c", {}, generation)
+    return Checkpoint(*HERE, seq, "", 10 * seq, (lane,), "c", {}, generation)
 
 
-def seq_of(cut: Cut | None) -> int | None:
-    return None if cut is None else cut.seq
+def seq_of(checkpoint: Checkpoint | None) -> int | None:
+    return None if checkpoint is None else checkpoint.seq
 
 
 # -- torn, corrupt, fenced ------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_a_torn_cut_never_hides_the_other_slot(
     store = opened()
     store.save(big(0))
     store.save(big(1))
-    blob = cut_to_bytes(big(2))
+    blob = checkpoint_to_bytes(big(2))
     for number in range(chunks):  # slot 0 again, and no manifest
         chunk = blob[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
         raw(b"qshift.queries/0/0/0/%d" % number, chunk)
@@ -125,7 +125,7 @@ def test_a_torn_cut_never_hides_the_other_slot(
 def test_a_torn_first_cut_counts_as_never_written(
     opened: Callable[..., ChangelogStore], raw: Callable[[bytes, bytes | None], Any]
 ) -> None:
-    raw(b"qshift.queries/0/0/0/0", cut_to_bytes(big(0, size=10)))
+    raw(b"qshift.queries/0/0/0/0", checkpoint_to_bytes(big(0, size=10)))
     assert opened().load(HERE) is None
 
 
@@ -140,12 +140,12 @@ def test_damage_in_one_slot_falls_back_and_in_both_is_an_error(
     raw(b"qshift.queries/0/0/0/manifest", bad)
     assert seq_of(opened().load(HERE)) == 1
     raw(b"qshift.queries/0/0/1/0", b"flipped")
-    left = 2 if bad is not None else 1  # a tombstone is no cut
-    with pytest.raises(ArtifactError, match=f"none of the {left} cuts"):
+    left = 2 if bad is not None else 1  # a tombstone is no checkpoint
+    with pytest.raises(ArtifactError, match=f"none of the {left} checkpoints"):
         opened().load(HERE)
 
 
-def test_a_new_owner_erases_older_generations_after_two_cuts(
+def test_a_new_owner_erases_older_generations_after_two_checkpoints(
     opened: Callable[..., ChangelogStore], config: KafkaConfig, written: Callable[[str], list[Record]]
 ) -> None:
     old = opened()
@@ -204,20 +204,20 @@ def test_a_restart_reads_the_journal_from_where_its_cut_needs_it(
     first.save(replace(big(0, size=10), lanes=(replace(big(0).lanes[0], next_seq=4, tensors={}),)))
 
     second = opened()
-    cut = second.load(HERE)
-    assert cut is not None
-    since = {lane.lane: lane.next_seq for lane in cut.lanes}
+    checkpoint = second.load(HERE)
+    assert checkpoint is not None
+    since = {lane.lane: lane.next_seq for lane in checkpoint.lanes}
     assert second.journalled(HERE, since) == [entry(4), entry(5)]
     assert second._known[HERE].start == 4
-    # Who asks for more than the cut needs gets it all the same.
+    # Who asks for more than the checkpoint needs gets it all the same.
     assert second.journalled(HERE, {}) == [entry(seq) for seq in range(6)]
-    # Planned batches that are not repeated yet stay needed, however many cuts there are.
+    # Planned batches that are not repeated yet stay needed, however many checkpoints there are.
     assert second.journalled(HERE, since) == [entry(4), entry(5)]
-    second.save(replace(cut, seq=1, lanes=(replace(cut.lanes[0], next_seq=5),)))
+    second.save(replace(checkpoint, seq=1, lanes=(replace(checkpoint.lanes[0], next_seq=5),)))
     second.journal(entry(6))
     third = opened()
-    cut = third.load(HERE)
-    assert cut is not None
+    checkpoint = third.load(HERE)
+    assert checkpoint is not None
     assert third.journalled(HERE, {"0:image": 5}) == [entry(5), entry(6)]
     assert third._known[HERE].start == 5
 
@@ -324,7 +324,7 @@ def test_missing_topic_is_a_delivery_error(broker: Broker) -> None:
 def test_a_journal_that_ends_before_the_cut_was_made_anew(
     broker: Broker, opened: Callable[..., ChangelogStore], config: KafkaConfig
 ) -> None:
-    """What was journalled behind the cut is gone: other boundaries would give other answers."""
+    """What was journalled behind the checkpoint is gone: other boundaries would give other answers."""
     store = opened()
     store.journalled(HERE, {})
     for seq in range(3):
@@ -338,9 +338,9 @@ def test_a_journal_that_ends_before_the_cut_was_made_anew(
     client.close()
     ensure_topics(broker.bootstrap_servers, {config.journal: (1, {})})
     again = opened()
-    cut = again.load(HERE)
-    assert cut is not None
+    checkpoint = again.load(HERE)
+    assert checkpoint is not None
     with pytest.raises(
         ArtifactError, match=r"journal was made anew: it ends at 0, .* at 3 .* kafka\.journal"
     ):
-        again.journalled(HERE, {lane.lane: lane.next_seq for lane in cut.lanes})
+        again.journalled(HERE, {lane.lane: lane.next_seq for lane in checkpoint.lanes})

@@ -84,7 +84,7 @@ def test_round_trip_keeps_every_byte(broker: Broker, config: KafkaConfig) -> Non
             out.emit_to(config.queries, value, key, list(head), partition=1).coordinates()
             for value, key, head in sent
         ]
-        out.emit("labels", b"label", b"key", [("h", b"1")])
+        out.send("labels", b"label", b"key", [("h", b"1")])
         out.flush(10)
     assert [place.offset for place in places] == [0, 1, 2, 3]
     with source(broker, config) as incoming:
@@ -133,7 +133,7 @@ def test_pause_returns_nothing_and_resume_everything(broker: Broker, config: Kaf
         incoming.pause(True)
         joined(incoming, 2)
         for number in range(20):
-            out.emit("queries", b"%d" % number, b"%d" % number)
+            out.send("queries", b"%d" % number, b"%d" % number)
         out.flush(10)
         generation = incoming.generation()
         for _ in range(5):
@@ -264,17 +264,17 @@ def test_expired_records_make_flush_raise(broker: Broker, config: KafkaConfig) -
     """T1: the broker stands still for longer than the delivery time-out."""
     short = config.model_copy(update={"delivery_timeout_seconds": 2.5})
     with sink(broker, short) as out:
-        out.emit("answers", b"before", b"0")
+        out.send("answers", b"before", b"0")
         out.flush(10)
         broker.pause()
         try:
             for number in range(5):
-                out.emit("answers", b"%d" % number, b"1")
+                out.send("answers", b"%d" % number, b"1")
             with pytest.raises(DeliveryError, match="sent again"):
                 out.flush(6)
         finally:
             broker.resume()
-        out.emit("answers", b"again", b"2")  # by a new producer
+        out.send("answers", b"again", b"2")  # by a new producer
         out.flush(20)
         assert wait_for(lambda: out.inflight_bytes == 0)
     reading = config.model_copy(update={"queries": config.answers, "group": config.group + "-answers"})
@@ -286,11 +286,11 @@ def test_expired_records_make_flush_raise(broker: Broker, config: KafkaConfig) -
 def test_flush_within_its_budget_or_not_at_all(broker: Broker, config: KafkaConfig) -> None:
     with sink(broker, config) as out:
         out.flush(0)  # nothing was sent
-        out.emit("answers", b"1", b"1")
+        out.send("answers", b"1", b"1")
         out.flush(10)
         broker.pause()
         try:
-            out.emit("answers", b"2", b"1")
+            out.send("answers", b"2", b"1")
             started = time.monotonic()
             with pytest.raises(DeliveryError):
                 out.flush(0.5)
@@ -302,7 +302,7 @@ def test_flush_within_its_budget_or_not_at_all(broker: Broker, config: KafkaConf
 def test_unacknowledged_bytes_are_bounded(broker: Broker, config: KafkaConfig) -> None:
     """T4: with a dead broker the raw client would take 80 MB here."""
     with sink(broker, config) as out:
-        out.emit("answers", b"x", b"k")
+        out.send("answers", b"x", b"k")
         out.flush(10)
         broker.pause()
         taken = []
@@ -310,7 +310,7 @@ def test_unacknowledged_bytes_are_bounded(broker: Broker, config: KafkaConfig) -
         def fill() -> None:
             try:
                 for number in range(8000):
-                    out.emit("answers", bytes(10_000), b"%d" % number)
+                    out.send("answers", bytes(10_000), b"%d" % number)
                     taken.append(number)
             except DeliveryError:
                 pass
@@ -333,8 +333,8 @@ def test_unacknowledged_bytes_are_bounded(broker: Broker, config: KafkaConfig) -
 def test_too_large_is_refused_before_it_is_sent(broker: Broker, config: KafkaConfig) -> None:
     with sink(broker, config) as out:
         with pytest.raises(Refused, match="expected at most"):
-            out.emit("queries", bytes(5 << 20), None)
-        out.emit("queries", bytes(1 << 20), None, [("h", bytes(1000))])  # the largest that is allowed
+            out.send("queries", bytes(5 << 20), None)
+        out.send("queries", bytes(1 << 20), None, [("h", bytes(1000))])  # the largest that is allowed
         out.flush(10)
         assert out.inflight_bytes == 0
     with source(broker, config) as incoming:
@@ -352,9 +352,9 @@ def test_limits_of_existing_topics_are_obeyed(broker: Broker, config: KafkaConfi
     many = [("h", b"")] * 3400  # 10,200 bytes on the wire
     with sink(broker, config) as out:
         with pytest.raises(Refused, match=f"for {config.answers}, expected at most 10000"):
-            out.emit("answers", b"v", b"k", many)
-        out.emit("answers", b"v", b"k", many[:3200])
-        out.emit("dead-letters", bytes(9_000), b"k", [*many, ("x-source-offset", b"7")])
+            out.send("answers", b"v", b"k", many)
+        out.send("answers", b"v", b"k", many[:3200])
+        out.send("dead-letters", bytes(9_000), b"k", [*many, ("x-source-offset", b"7")])
         out.flush(10)
     (letter,) = read_all(broker.bootstrap_servers, config.dead_letters)
     assert letter.key == b"k" and 3_700 < len(letter.value or b"") < 4_000
@@ -366,19 +366,19 @@ def test_what_kafka_refuses_for_its_size_is_not_sent_again_for_ever(
 ) -> None:
     """A limit that was lowered under a running sink: the first failure is learned from."""
     with sink(broker, config) as out:
-        out.emit("answers", b"small", b"k")
-        out.emit("dead-letters", b"small", b"k")
+        out.send("answers", b"small", b"k")
+        out.send("dead-letters", b"small", b"k")
         out.flush(10)
         limit(broker, config.answers, 10_000)
         limit(broker, config.dead_letters, 10_000)
-        out.emit("answers", bytes(20_000), b"k")
-        out.emit("answers", b"small too", b"k")
+        out.send("answers", bytes(20_000), b"k")
+        out.send("answers", b"small too", b"k")
         with pytest.raises(DeliveryError, match="TooLarge"):
             out.flush(10)
         with pytest.raises(Refused, match="expected at most 20"):
-            out.emit("answers", bytes(20_000), b"k")
+            out.send("answers", bytes(20_000), b"k")
         for attempt in range(8):
-            out.emit("dead-letters", bytes(60_000), b"k", [("x-source-offset", b"7")])
+            out.send("dead-letters", bytes(60_000), b"k", [("x-source-offset", b"7")])
             try:
                 out.flush(10)
                 break

@@ -16,7 +16,7 @@ from stream.changelog import ChangelogStore
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-QUERIES = 1600  # whole batches of 16: where a run ends cuts none of them
+QUERIES = 1600  # whole batches of 16: where a run ends divides none of them
 KILLS = 10
 
 
@@ -41,7 +41,7 @@ def expected(broker: Broker, make_site: Any, vector_world: Any, messages: Any) -
         QUERIES,
         0,
         -(-QUERIES // 16 // 3),
-    )  # a cut every three batches, one at the end
+    )  # a checkpoint every three batches, one at the end
     assert len(site.answers()) == QUERIES
     return Expected(site.kafka.queries, site.distinct(), worker.state())
 
@@ -61,14 +61,14 @@ class Progress:
 
 
 def saved_state(site: Any) -> str:
-    """The state of the newest cut in the changelog topic, hashed as the runner's report is."""
+    """The state of the newest checkpoint in the changelog topic, hashed as the runner's report is."""
     store = ChangelogStore(site.servers, site.kafka)
     try:
-        cut = store.load((site.kafka.queries, 0))
+        checkpoint = store.load((site.kafka.queries, 0))
     finally:
         store.close()
-    assert cut is not None and cut.next_offset == QUERIES
-    text = "|".join(f"{lane.lane}={lane.state_hash}" for lane in cut.lanes)
+    assert checkpoint is not None and checkpoint.next_offset == QUERIES
+    text = "|".join(f"{lane.lane}={lane.state_hash}" for lane in checkpoint.lanes)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -99,7 +99,7 @@ def test_worker_killed_ten_times(
     progress, worker, cut_off = Progress(site), site.worker(), []
     for place in places:
         site.wait(lambda place=place: progress.answered() >= place)
-        time.sleep(rng.uniform(0, 0.05))  # anywhere in a batch or a cut
+        time.sleep(rng.uniform(0, 0.05))  # anywhere in a batch or a checkpoint
         worker.kill()
         cut_off.append(progress.answered())
         worker = site.worker()
@@ -109,7 +109,7 @@ def test_worker_killed_ten_times(
     # Every kill hit a worker that was at work: something was answered since the last one, and not all.
     assert max(cut_off) < QUERIES and min(np.diff([0, *cut_off])) > 0, cut_off
     duplicates = check(site, expected)
-    assert duplicates > 0, "no kill fell between a cut and the next: the test shows nothing"
+    assert duplicates > 0, "no kill fell between a checkpoint and the next: the test shows nothing"
 
 
 @pytest.fixture

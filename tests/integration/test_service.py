@@ -53,7 +53,7 @@ def series(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def newest_cut(site: Any) -> Any:
+def newest_checkpoint(site: Any) -> Any:
     store = ChangelogStore(site.servers, site.kafka)
     try:
         return store.load((site.kafka.queries, 0))
@@ -70,8 +70,8 @@ def test_sigterm_makes_a_cut_and_a_restart_goes_on(
     site.wait(lambda: len(site.answers()) >= 64)
     assert worker.terminate() < 10
     assert worker.counts() == (64, 0, 2)
-    cut = newest_cut(site)
-    assert (cut.next_offset, [lane.next_seq for lane in cut.lanes]) == (64, [4])
+    checkpoint = newest_checkpoint(site)
+    assert (checkpoint.next_offset, [lane.next_seq for lane in checkpoint.lanes]) == (64, [4])
 
     sent += site.send(messages(21, seed=2)[0])
     worker = site.worker()
@@ -79,7 +79,7 @@ def test_sigterm_makes_a_cut_and_a_restart_goes_on(
     assert worker.terminate() < 10
     assert [Coordinates(*_place(record.key)) for record in site.answers()] == sent  # once each, in order
     assert worker.counts() == (32, 0, 1)
-    assert newest_cut(site).parent_hash != ""
+    assert newest_checkpoint(site).parent_hash != ""
 
 
 def _place(key: bytes) -> tuple[str, int, int]:
@@ -104,14 +104,16 @@ def test_clean_stops_make_no_duplicates(
     assert len(keys) == len(set(keys)) == 32 * cycles
 
 
-def test_a_worker_that_saw_nothing_writes_no_cut(broker: Any, make_site: Any, vector_world: Any) -> None:
-    """A cut at offset 0 would be refused where retention has removed the log's beginning."""
+def test_a_worker_that_saw_nothing_writes_no_checkpoint(
+    broker: Any, make_site: Any, vector_world: Any
+) -> None:
+    """A checkpoint at offset 0 would be refused where retention has removed the log's beginning."""
     site = make_site(broker, vector_world)
     worker = site.worker()
     site.wait(lambda: "serving" in worker.output())
     time.sleep(1.5)  # long enough to join
     worker.terminate()
-    assert newest_cut(site) is None
+    assert newest_checkpoint(site) is None
 
 
 def test_the_installed_command_ends_with_zero(make_site: Any, broker: Any, vector_world: Any) -> None:

@@ -183,17 +183,17 @@ def test_close_shows_what_still_waits() -> None:
 
 def test_operations_that_raise_are_counted() -> None:
     class Bad:
-        def cut(self, size_bytes: int) -> None:
+        def checkpoint(self, size_bytes: int) -> None:
             raise OSError("full")
 
         def restored(self, seconds: float) -> None:
             raise SystemExit(1)
 
-        recovered = rebalanced = cut
+        recovered = rebalanced = checkpoint
 
     errors = Errors()
     safe = SafeOperations(Bad(), errors)  # type: ignore[arg-type]
-    safe.cut(1)
+    safe.checkpoint(1)
     safe.restored(1.0)
     safe.recovered()
     safe.rebalanced()

@@ -136,8 +136,8 @@ def test_what_the_service_tells(metrics):
     now = [100.0]
     metrics._clock = lambda: now[0]
     registry = metrics.registry
-    assert math.isnan(value(registry, "qshift_cut_age_seconds"))
-    metrics.cut(1234)
+    assert math.isnan(value(registry, "qshift_checkpoint_age_seconds"))
+    metrics.checkpoint(1234)
     now[0] = 107.0
     metrics.lag("qshift.queries/0", 5)
     metrics.index("v1", 10)
@@ -146,8 +146,8 @@ def test_what_the_service_tells(metrics):
     metrics.recovered()
     metrics.rebalanced()
     metrics.restored(0.5)
-    assert value(registry, "qshift_cut_age_seconds") == 7
-    assert value(registry, "qshift_cut_bytes") == 1234
+    assert value(registry, "qshift_checkpoint_age_seconds") == 7
+    assert value(registry, "qshift_checkpoint_bytes") == 1234
     assert value(registry, "qshift_lag_records", partition="qshift.queries/0") == 5
     assert value(registry, "qshift_index_info", version="v1") is None
     assert value(registry, "qshift_index_info", version="v2") == 1

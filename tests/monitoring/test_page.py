@@ -262,7 +262,7 @@ class Feed:
             ),
             seconds={
                 "collate": noise(4, 0.004), "encode_frozen": noise(9, 0.02), "encode_adapted": noise(9, 0.03),
-                "search": noise(4, 0.005), "learn": noise(9, 0.045), "emit": noise(4, 0.001),
+                "search": noise(4, 0.005), "learn": noise(9, 0.045), "send": noise(4, 0.001),
             },
         )  # fmt: skip
         for observer in (self.judged, self.drift, self.history):

@@ -42,7 +42,7 @@ PACE = 60
 SLEEP_SECONDS = 20.0
 """Longer than the session of 15 s: the group gives the sleeper's partitions away."""
 LINGER_SECONDS = 0.1
-"""Batches are cut by time-out wherever a burst ends: no two workers would draw the same boundaries."""
+"""Batches are formed by time-out wherever a burst ends: no two workers would draw the same boundaries."""
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_sigterms(site: Any, messages: Any) -> None:
 def test_a_worker_sleeps_while_another_takes_over(
     broker: Any, make_site: Any, vector_world: Path, messages: Any, tmp_path: Path, store: str
 ) -> None:
-    """It wakes in the middle of a backlog, whose end its successor has cut elsewhere by then."""
+    """It wakes in the middle of a backlog, whose end its successor has divided otherwise by then."""
     site = make_site(
         broker, vector_world, batch={"linger_seconds": LINGER_SECONDS, "floor": 4},
         kafka={"partitions": 2}, state={"store": store, "directory": str(tmp_path / "state")},

@@ -13,7 +13,8 @@ from toy_world import QUERIES, small_world
 from typer.testing import CliRunner
 
 from core.checkpoints import JournalEntry
-from core.config import Config, load
+from core.config import Config
+from core.config_file import load
 from core.errors import ConfigError
 from qshift.benchmarks.suites import SUITES
 from qshift.cli import app, main

@@ -122,8 +122,8 @@ def test_every_kind_of_line_becomes_what_a_client_would_send(
     )
     found = read(path, seeing)
     assert found.refused == () and [r.at.offset for r in found.records] == [0, 1, 2, 3, 4]
-    border = codec.Codec(Config().limits, Config().kafka)
-    queries = [border.decode(record) for record in found.records]
+    reader = codec.Codec(Config().limits, Config().kafka)
+    queries = [reader.decode(record) for record in found.records]
     assert [q.modality for q in queries] == ["vector", "image", "sequence", "vector", "vector"]  # type: ignore[union-attr]
     assert [q.query_id for q in queries] == ["first", "7", "", "", ""]  # type: ignore[union-attr]
     assert queries[1].content == png(4, 1)  # type: ignore[union-attr]

@@ -21,7 +21,7 @@ from encoders.norms import calibrate
 from encoders.vector import VectorEncoder
 from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 from qshift.build import Engine, assemble
 from stream.session import Session
 
@@ -53,7 +53,7 @@ def world() -> tuple[Base, VersionedGallery]:
 
 def built(world: tuple[Base, VersionedGallery], **answer: object) -> Engine:
     document = {"batch": {"size": SIZE, "floor": 8}, "answer": {"shortlist": 30, **answer}}
-    return assemble(Config.model_validate(document), world[0], Shelf(world[1]))
+    return assemble(Config.model_validate(document), world[0], GalleryVersions(world[1]))
 
 
 def batch(
@@ -222,4 +222,4 @@ def test_the_onset_of_a_shift_aligns_as_if_it_had_been_expected(
         assert same(found[0].served, found[1].served)
         assert surprised.state_hash() == expecting.state_hash()
     assert [one.forwards for one in outcomes] == [1, 1, 3, 2, 1, 3]
-    assert surprised.aligner is not None and surprised.aligner.kinds() > 1
+    assert surprised.aligner is not None and surprised.aligner.styles() > 1

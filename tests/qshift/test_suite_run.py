@@ -346,20 +346,20 @@ def test_a_refused_query_is_an_error_not_a_gap(toy: Known) -> None:
 
 
 class Counting(VectorEncoder):
-    """Counts the forwards that are really made; shows one layer to its tap."""
+    """Counts the forwards that are really made; shows one layer to its hook."""
 
     forwards = 0
 
-    def encode(self, inputs: Any, params: Any = None, tap: Any = None) -> Tensor:
+    def encode(self, inputs: Any, params: Any = None, hook: Any = None) -> Tensor:
         self.forwards += 1
-        if tap is not None:
-            tap(0, inputs + 1)
-            tap(1, inputs + 2)
+        if hook is not None:
+            hook(0, inputs + 1)
+            hook(1, inputs + 2)
         return super().encode(inputs, params)
 
 
 class Watch:
-    """A tap that only looks."""
+    """A hook that only looks."""
 
     def __init__(self, *layers: int) -> None:
         self.layers = layers

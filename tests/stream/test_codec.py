@@ -36,7 +36,7 @@ AT = Coordinates(TOPICS.queries, 0, 7)
 PNG = b"\x89PNG\r\n\x1a\nnot really"
 
 
-def border(**limits: object) -> Codec:
+def made(**limits: object) -> Codec:
     return Codec(
         LimitConfig.model_validate(limits),
         TOPICS,
@@ -51,14 +51,14 @@ def record(value: bytes | None, headers: codec.Headers | None = None, topic: str
 
 
 def refused(value: bytes | None, headers: codec.Headers | None = None, **limits: object) -> tuple[str, str]:
-    found = border(**limits).decode(record(value, headers))
+    found = made(**limits).decode(record(value, headers))
     assert isinstance(found, Refusal), found
     assert found.error == "Refused"
     return found.stage, found.reason
 
 
 def accepted(value: bytes, headers: codec.Headers | None = None, **limits: object) -> Query:
-    found = border(**limits).decode(record(value, headers))
+    found = made(**limits).decode(record(value, headers))
     assert isinstance(found, Query), found
     return found
 
@@ -291,22 +291,22 @@ def test_a_megabyte_of_wrong_elements_is_cheap_and_its_reason_short() -> None:
 
 def test_null_headers_are_legal() -> None:
     odd = Record(AT, codec.text_query("a")[0], None, (("x-tenant", None), ("content-type", None)))  # type: ignore[arg-type]
-    found = border().decode(odd)
+    found = made().decode(odd)
     assert isinstance(found, Query) and found.tenant == ""
 
 
 def test_record_that_failed_its_checksum_says_so() -> None:
     headers = [("x-error-class", b"CorruptRecord"), ("x-error-message", b"the checksum does not fit")]
     for topic in (TOPICS.queries, TOPICS.labels):
-        found = border().decode(record(None, headers, topic))
+        found = made().decode(record(None, headers, topic))
         assert isinstance(found, Refusal) and (found.stage, found.error) == ("decode", "CorruptRecord")
         assert found.reason == "the checksum does not fit"
-    assert dict(border().dead_letter(found)[2])["x-error-class"] == b"CorruptRecord"
+    assert dict(made().dead_letter(found)[2])["x-error-class"] == b"CorruptRecord"
     assert accepted(codec.text_query("a")[0], headers).content == "a"
 
 
 def test_other_topics_are_refused() -> None:
-    found = border().decode(record(codec.text_query("a")[0], topic="elsewhere"))
+    found = made().decode(record(codec.text_query("a")[0], topic="elsewhere"))
     assert isinstance(found, Refusal) and found.stage == "decode"
 
 
@@ -381,7 +381,7 @@ def test_reference_must_match_size_and_sum_and_be_allowed(root: Path) -> None:
 def test_label_there_and_back() -> None:
     about = Coordinates(TOPICS.queries, 3, 12)
     at = Coordinates(TOPICS.labels, 0, 7)
-    found = border().decode(record(codec.label(about, "turtle"), topic=TOPICS.labels))
+    found = made().decode(record(codec.label(about, "turtle"), topic=TOPICS.labels))
     assert found == Judgement(at, about, "turtle")
 
 
@@ -401,9 +401,9 @@ def test_label_there_and_back() -> None:
     ],
 )
 def test_refused_labels(value: bytes | None) -> None:
-    found = border().decode(record(value, topic=TOPICS.labels))
+    found = made().decode(record(value, topic=TOPICS.labels))
     assert isinstance(found, Refusal) and found.error == "Refused"
-    assert isinstance(border().decode(record(codec.label(AT, "x"))), Refusal)
+    assert isinstance(made().decode(record(codec.label(AT, "x"))), Refusal)
 
 
 # -- answers --------------------------------------------------------------------------------------------
@@ -432,7 +432,7 @@ def outcome() -> Outcome:
 
 
 def test_answers_of_a_batch() -> None:
-    found = border().answers(outcome())
+    found = made().answers(outcome())
     assert [key for _, key, _ in found] == [b"qshift.queries/0/7", b"qshift.queries/0/8"]
     assert [headers for _, _, headers in found] == [[("x-answered-at-ms", b"1234")]] * 2
     assert found[0][0] == (
@@ -465,11 +465,11 @@ def test_empty_batch_has_no_answers() -> None:
         "s",
         np.zeros(0, np.float32),
     )
-    assert border().answers(empty) == []
+    assert made().answers(empty) == []
 
 
 def test_traces_pass_through_and_do_not_pile_up() -> None:
-    one = border(pending_queries=64)
+    one = made(pending_queries=64)
     value, _ = codec.text_query("a")
     for offset in range(1000):
         at = Coordinates(TOPICS.queries, 0, offset)
@@ -492,7 +492,7 @@ def test_what_is_not_an_answer(value: bytes) -> None:
 def test_dead_letter_keeps_the_bytes_and_says_why() -> None:
     headers = (("traceparent", b"00-ab"), ("x-tenant", b"zoo"), ("null", None))
     source = Record(Coordinates(TOPICS.queries, 2, 41), b"\xff\x00", b"\x01", headers, 99)  # type: ignore[arg-type]
-    value, key, found = border().dead_letter(Refusal(source, "image", "DecompressionBomb", "too big: ż"))
+    value, key, found = made().dead_letter(Refusal(source, "image", "DecompressionBomb", "too big: ż"))
     assert (value, key) == (b"\xff\x00", b"\x01")
     assert found == [
         ("x-error-stage", b"image"),
@@ -510,9 +510,9 @@ def test_dead_letter_keeps_the_bytes_and_says_why() -> None:
 
 
 def test_dead_letter_of_a_repeated_attempt_replaces_our_headers() -> None:
-    first = border().dead_letter(Refusal(record(b"{"), "decode", "Refused", "first"))
+    first = made().dead_letter(Refusal(record(b"{"), "decode", "Refused", "first"))
     again = [(name, b"3" if name == "x-attempt" else value) for name, value in first[2]]
-    _, _, found = border().dead_letter(Refusal(record(b"{", again), "search", "Other", "second"))
+    _, _, found = made().dead_letter(Refusal(record(b"{", again), "search", "Other", "second"))
     assert Counter(name for name, _ in found).most_common(1)[0][1] == 1
     assert dict(found)["x-error-message"] == b"second"
     assert dict(found)["x-attempt"] == b"3"
@@ -521,11 +521,11 @@ def test_dead_letter_of_a_repeated_attempt_replaces_our_headers() -> None:
 @pytest.mark.parametrize("attempt", [b"", b"x", b"-1", b"9" * 5000, "²".encode()])
 def test_odd_attempts_count_as_the_first(attempt: bytes) -> None:
     refusal = Refusal(record(b"{", [("x-attempt", attempt)]), "decode", "Refused", "r")
-    assert dict(border().dead_letter(refusal)[2])["x-attempt"] == b"1"
+    assert dict(made().dead_letter(refusal)[2])["x-attempt"] == b"1"
 
 
 def test_dead_letter_of_null_and_of_odd_text() -> None:
-    value, _, found = border().dead_letter(Refusal(record(None), "validate", "Refused", "a\ud800b" * 1000))
+    value, _, found = made().dead_letter(Refusal(record(None), "validate", "Refused", "a\ud800b" * 1000))
     assert value == b""
     assert dict(found)["x-source-null"] == b"true"
     assert len(dict(found)["x-error-message"]) <= 2 * codec.REASON_CHARACTERS
@@ -534,7 +534,7 @@ def test_dead_letter_of_null_and_of_odd_text() -> None:
 def test_dead_letter_of_an_oversize_record_fits() -> None:
     headers = [("traceparent", b"00"), *[(f"h{n}", b"x" * 100_000) for n in range(10)]]
     big = Record(AT, b"v" * (2 << 20), b"k" * 100_000, tuple(headers))
-    one = border(message_bytes=1 << 20)
+    one = made(message_bytes=1 << 20)
     refusal = one.decode(big)
     assert isinstance(refusal, Refusal)
     value, key, found = one.dead_letter(refusal)
@@ -557,9 +557,9 @@ def letter_bytes(letter: tuple[bytes, bytes | None, codec.Headers]) -> int:
 def test_headers_are_counted_as_kafka_encodes_them() -> None:
     """380,000 headers of one letter are 1.14 MB, though names and values are a third of it."""
     many = Record(AT, codec.text_query("a")[0], b"key", tuple([("h", b"")] * 380_000))
-    refusal = border().decode(many)
+    refusal = made().decode(many)
     assert isinstance(refusal, Refusal) and "1140" in refusal.reason and "at most 1048576" in refusal.reason
-    letter = border().dead_letter(refusal)
+    letter = made().dead_letter(refusal)
     assert letter_bytes(letter) <= 1 << 20
     assert letter[:2] == (many.value, b"key")
     assert ("h", b"") not in letter[2] and dict(letter[2])["x-source-offset"] == b"7"
@@ -570,7 +570,7 @@ def test_a_letter_is_cut_until_it_fits(limit: int) -> None:
     """Value first, then the client's headers and the key, then our own long ones; never the place."""
     headers = [("traceparent", b"00-ab"), ("x-tenant", b"t" * 3000), ("other", b"o" * 60_000)]
     refusal = Refusal(record(b"v" * 100_000, headers), "decode", "E" * 300, "ż" * 2000)
-    whole = border().dead_letter(refusal)
+    whole = made().dead_letter(refusal)
     cut = fitted(whole, limit)
     found = dict(cut[2])
     assert letter_bytes(cut) <= limit and b"v" * len(cut[0]) == cut[0]
@@ -587,7 +587,7 @@ def test_a_letter_is_cut_until_it_fits(limit: int) -> None:
 def test_the_shortest_letter_is_within_what_every_topic_must_take() -> None:
     at = Coordinates("t" * 249, 2**31 - 1, 2**62)
     refusal = Refusal(Record(at, b"v" * 100, b"k" * 9000, (), 2**62), "validate", "E" * 900, "r" * 5000)
-    assert letter_bytes(fitted(border().dead_letter(refusal), LEAST_BYTES)) <= LEAST_BYTES
+    assert letter_bytes(fitted(made().dead_letter(refusal), LEAST_BYTES)) <= LEAST_BYTES
 
 
 # -- versions -------------------------------------------------------------------------------------------
@@ -613,7 +613,7 @@ def test_golden_messages_are_still_written() -> None:
     rows = np.array([[3, 0], [0, 0.5]], dtype=np.float32)
     assert codec.sequence_query(rows, "q-6")[0] == golden("query-sequence.v1-vectors.json")
     assert codec.label(Coordinates(TOPICS.queries, 2, 41), "turtle") == golden("label.v1.json")
-    assert border().encode_answer(query, "0:text", 3, "abc", "g1", hits) == golden("answer.v1.json")
+    assert made().encode_answer(query, "0:text", 3, "abc", "g1", hits) == golden("answer.v1.json")
 
 
 def test_golden_messages_are_still_read() -> None:
@@ -627,7 +627,7 @@ def test_golden_messages_are_still_read() -> None:
     content = accepted(golden("query-sequence.v1-vectors.json")).content
     assert isinstance(content, np.ndarray)
     assert content.tolist() == np.array([0.5**0.5, 0.5**0.5], np.float32).tolist()
-    found = border().decode(record(golden("label.v1.json"), topic=TOPICS.labels))
+    found = made().decode(record(golden("label.v1.json"), topic=TOPICS.labels))
     assert isinstance(found, Judgement) and found.query == Coordinates(TOPICS.queries, 2, 41)
     answer = codec.decode_answer(golden("answer.v1.json"))
     assert answer == codec.Answer(AT, "q-1", "0:text", 3, "abc", "g1", True, (("1F422", 3), ("1F40A", 9)))
@@ -701,7 +701,7 @@ def mutated(value: bytes, draw: random.Random) -> bytes:
 
 def test_twenty_thousand_mutants_never_raise(root: Path) -> None:
     draw = random.Random(20260)
-    one = border(reference_root=root)
+    one = made(reference_root=root)
     seeds = [path.read_bytes() for path in sorted(GOLDEN.iterdir())]
     seeds += [reference("within"), reference("pipe"), reference("../secret.png"), PNG]
     names = ["content-type", "x-modality", "x-query-id", "x-tenant", "traceparent", "x-attempt", "other"]
@@ -731,7 +731,7 @@ def test_twenty_thousand_mutants_never_raise(root: Path) -> None:
 
 def test_the_last_net_turns_a_bug_into_a_dead_letter() -> None:
     broken = Record(AT, "not bytes at all: a bug", None, ((None, b""),))  # type: ignore[arg-type]
-    found = border().decode(broken)
+    found = made().decode(broken)
     assert isinstance(found, Refusal) and found.stage == "decode" and found.error != "Refused"
 
 

@@ -219,8 +219,8 @@ def test_others_are_answered_while_pictures_are_decoded_and_the_end_is_near(
     live.until(lambda: live.source.polls > polls + 5)  # the group would keep this worker
     assert live.end() < 2
     assert len(live.sink.records["answers"]) == 104
-    cut = live.store.load((TOPIC, 0))
-    assert cut is not None and cut.next_offset == 4  # the rest is read again
+    checkpoint = live.store.load((TOPIC, 0))
+    assert checkpoint is not None and checkpoint.next_offset == 4  # the rest is read again
     seeing.pictures.gate.set()
     again = Background(seeing, [*held, *others], live.store)
     again.until(lambda: len(again.sink.records["answers"]) >= 204)
@@ -269,9 +269,9 @@ def test_a_hundred_small_files_at_the_cap_cost_others_little(make_seeing: Any, a
     done = len(answers_of(live.sink)) - 100
     assert 10 <= done < 60, "the end came before all were decoded"
     assert peak_mib() - before < 4 * 64 + 100
-    cut = live.store.load((TOPIC, 0))
-    assert cut is not None and 0 < cut.next_offset <= done + 1
-    assert {f"{TOPIC}/0/{offset}".encode() for offset in range(cut.next_offset)} <= answers_of(
+    checkpoint = live.store.load((TOPIC, 0))
+    assert checkpoint is not None and 0 < checkpoint.next_offset <= done + 1
+    assert {f"{TOPIC}/0/{offset}".encode() for offset in range(checkpoint.next_offset)} <= answers_of(
         live.sink
     ).keys()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.checkpoints import Cut, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, DeliveryError, NameTaken, PartitionsLost
 from core.identity import difference, identity
 from core.types import Partition, Record
@@ -101,7 +101,7 @@ class Elsewhere(MemoryStore):
 
 
 def test_a_lost_state_is_not_replaced_by_the_source(make_world: Any) -> None:
-    """The group remembers a cut where there is none now."""
+    """The group remembers a checkpoint where there is none now."""
     world = make_world()
     live = memory(world.queries(96))
     go(world, live)
@@ -123,7 +123,7 @@ def entries(store: MemoryStore) -> list[JournalEntry]:
     return store.journalled(PLACE, {})
 
 
-def test_a_journal_without_its_beginning_needs_a_cut(make_world: Any) -> None:
+def test_a_journal_without_its_beginning_needs_a_checkpoint(make_world: Any) -> None:
     world = make_world()
     _, _, store = go(world, memory(world.queries(96)))
     cut_off = MemoryStore()
@@ -279,7 +279,7 @@ def test_a_refused_commit_drops_the_partition_before_the_next_answer(make_world:
 
     world = make_world()
     _, sink, _ = go(world, Refusing(world.queries(96), [TOPIC], 96))
-    assert len(sink.records["answers"]) == 48  # three batches to the cut, and then nothing
+    assert len(sink.records["answers"]) == 48  # three batches to the checkpoint, and then nothing
 
 
 def test_a_taken_name_ends_the_run(make_world: Any) -> None:
@@ -335,11 +335,11 @@ class FullStore(MemoryStore):
         super().__init__()
         self.failures = failures
 
-    def save(self, cut: Cut) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         if self.failures:
             self.failures -= 1
             raise DeliveryError("KafkaStorageError: the disk is full")
-        super().save(cut)
+        super().save(checkpoint)
 
 
 def test_a_full_disk_does_not_flood_the_answers(make_world: Any, answers_of: Any) -> None:
@@ -353,15 +353,15 @@ def test_a_full_disk_does_not_flood_the_answers(make_world: Any, answers_of: Any
     assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0, 30.0, 30.0]
     assert trouble == [True, False]
     assert answers_of(full) == answers_of(sink) and report.state_sha256 == expected.state_sha256
-    # The first attempt repeats what is not covered by a cut, every later one a batch: 48 + 11 x 16.
+    # The first attempt repeats what is not covered by a checkpoint, every later one a batch: 48 + 11 x 16.
     assert len(full.records["answers"]) - 240 == 48 + 11 * 16
 
 
 def test_pauses_start_anew_after_a_success(make_world: Any) -> None:
     class Twice(FullStore):
-        def save(self, cut: Cut) -> None:
-            super().save(cut)
-            if cut.seq == 1 and not again:
+        def save(self, checkpoint: Checkpoint) -> None:
+            super().save(checkpoint)
+            if checkpoint.seq == 1 and not again:
                 again.append(True)
                 self.failures = 2
 
@@ -380,7 +380,7 @@ class Away(MemoryStore):
         super().__init__()
         self.failures = failures
 
-    def load(self, partition: Partition) -> Cut | None:
+    def load(self, partition: Partition) -> Checkpoint | None:
         if self.failures:
             self.failures -= 1
             raise DeliveryError("could not be read within 60 s")
@@ -421,21 +421,21 @@ def test_a_stop_whose_last_cut_fails_loses_nothing(make_world: Any, answers_of: 
         def refuse(self, refusal: Any) -> None: ...
 
     class Brittle(MemoryStore):
-        def save(self, cut: Cut) -> None:
+        def save(self, checkpoint: Checkpoint) -> None:
             if stop.is_set():
                 raise DeliveryError("away")
-            super().save(cut)
+            super().save(checkpoint)
 
     store, sink = Brittle(), MemorySink()
     report, _, _ = go(world, memory(world.queries(100)), store, sink, stop=stop, observers=[Stopper()])
-    assert report.unsaved == "away" and report.batches == 4 and report.cuts == 1
+    assert report.unsaved == "away" and report.batches == 4 and report.checkpoints == 1
     stop.clear()
     rest, _, _ = go(world, memory(world.queries(100)), store, sink)
     assert rest.state_sha256 == expected.state_sha256 and answers_of(sink) == answers_of(whole)
 
 
 def test_trouble_ends_where_nothing_is_left_to_deliver(make_world: Any) -> None:
-    """Only dead letters were sent: no batch will ever make a cut that shows that all is well again."""
+    """Only dead letters were sent: no batch will ever make a checkpoint that shows that all is well again."""
 
     class Known(MemorySource):
         polls = 0
@@ -497,9 +497,9 @@ def test_what_is_refused_alone_is_cut_after_a_while(make_world: Any) -> None:
     saved: list[int] = []
 
     class Kept(MemoryStore):
-        def save(self, cut: Cut) -> None:
-            saved.append(cut.next_offset)
-            super().save(cut)
+        def save(self, checkpoint: Checkpoint) -> None:
+            saved.append(checkpoint.next_offset)
+            super().save(checkpoint)
 
     store = Kept()
     bad = [replace(record, value=b"{") for record in world.queries(70)]

@@ -34,7 +34,7 @@ class Letters:
         block = np.stack([*prepared, *[last] * (rows - len(prepared))])
         return torch.from_numpy(block)
 
-    def encode(self, inputs: torch.Tensor, params: Any = None, tap: Any = None) -> torch.Tensor:
+    def encode(self, inputs: torch.Tensor, params: Any = None, hook: Any = None) -> torch.Tensor:
         self.read.append(inputs)
         moved = inputs if not params else inputs * params["affine.weight"] + params["affine.bias"]
         return torch.nn.functional.normalize(moved, dim=1)

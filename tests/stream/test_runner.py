@@ -102,9 +102,9 @@ def test_a_crash_within_a_batch_between_journal_and_cut_is_invisible(
             super().journal(entry)
             self._maybe()
 
-        def save(self, cut: Any) -> None:
+        def save(self, checkpoint: Any) -> None:
             self._maybe()
-            super().save(cut)
+            super().save(checkpoint)
             self._maybe()
 
     world = make_world()
@@ -118,7 +118,7 @@ def test_a_crash_within_a_batch_between_journal_and_cut_is_invisible(
 
 
 def test_time_out_boundaries_are_repeated_from_the_journal(make_world: Any, answers_of: Any) -> None:
-    """A live run cut short batches by time-out; a later run with its journal gives the same bytes."""
+    """A live run forms short batches by time-out; a later run with its journal gives the same bytes."""
     world = make_world(batch={"size": 16, "floor": 4, "linger_seconds": 0.5})
     now = [0.0]
 
@@ -128,7 +128,7 @@ def test_time_out_boundaries_are_repeated_from_the_journal(make_world: Any, answ
 
     live, live_sink, store = go(world, world.queries(90), clock=clock, step=3)
     boundaries = [entry.offsets for entry in store.journalled((TOPIC, 0), {})]
-    assert any(len(offsets) < 16 for offsets in boundaries[:-1]), "no batch was cut by time-out"
+    assert any(len(offsets) < 16 for offsets in boundaries[:-1]), "no batch was formed by time-out"
     again_store = MemoryStore()
     for entry in store.journalled((TOPIC, 0), {}):
         again_store.journal(entry)
@@ -193,7 +193,7 @@ class FailingSink(MemorySink):
             raise DeliveryError("not acknowledged")
 
 
-def test_a_failed_delivery_goes_back_to_the_cut(make_world: Any, answers_of: Any) -> None:
+def test_a_failed_delivery_goes_back_to_the_checkpoint(make_world: Any, answers_of: Any) -> None:
     world = make_world()
     expected, sink, _ = go(world, world.queries(100))
     report, failing, _ = go(world, world.queries(100), sink=FailingSink(2), backoff_seconds=(0.01, 0.01))
@@ -202,7 +202,7 @@ def test_a_failed_delivery_goes_back_to_the_cut(make_world: Any, answers_of: Any
     assert answers_of(failing) == answers_of(sink)
 
 
-def test_stop_ends_after_the_batch_in_hand_with_a_cut(make_world: Any) -> None:
+def test_stop_ends_after_the_batch_in_hand_with_a_checkpoint(make_world: Any) -> None:
     world = make_world()
     stop, store, sink = threading.Event(), MemoryStore(), MemorySink()
 
@@ -215,8 +215,8 @@ def test_stop_ends_after_the_batch_in_hand_with_a_cut(make_world: Any) -> None:
         def refuse(self, refusal: Any) -> None: ...
 
     report, _, _ = go(world, world.queries(100), store=store, sink=sink, observers=[Stopper()], stop=stop)
-    cut = store.load((TOPIC, 0))
-    assert report.batches == 1 and cut is not None and cut.next_offset == 16
+    checkpoint = store.load((TOPIC, 0))
+    assert report.batches == 1 and checkpoint is not None and checkpoint.next_offset == 16
     full, _, _ = go(world, world.queries(100))
     rest, _, _ = go(world, world.queries(100), store=store, sink=sink)
     assert rest.state_sha256 == full.state_sha256

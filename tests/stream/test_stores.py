@@ -13,12 +13,18 @@ import numpy as np
 import pytest
 
 from core.artifacts import tensors_hash
-from core.checkpoints import Cut, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, LaneState
 from core.errors import ArtifactError, DeliveryError
 from core.protocols import StateStore
 from stream.directory import DirectoryStore
 from stream.memory_store import MemoryStore
-from stream.states import cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes, settled
+from stream.states import (
+    checkpoint_from_bytes,
+    checkpoint_to_bytes,
+    entry_from_bytes,
+    entry_to_bytes,
+    settled,
+)
 
 HERE = ("qshift.queries", 0)
 Opener = Callable[[], StateStore]
@@ -51,10 +57,12 @@ def lane(name: str, next_seq: int, seed: int = 0) -> LaneState:
     return LaneState(name, next_seq, 10 * next_seq, tensors, meta, tensors_hash(tensors, meta))
 
 
-def cut(seq: int, generation: int = 0, partition: tuple[str, int] = HERE, next_seq: int | None = None) -> Cut:
+def checkpoint(
+    seq: int, generation: int = 0, partition: tuple[str, int] = HERE, next_seq: int | None = None
+) -> Checkpoint:
     after = seq if next_seq is None else next_seq
     lanes = (lane(f"{partition[1]}:image", after, seq), lane(f"{partition[1]}:text", after, seq + 1000))
-    return Cut(
+    return Checkpoint(
         *partition, seq, f"parent{seq}", 10 * seq, lanes, "config", {"qshift.labels/0": seq}, generation
     )
 
@@ -65,7 +73,7 @@ def entry(seq: int, name: str = "0:text", generation: int = 0, first: int | None
     return JournalEntry(*HERE, name, seq, offsets, f"hash{seq}", seq, generation)
 
 
-def same(found: Cut | None, expected: Cut) -> None:
+def same(found: Checkpoint | None, expected: Checkpoint) -> None:
     """Compares byte by byte, NaN included."""
     assert found is not None
     assert replace(found, lanes=()) == replace(expected, lanes=())
@@ -112,43 +120,43 @@ def test_new_store_is_empty(opened: Opener) -> None:
 
 
 def test_cut_comes_back_byte_for_byte(opened: Opener) -> None:
-    opened().save(cut(1))
-    same(opened().load(HERE), cut(1))
+    opened().save(checkpoint(1))
+    same(opened().load(HERE), checkpoint(1))
 
 
 def test_cut_without_lanes(opened: Opener) -> None:
-    bare = replace(cut(0), lanes=(), label_offsets={})
+    bare = replace(checkpoint(0), lanes=(), label_offsets={})
     opened().save(bare)
     assert opened().load(HERE) == bare
 
 
 def test_newest_cut_wins(opened: Opener) -> None:
     for seq in range(5):
-        opened().save(cut(seq))
-        same(opened().load(HERE), cut(seq))
+        opened().save(checkpoint(seq))
+        same(opened().load(HERE), checkpoint(seq))
 
 
 def test_partitions_and_topics_are_apart(opened: Opener) -> None:
     places = [HERE, ("qshift.queries", 1), ("qshift.queries-1", 0), ("other/../topic", 0), ("..", 0)]
     for number, place in enumerate(places):
-        opened().save(cut(number, partition=place))
+        opened().save(checkpoint(number, partition=place))
         opened().journal(replace(entry(number), topic=place[0], partition=place[1]))
     for number, place in enumerate(places):
-        same(opened().load(place), cut(number, partition=place))
+        same(opened().load(place), checkpoint(number, partition=place))
         assert [e.seq for e in opened().journalled(place, {})] == [number]
     assert opened().load(("qshift.queries", 2)) is None
 
 
 def test_zombie_with_lower_generation_is_ignored(opened: Opener) -> None:
     zombie, owner = opened(), opened()
-    zombie.save(cut(1, generation=1))
-    owner.save(cut(2, generation=2))
-    zombie.save(cut(2, generation=1))
-    zombie.save(cut(3, generation=1))
-    same(opened().load(HERE), cut(2, generation=2))
-    owner.save(cut(3, generation=2))
-    owner.save(cut(4, generation=2))
-    same(opened().load(HERE), cut(4, generation=2))
+    zombie.save(checkpoint(1, generation=1))
+    owner.save(checkpoint(2, generation=2))
+    zombie.save(checkpoint(2, generation=1))
+    zombie.save(checkpoint(3, generation=1))
+    same(opened().load(HERE), checkpoint(2, generation=2))
+    owner.save(checkpoint(3, generation=2))
+    owner.save(checkpoint(4, generation=2))
+    same(opened().load(HERE), checkpoint(4, generation=2))
 
 
 def test_journal_in_order_from_since(opened: Opener) -> None:
@@ -183,12 +191,12 @@ def test_highest_generation_counts_and_voids_what_follows(opened: Opener) -> Non
     assert opened().journalled(HERE, {}) == [zombies[0], entry(1, generation=2, first=11)]
 
 
-def test_journal_of_an_uncovered_lane_survives_cuts(opened: Opener) -> None:
+def test_journal_of_an_uncovered_lane_survives_checkpoints(opened: Opener) -> None:
     store = opened()
     store.journal(entry(0, "0:vector"))
     for seq in range(4):
         store.journal(entry(seq))
-        store.save(cut(seq, next_seq=seq + 1))
+        store.save(checkpoint(seq, next_seq=seq + 1))
     since = {"0:text": 4, "0:image": 4}
     assert opened().journalled(HERE, since) == [entry(0, "0:vector")]
 
@@ -196,34 +204,34 @@ def test_journal_of_an_uncovered_lane_survives_cuts(opened: Opener) -> None:
 # -- bytes ----------------------------------------------------------------------------------------------
 
 
-def small() -> Cut:
+def small() -> Checkpoint:
     state = LaneState("0:text", 1, 2, {"w": np.arange(3, dtype=np.float32)}, {"x": 1}, "h")
-    return Cut(*HERE, 1, "", 2, (state,), "c")
+    return Checkpoint(*HERE, 1, "", 2, (state,), "c")
 
 
 def test_equal_cuts_give_equal_bytes() -> None:
-    assert cut_to_bytes(cut(3)) == cut_to_bytes(cut(3))
-    assert cut_to_bytes(cut(3)) != cut_to_bytes(cut(4))
+    assert checkpoint_to_bytes(checkpoint(3)) == checkpoint_to_bytes(checkpoint(3))
+    assert checkpoint_to_bytes(checkpoint(3)) != checkpoint_to_bytes(checkpoint(4))
 
 
 def test_truncation_at_every_byte_is_noticed() -> None:
-    blob = cut_to_bytes(small())
+    blob = checkpoint_to_bytes(small())
     for size in range(len(blob)):
         with pytest.raises(ArtifactError):
-            cut_from_bytes(blob[:size])
+            checkpoint_from_bytes(blob[:size])
     with pytest.raises(ArtifactError):
-        cut_from_bytes(blob + b"\0")
+        checkpoint_from_bytes(blob + b"\0")
 
 
 def test_every_flipped_bit_is_noticed() -> None:
-    blob = bytearray(cut_to_bytes(small()))
+    blob = bytearray(checkpoint_to_bytes(small()))
     for position in range(len(blob)):
         for bit in range(8):
             blob[position] ^= 1 << bit
             with pytest.raises(ArtifactError):
-                cut_from_bytes(bytes(blob))
+                checkpoint_from_bytes(bytes(blob))
             blob[position] ^= 1 << bit
-    assert cut_from_bytes(bytes(blob)).seq == 1
+    assert checkpoint_from_bytes(bytes(blob)).seq == 1
 
 
 @pytest.mark.parametrize(
@@ -238,7 +246,7 @@ def test_every_flipped_bit_is_noticed() -> None:
 def test_what_cannot_be_written_is_refused(tensors: dict[str, np.ndarray], meta: dict[str, object]) -> None:
     bad = replace(small(), lanes=(LaneState("0:text", 1, 2, tensors, meta, "h"),))
     with pytest.raises(ArtifactError, match="cannot be written"):
-        cut_to_bytes(bad)
+        checkpoint_to_bytes(bad)
 
 
 def test_entry_is_canonical_and_strict() -> None:
@@ -276,7 +284,7 @@ def test_settled_equals_a_slow_oracle() -> None:
 
 
 def slots(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("cut-*"))
+    return sorted(folder.rglob("checkpoint-*"))
 
 
 def test_a_torn_slot_never_hides_the_other(tmp_path: Path) -> None:
@@ -291,15 +299,32 @@ def test_a_torn_slot_never_hides_the_other(tmp_path: Path) -> None:
         assert found is not None and found.seq == 1
     for other in slots(tmp_path):
         other.write_bytes(whole[:100])
-    with pytest.raises(ArtifactError, match="none of the 2 cuts"):
+    with pytest.raises(ArtifactError, match="none of the 2 checkpoints"):
         DirectoryStore(tmp_path).load(HERE)
+
+
+def test_states_of_version_0_2_are_read_and_replaced(tmp_path: Path) -> None:
+    """Their bytes are those of now; their files have another name."""
+    saved = (Path(__file__).parent / "golden" / "checkpoint.v0.2.bin").read_bytes()
+    assert checkpoint_to_bytes(small()) == saved
+    store = DirectoryStore(tmp_path)
+    store.save(small())
+    slots(tmp_path)[0].rename(slots(tmp_path)[0].with_name("cut-0-1"))
+    store = DirectoryStore(tmp_path)
+    found = store.load(HERE)
+    assert found is not None and found.seq == 1
+    for seq in (2, 3):
+        store.save(replace(small(), seq=seq))
+    found = DirectoryStore(tmp_path).load(HERE)
+    assert found is not None and found.seq == 3
+    assert not list(tmp_path.rglob("cut-*"))
 
 
 def test_only_two_slots_and_no_drafts_stay(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     for seq in range(6):
         store.save(replace(small(), seq=seq, generation=seq // 3))
-    assert [p.name for p in slots(tmp_path)] == ["cut-1-0", "cut-1-1"]
+    assert [p.name for p in slots(tmp_path)] == ["checkpoint-1-0", "checkpoint-1-1"]
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -347,11 +372,11 @@ def test_pruning_keeps_what_the_older_cut_needs(tmp_path: Path) -> None:
         store.journal(entry(seq))
         store.journal(entry(seq, "0:image"))
         if seq % 4 == 3:
-            store.save(cut(seq // 4, next_seq=seq + 1))
+            store.save(checkpoint(seq // 4, next_seq=seq + 1))
     store.close()
     (path,) = tmp_path.rglob("journal.jsonl")
     assert len(path.read_bytes().splitlines()) == 8  # batches 36..39 of two lanes
-    newest = next(p for p in slots(tmp_path) if p.name == "cut-0-1")
+    newest = next(p for p in slots(tmp_path) if p.name == "checkpoint-0-1")
     newest.write_bytes(b"")
     again = DirectoryStore(tmp_path)
     older = again.load(HERE)
@@ -371,7 +396,7 @@ def test_a_full_disk_is_a_delivery_error_and_leaves_nothing(tmp_path: Path) -> N
         with pytest.raises(DeliveryError):
             store.journal(entry(1))
         with pytest.raises(DeliveryError):
-            store.save(cut(1))
+            store.save(checkpoint(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
@@ -382,6 +407,6 @@ def test_a_full_disk_is_a_delivery_error_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_meta_hash_is_stable_through_bytes() -> None:
-    blob = cut_to_bytes(cut(2))
-    again = cut_to_bytes(cut_from_bytes(blob))
+    blob = checkpoint_to_bytes(checkpoint(2))
+    again = checkpoint_to_bytes(checkpoint_from_bytes(blob))
     assert hashlib.sha256(again).hexdigest() == hashlib.sha256(blob).hexdigest()

@@ -12,21 +12,28 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from core.checkpoints import Cut, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError
 from stream.changelog import ChangelogStore
 from stream.directory import DirectoryStore
-from stream.states import MAGIC, canonical, cut_from_bytes, cut_to_bytes, entry_from_bytes, entry_to_bytes
+from stream.states import (
+    MAGIC,
+    canonical,
+    checkpoint_from_bytes,
+    checkpoint_to_bytes,
+    entry_from_bytes,
+    entry_to_bytes,
+)
 
 HERE = ("q", 0)
 HEAD = len(MAGIC) + 32
 Keyed = tuple[int, bytes | None, bytes | None]
 
 
-def cut(seq: int) -> Cut:
+def checkpoint(seq: int) -> Checkpoint:
     lane = LaneState("0:text", seq, 10 * seq, {"w": np.ones(3, np.float32)}, {"tenth": 0.1}, "hash")
-    return Cut(*HERE, seq, "parent", 10 * seq, (lane,), "config", {"labels/0": seq}, 1)
+    return Checkpoint(*HERE, seq, "parent", 10 * seq, (lane,), "config", {"labels/0": seq}, 1)
 
 
 def entry(seq: int) -> JournalEntry:
@@ -79,29 +86,29 @@ def test_entries_that_no_parser_may_fall_over(value: bytes) -> None:
 )  # fmt: skip
 def test_a_whole_cut_with_wrong_types_is_none(field: str, wrong: object) -> None:
     """Its checksum fits: a program wrote it that was not ours."""
-    body = cut_to_bytes(cut(1))[HEAD:]
+    body = checkpoint_to_bytes(checkpoint(1))[HEAD:]
     size = int.from_bytes(body[:8], "little")
     head = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["cut"])
     other: bytes = save({}, {"cut": json.dumps({**head, "lanes": [], field: wrong})})
     blob = MAGIC + hashlib.sha256(other).digest() + other
-    with pytest.raises(ArtifactError, match="not a cut"):
-        cut_from_bytes(blob)
+    with pytest.raises(ArtifactError, match="not a checkpoint"):
+        checkpoint_from_bytes(blob)
 
 
 def test_a_cut_without_its_header_is_none() -> None:
     for body in (save({}), save({}, {"cut": "[" * 100_000}), save({}, {"cut": "[]"}), b"", b"\xff" * 99):
-        with pytest.raises(ArtifactError, match="not a cut"):
-            cut_from_bytes(MAGIC + hashlib.sha256(body).digest() + body)
+        with pytest.raises(ArtifactError, match="not a checkpoint"):
+            checkpoint_from_bytes(MAGIC + hashlib.sha256(body).digest() + body)
 
 
 def test_what_else_lies_in_the_folder_of_a_state(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
-    store.save(cut(1))
+    store.save(checkpoint(1))
     (home,) = tmp_path.iterdir()
-    for name in ("cut-x-0", "cut-1-2-0", "cut--0"):
-        (home / name).write_bytes(b"no cut")
-    os.mkfifo(home / "cut-99-1")
-    (home / "cut-98-1").mkdir()
+    for name in ("checkpoint-x-0", "checkpoint-1-2-0", "checkpoint--0"):
+        (home / name).write_bytes(b"no checkpoint")
+    os.mkfifo(home / "checkpoint-99-1")
+    (home / "checkpoint-98-1").mkdir()
     found = store.load(HERE)
     assert found is not None and found.seq == 1
     os.mkfifo(home / "journal.jsonl")
@@ -121,7 +128,7 @@ class Held(ChangelogStore):
 
 
 def in_topic(number: int, **changed: object) -> list[tuple[bytes, bytes]]:
-    blob = cut_to_bytes(cut(number))
+    blob = checkpoint_to_bytes(checkpoint(number))
     chunk = {"bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
     manifest = {"seq": number, "generation": 1, "journal_offset": 0, "chunks": [chunk], **changed}
     place = f"q/0/1/{number % 2}"

@@ -16,7 +16,7 @@ from core.protocols import Encoder
 from core.types import Coordinates, Modality, Record
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
-from index.shelf import Shelf
+from index.versions import GalleryVersions
 from qshift import build
 from qshift.benchmarks.streams import Stream, boundaries, queries
 from qshift.benchmarks.suite.judge import Judge, Score
@@ -91,7 +91,7 @@ def run_stream(
         log = log or log_of(task, stream, seed, own)
         encoder = shared[task.modality]
         encoder.saved_seconds = 0.0
-        engine = build.assemble(own, sharing, Shelf(gallery))
+        engine = build.assemble(own, sharing, GalleryVersions(gallery))
         adapts = engine.pipeline.adapts(task.modality)
         judge = _one(engine, log, stream, seed, known)
         if judge.refused:

@@ -17,7 +17,7 @@ from core.protocols import Encoder
 from core.types import Modality
 
 if TYPE_CHECKING:
-    from core.protocols import Params, Tap
+    from core.protocols import Hook, Params
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class _Forward:
 class SharedEncoder:
     """An encoder that remembers decoded contents and frozen forwards; answers stay the same to the bit.
 
-    A forward counts as frozen when no parameters are given and nothing is moved on the way: without a tap,
+    A forward counts as frozen when no parameters are given and nothing is moved on the way: without a hook,
     or with one that only watches and says what in its attribute `layers`. It is found again by the
     bytes and the shape of its input, so that a batch of other padding or other company is computed anew.
     """
@@ -62,20 +62,20 @@ class SharedEncoder:
     def collate(self, prepared: Sequence[Any], rows: int) -> Any:
         return self._encoder.collate(prepared, rows)
 
-    def encode(self, inputs: Any, params: Params | None = None, tap: Tap | None = None) -> Tensor:
-        layers: tuple[int, ...] | None = () if tap is None else getattr(tap, "layers", None)
+    def encode(self, inputs: Any, params: Params | None = None, hook: Hook | None = None) -> Tensor:
+        layers: tuple[int, ...] | None = () if hook is None else getattr(hook, "layers", None)
         if params is not None or layers is None:
-            return self._encoder.encode(inputs, params, tap)
+            return self._encoder.encode(inputs, params, hook)
         key = _digest(inputs)
         known = self._forwards.get(key)
         if known is not None and known.watched.keys() >= set(layers):
             self.saved_seconds += known.seconds
             for layer in layers:
-                if tap is not None:
-                    tap(layer, known.watched[layer].clone())
+                if hook is not None:
+                    hook(layer, known.watched[layer].clone())
             return known.features.clone()
         started = time.perf_counter()
-        keeping = None if tap is None else _Keeping(tap)
+        keeping = None if hook is None else _Keeping(hook)
         features = self._encoder.encode(inputs, None, keeping)
         made = _Forward(features.clone(), time.perf_counter() - started)
         if keeping is not None:
@@ -97,19 +97,19 @@ class SharedEncoder:
 
 
 class _Keeping:
-    """A watching tap that keeps what another one was shown."""
+    """A watching hook that keeps what another one was shown."""
 
-    def __init__(self, tap: Any) -> None:
-        self._tap = tap
+    def __init__(self, hook: Any) -> None:
+        self._hook = hook
         self.seen: dict[int, Tensor] = {}
 
     def __call__(self, layer: int, inputs: Tensor) -> None:
-        if layer in self._tap.layers:
+        if layer in self._hook.layers:
             self.seen[layer] = inputs
-        if self._tap(layer, inputs) is not None:
+        if self._hook(layer, inputs) is not None:
             raise QshiftError(
-                f"a tap that watches layers {self._tap.layers} moved layer {layer}: a forward that is moved "
-                "cannot be shared, leave the attribute `layers` out"
+                f"a hook that watches layers {self._hook.layers} moved layer {layer}: a forward that "
+                "is moved cannot be shared, leave the attribute `layers` out"
             )
 
 

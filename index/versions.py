@@ -1,4 +1,4 @@
-"""The shelf a running service takes its gallery from: swap versions while it answers."""
+"""The galleries of a running service: swap versions while it answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.errors import GalleryError
 from index.gallery import VersionedGallery
 
 
-class Shelf:
+class GalleryVersions:
     """The version in use, and a few older ones that late labels still refer to. Safe between threads.
 
     Args:
@@ -49,12 +49,12 @@ class Shelf:
             return old
 
     def version(self, version: str) -> VersionedGallery | None:
-        """A version still on the shelf, else None."""
+        """A version that is still kept, else None."""
         with self._lock:
             return self._versions.get(version)
 
     def versions(self) -> tuple[str, ...]:
-        """What is on the shelf, oldest first, the current one last."""
+        """What is kept, oldest first, the current one last."""
         with self._lock:
             return tuple(self._versions)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters.online.memory import SourceQueue, entropy_scale, source_constants
+from adapters.online.source_pairs import SourceQueue, entropy_scale, source_constants
 from core.references import SourceConstants
 
 

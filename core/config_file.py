@@ -1,0 +1,86 @@
+"""A TOML file -> a `Config`. One environment variable counts, QSHIFT_BOOTSTRAP_SERVERS, for addresses."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.config import Config, addresses
+from core.errors import ConfigError
+from core.readers.lines import text
+from core.readers.places import shown
+
+RENAMED = {"adapt.emit": "adapt.answer_from"}
+"""Keys of version 0.2."""
+
+
+def load(path: Path | None) -> Config:
+    """Reads a TOML file; None gives the defaults.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key or a value out of range.
+    """
+    values: dict[str, object] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(text(path).replace("\r\n", "\n"))
+        except ConfigError as error:
+            raise ConfigError(f"cannot read the configuration: {error}") from error
+        except RecursionError:
+            raise ConfigError(f"{shown(path)} is not TOML: nested too deeply") from None
+        except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
+            raise ConfigError(f"{shown(path)} is not TOML: {error}") from error
+    config = _validated(values, shown(path) if path else "configuration")
+    address = os.environ.get("QSHIFT_BOOTSTRAP_SERVERS")
+    if not address:
+        return config
+    try:
+        kafka = config.kafka.model_copy(update={"bootstrap_servers": addresses(address)})
+    except ValueError as error:
+        raise ConfigError(f"QSHIFT_BOOTSTRAP_SERVERS: {error}") from error
+    return config.model_copy(update={"kafka": kafka})
+
+
+def _validated(values: dict[str, object], name: str) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            where, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                message = _unknown(where)
+            lines.append("  " + ": ".join(filter(None, (where, message))))
+        raise ConfigError(f"{name}: refused\n" + "\n".join(lines)) from error
+
+
+def _unknown(key: str) -> str:
+    """What to do about a key that there is not."""
+    if key in RENAMED:
+        return f"is called {RENAMED[key]} since version 0.3"
+    *section, last = key.split(".")
+    model: Any = Config
+    for part in section:
+        model = model.model_fields[part].annotation
+    near = get_close_matches(last, model.model_fields, 1)
+    return f"there is no such key{f', did you mean {near[0]}?' if near else ''}"
+
+
+def load_connected(path: Path | None) -> Config:
+    """As `load`, for commands that talk to a running Kafka.
+
+    Raises:
+        ConfigError: also when no Kafka is named.
+    """
+    config = load(path)
+    if not config.kafka.bootstrap_servers:
+        raise ConfigError(
+            "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
+            "`qshift broker up` starts one and prints its address"
+        )
+    return config
