@@ -21,7 +21,6 @@ from core.types import (
     Modality,
     Outcome,
     Partition,
-    QueryBatch,
     Record,
     Refusal,
     Twin,
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     """Scale > 0 and shift, [C] or [B, C] each: the input of a BatchNorm becomes scale x + shift."""
     Hook = Callable[[int, Tensor], Affine | None]
     """Called with the index and input [B, C, ...] of each BatchNorm; None leaves it as it is."""
+    Hash = Callable[[Tensor, Modality], Codes]
+    """Unit features [B, D] of a modality -> packed codes [B, L/8]; frozen on-line."""
 
 Channel = Literal["answers", "dead-letters", "labels", "queries"]
 
@@ -151,21 +152,8 @@ class Encoder(Protocol):
     def adaptable(self) -> dict[str, Tensor]:
         """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
 
-    def norms(self) -> int:
-        """How many BatchNorm layers call the hook, 0 for towers without."""
-
-
-class Head(Protocol):
-    """Unit features -> binary codes. Frozen on-line."""
-
-    @property
-    def bits(self) -> int: ...
-
-    def relaxed(self, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, L] before the sign."""
-
-    def codes(self, features: Tensor, modality: Modality) -> Codes:
-        """[B, D] -> packed [B, L/8] uint8; h >= 0 is bit 1."""
+    def bn_widths(self) -> tuple[int, ...]:
+        """Channels of each BatchNorm that calls the hook, in its order; () for towers without."""
 
 
 class Gallery(Protocol):
@@ -278,28 +266,6 @@ class Adapter(Protocol):
         """Exactly undoes to a snapshot of the same method and configuration."""
 
 
-class Answered(Protocol):
-    """What is sent of a batch."""
-
-    @property
-    def batch(self) -> QueryBatch: ...
-
-    @property
-    def served(self) -> Hits: ...
-
-    @property
-    def gallery_version(self) -> str: ...
-
-    @property
-    def state_hash(self) -> str: ...
-
-
-class AlignedPass(Protocol):
-    """One batch's alignment: the hook to encode with, and what the lane will remember of it."""
-
-    def hook(self, layer: int, inputs: Tensor) -> Affine | None: ...
-
-
 class Aligner(Protocol):
     """Statistics alignment: a stage under any adapter. One per lane whose tower has BatchNorm."""
 
@@ -307,33 +273,21 @@ class Aligner(Protocol):
     def early(self) -> tuple[int, ...]:
         """The BatchNorms whose inputs in the frozen forward `begin` wants to see."""
 
-    def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> AlignedPass:
-        """Starts a batch from the frozen features [B, D] of its rows. Changes nothing."""
+    def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> Hook:
+        """The hook to encode a batch with, from the frozen features [B, D] of its rows. Changes nothing."""
 
-    def again(self, done: AlignedPass, moved: Tensor, mask: Tensor) -> AlignedPass:
+    def again(self, done: Hook, moved: Tensor, mask: Tensor) -> Hook:
         """Starts it anew from the features [B, D] that the first pass gave (two-pass alignment)."""
 
     def styles(self) -> int:
         """How many kinds of query have statistics of their own."""
 
-    def commit(self, done: AlignedPass) -> bool:
+    def commit(self, done: Hook) -> bool:
         """Remembers a batch; False (and unchanged) when its statistics are not finite."""
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]: ...
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None: ...
-
-
-class Operations(Protocol):
-    """Told of what happens to the run itself; never touches the path."""
-
-    def checkpoint(self, size_bytes: int) -> None: ...
-
-    def restored(self, seconds: float) -> None: ...
-
-    def recovered(self) -> None: ...
-
-    def rebalanced(self) -> None: ...
 
 
 class Observer(Protocol):

@@ -91,14 +91,9 @@ class Composed:
         towers = zip(PARTS, (self._image, self._text))
         return {part + name: t for part, tower in towers for name, t in tower.adaptable().items()}
 
-    def norms(self) -> int:
-        """Those of the image tower."""
-        return self._image.norms()
-
     def bn_widths(self) -> tuple[int, ...]:
         """Channels of each BatchNorm of the image tower, in hook order."""
-        widths = getattr(self._image, "bn_widths", None)
-        return () if widths is None else tuple(widths())
+        return self._image.bn_widths()
 
 
 def _routed(params: Params) -> tuple[Params, Params]:

@@ -7,7 +7,7 @@ classes of open_clip.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -102,13 +102,7 @@ def to_bfloat16(module: nn.Module) -> None:
                 tensor.data = tensor.data.to(torch.bfloat16)
 
 
-class BatchNormed(Encoder, Protocol):
-    """An encoder that can say how wide its BatchNorms are."""
-
-    def bn_widths(self) -> tuple[int, ...]: ...
-
-
-def calibrate(encoder: BatchNormed, batches: Iterable[Any]) -> Calibration:
+def calibrate(encoder: Encoder, batches: Iterable[Any]) -> Calibration:
     """Channel statistics of clean pictures in front of every BatchNorm of the frozen encoder.
 
     Args:

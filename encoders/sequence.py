@@ -121,13 +121,9 @@ class FrameSequence:
     def adaptable(self) -> dict[str, Tensor]:
         return self._frames.adaptable()
 
-    def norms(self) -> int:
-        return self._frames.norms()
-
     def bn_widths(self) -> tuple[int, ...]:
         """Channels of each BatchNorm of the frames' tower, in hook order."""
-        widths = getattr(self._frames, "bn_widths", None)
-        return () if widths is None else tuple(widths())
+        return self._frames.bn_widths()
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -129,9 +129,6 @@ class Tower:
         """Copies of the source values, float32: `tower.<path>.weight` and `.bias`."""
         return {name: tensor.detach().float().clone() for name, tensor in self._source.items()}
 
-    def norms(self) -> int:
-        return len(self._widths)
-
     def bn_widths(self) -> tuple[int, ...]:
         """Channels of each BatchNorm, in hook order; () for towers without."""
         return self._widths

@@ -86,8 +86,8 @@ class VectorEncoder:
             "affine.bias": torch.zeros(self._width, device=self.device),
         }
 
-    def norms(self) -> int:
-        return 0
+    def bn_widths(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def fingerprint(self) -> str:

@@ -18,16 +18,20 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from core.config import AnswerConfig
-from core.protocols import Gallery, Head
+from core.protocols import Gallery
 from core.references import DriftReference
 from core.types import Codes, Encoded, Hits, Modality, Twin
 from index.fusion import cosine_of
+
+if TYPE_CHECKING:
+    from core.protocols import Hash
 
 log = logging.getLogger("qshift.evidence")
 
@@ -46,13 +50,13 @@ class Evidence:
     Args:
         config: `evidence`; without it the adapted twin always counts fully.
         reference: clean source queries of the base model, by modality.
-        head: of the base model.
+        hash_: features -> codes, of the base model.
     """
 
     def __init__(
-        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], head: Head
+        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], hash_: Hash
     ) -> None:
-        self._answer, self._clean_queries, self._head = config, reference, head
+        self._answer, self._clean_queries, self._hash = config, reference, hash_
         self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
         self._said: set[Modality] = set()
 
@@ -102,7 +106,7 @@ class Evidence:
         key = (gallery.version, modality)
         if key not in self._clean:
             features = self._clean_queries[modality].features
-            codes = self._head.codes(torch.from_numpy(np.array(features)), modality)
+            codes = self._hash(torch.from_numpy(np.array(features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
             found = nearest(gallery, Encoded(features, codes), hits, itself=False)
             self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))

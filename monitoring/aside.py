@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from core.protocols import Observer, Operations
+from core.protocols import Observer
 from core.types import Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Refusal, Twin
 
 log = logging.getLogger("qshift.observers")
@@ -215,25 +215,3 @@ def _show(observer: Observer, seen: Seen) -> None:
             observer.judge(seen)
         case _:
             observer.refuse(seen)
-
-
-class SafeOperations:
-    """Operations that may fail without the run: what they raise is said and counted."""
-
-    def __init__(self, operations: Operations, errors: Errors) -> None:
-        self._operations, self._errors = operations, errors
-
-    def checkpoint(self, size_bytes: int) -> None:
-        self._safe(lambda: self._operations.checkpoint(size_bytes))
-
-    def restored(self, seconds: float) -> None:
-        self._safe(lambda: self._operations.restored(seconds))
-
-    def recovered(self) -> None:
-        self._safe(self._operations.recovered)
-
-    def rebalanced(self) -> None:
-        self._safe(self._operations.rebalanced)
-
-    def _safe(self, tell: Callable[[], None]) -> None:
-        self._errors.guarded(type(self._operations).__name__, tell)

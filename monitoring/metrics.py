@@ -132,7 +132,7 @@ class Metrics:
     def lag(self, partition: str, records: int) -> None:
         self._gauges["qshift_lag_records"].labels(partition).set(records)
 
-    def checkpoint(self, size_bytes: int) -> None:
+    def saved(self, size_bytes: int) -> None:
         """A checkpoint has become durable."""
         self._last_checkpoint = self._clock()
         self._gauges["qshift_checkpoint_bytes"].set(size_bytes)

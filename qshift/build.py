@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from adapters.online.training_free import TrainingFree
 from core.config import OWN_METHOD, ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
-from core.protocols import Adapter, Aligner, StateStore
+from core.protocols import Adapter, Aligner, Encoder, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
@@ -51,7 +51,8 @@ from monitoring.judged import included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.directory import DirectoryStore
-from stream.pipeline import Pipeline, Repair
+from stream.pipeline import Pipeline
+from stream.preparation import Repair
 
 if TYPE_CHECKING:
     from core.protocols import Params
@@ -111,19 +112,27 @@ def load_gallery(
     )
 
 
-def assemble(config: Config, base: Base, versions: GalleryVersions, where: str = "cpu") -> Engine:
-    """Wires a pipeline around a base and a gallery that are loaded already."""
+def assemble(
+    config: Config,
+    base: Base,
+    versions: GalleryVersions,
+    where: str = "cpu",
+    encoders: Mapping[Modality, Encoder] | None = None,
+) -> Engine:
+    """Wires a pipeline around a base and a gallery that are loaded already.
+
+    Args:
+        encoders: to ask instead of the base's own: the same ones with a memory.
+    """
     limit_pictures(base, config.limits)
     if OWN_METHOD.fullmatch(config.adapt.method):
-        for modality in base.constants:
-            adapter(
-                config, base, modality, where
-            )  # what a class of others lacks is said before a query waits
-    fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head))
+        for modality in base.constants:  # what a class of others lacks is said before a query waits
+            adapter(config, base, modality, where)
+    fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head.codes))
     pipeline = Pipeline(
         config,
-        base.encoders,
-        base.head,
+        base.encoders if encoders is None else encoders,
+        base.head.codes,
         versions.current,
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
@@ -144,7 +153,7 @@ def assemble(config: Config, base: Base, versions: GalleryVersions, where: str =
 
 def limit_pictures(base: Base, limits: LimitConfig) -> None:
     """Queries may hold less than one's own pictures; composed queries and clips have the same tower."""
-    image = getattr(base.encoders.get("image"), "alone", base.encoders.get("image"))
+    image = base.encoders.get("image")
     if isinstance(image, ImageTower):
         image.limit(limits.image_bytes, limits.image_pixels)
 
@@ -245,7 +254,7 @@ def source_memory(
 
 def repair(config: Config, base: Base, versions: GalleryVersions) -> Repair | None:
     """Mends texts with the words of the base's training texts and of the current gallery's titles."""
-    tower = getattr(base.encoders.get("text"), "alone", base.encoders.get("text"))
+    tower = base.encoders.get("text")
     if not config.repair.enabled or not isinstance(tower, TextTower):
         return None
     whole = kept_whole(tower)

@@ -21,6 +21,7 @@ from monitoring.metrics import Metrics
 from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
 from qshift.build import Engine
+from stream.events import Event, Rebalanced, Recovered, Restored, Saved
 from stream.kafka import KafkaSource
 
 LAG_SECONDS = 5.0
@@ -137,3 +138,20 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
+
+
+def count(metrics: Metrics, errors: Errors, event: Event) -> None:
+    """Shows what happens to a run in the metrics; what those raise is counted and goes no further."""
+    errors.guarded(type(metrics).__name__, lambda: _count(metrics, event))
+
+
+def _count(metrics: Metrics, event: Event) -> None:
+    match event:
+        case Saved(nbytes):
+            metrics.saved(nbytes)
+        case Restored(seconds):
+            metrics.restored(seconds)
+        case Recovered():
+            metrics.recovered()
+        case Rebalanced():
+            metrics.rebalanced()

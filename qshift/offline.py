@@ -10,7 +10,8 @@ from core.types import Record
 from qshift.build import Engine
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore
-from stream.runner import Report, run
+from stream.report import Report
+from stream.runner import run
 
 
 def run_offline(

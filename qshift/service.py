@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
-from monitoring.aside import Aside, Errors, SafeOperations
+from monitoring.aside import Aside, Errors
 from monitoring.http import Serving, Views, serve
 from qshift.build import engine, state_store
-from qshift.observers import Watched, watching
+from qshift.observers import Watched, count, watching
+from stream.events import Delivering, Event, LanesChanged
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
-from stream.runner import Report, run
+from stream.report import Report
+from stream.runner import run
 from stream.sink import KafkaSink
 from stream.topics import prepared_topics
+from stream.warm_up import warm_up
 
 log = logging.getLogger("qshift.service")
 GALLERY_PICTURE = Callable[[str], bytes | None]
@@ -49,7 +52,7 @@ class Service:
         self.config = config
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
-        self.engine.pipeline.warm_up()
+        warm_up(self.engine.pipeline)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
         self._stop = threading.Event()
@@ -122,9 +125,8 @@ class Service:
             return run(
                 Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
                 self._sink, self._store, [aside], self.config, self._stop,
-                on_lanes=self._on_lanes, operations=SafeOperations(metrics, self._errors),
-                decoders=self.config.limits.decoders, base_version=self.engine.base.version,
-                on_trouble=self._on_trouble,
+                tell=self._told, decoders=self.config.limits.decoders,
+                base_version=self.engine.base.version,
             )  # fmt: skip
         finally:
             self._running = False
@@ -190,8 +192,12 @@ class Service:
         for part in (self._source, self._sink, self._store):
             part.close()
 
-    def _on_trouble(self, trouble: bool) -> None:
-        self._delivering = not trouble
-
-    def _on_lanes(self, lanes: Sequence[Lane]) -> None:
-        self._lanes = list(lanes)
+    def _told(self, event: Event) -> None:
+        """What happens to the run shows in /readyz, /state and the metrics, and never comes back to it."""
+        match event:
+            case Delivering(succeeds):
+                self._delivering = succeeds
+            case LanesChanged(lanes):
+                self._lanes = list(lanes)
+            case _:
+                count(self.observers.metrics, self._errors, event)

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,8 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused, first_fault, plain
-from core.protocols import Answered
-from core.types import Coordinates, Floats, Judgement, Modality, Query, Record, Refusal
+from core.types import Coordinates, Floats, Judgement, Modality, Outcome, Query, Record, Refusal
 from stream import messages
 from stream.letters import HEADER_BYTES, HEADROOM_BYTES, OURS, fitted
 from stream.messages import composed_query as composed_query
@@ -37,6 +36,9 @@ from stream.messages import text_query as text_query
 from stream.messages import vector_query as vector_query
 from stream.records import CORRUPT, content_bytes, unreadable
 from stream.states import canonical
+
+if TYPE_CHECKING:
+    from stream.pipeline import BatchPass
 
 log = logging.getLogger("qshift.codec")
 Headers = list[tuple[str, bytes]]
@@ -194,7 +196,7 @@ class Codec:
 
     # -- out --------------------------------------------------------------------------------------------
 
-    def answers(self, answered: Answered) -> list[tuple[bytes, bytes, Headers]]:
+    def answers(self, answered: BatchPass | Outcome) -> list[tuple[bytes, bytes, Headers]]:
         """(value, key, headers) of every query of a batch, in its order."""
         batch, served, version = answered.batch, answered.served, answered.gallery_version
         found = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from core.checkpoints import Checkpoint, JournalEntry
-from core.protocols import Operations, Source, StateStore
+from core.protocols import Source, StateStore
 from core.types import Partition, Query, Record
 from stream.contradictions import (
     check_complete,
@@ -18,6 +18,7 @@ from stream.contradictions import (
     checkpoint_hash,
     note,
 )
+from stream.events import LanesChanged, Rebalanced, Restored, Tell
 from stream.lanes import Lane, covered, lane_name, plan
 from stream.pipeline import Pipeline
 from stream.session import Session
@@ -85,11 +86,8 @@ class Owned:
     def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:
         """Goes on from a durable checkpoint."""
         self.checkpoint_at = now
-        self.checkpoint_seq, self.parent, self.since_checkpoint = (
-            checkpoint.seq + 1,
-            checkpoint_hash(checkpoint),
-            0,
-        )
+        self.checkpoint_seq, self.parent = checkpoint.seq + 1, checkpoint_hash(checkpoint)
+        self.since_checkpoint = 0
         self.saved = checkpoint.next_offset
 
 
@@ -98,16 +96,15 @@ class Ownership:
 
     Args:
         labels: position of each label partition, shared with the loop; checkpoints restore it.
-        on_lanes: called with the live lanes whenever there is a new one.
+        tell: of lanes, restores and rebalances.
     """
 
     def __init__(
         self, source: Source, store: StateStore, pipeline: Pipeline, identity: str,
-        clock: Callable[[], float], labels: dict[str, int], operations: Operations | None,
-        on_lanes: Callable[[Sequence[Lane]], None] | None,
+        clock: Callable[[], float], labels: dict[str, int], tell: Tell,
     ) -> None:  # fmt: skip
-        self._source, self._store, self._pipeline, self._identity = source, store, pipeline, identity
-        self._clock, self._labels, self._operations, self._on_lanes = clock, labels, operations, on_lanes
+        self._source, self._store, self._pipeline, self.identity = source, store, pipeline, identity
+        self.clock, self._labels, self._tell = clock, labels, tell
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
@@ -128,8 +125,8 @@ class Ownership:
             log.info("partition lost", extra={"partition": partition})
             self.owned.pop(partition, None)
             self._first.pop(partition, None)
-        if assigned != self.assigned and self._operations:
-            self._operations.rebalanced()
+        if assigned != self.assigned:
+            self._tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
         for partition in gained:  # all of them first: what was polled must come again if one fails
             offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
@@ -147,7 +144,7 @@ class Ownership:
         Raises:
             ArtifactError: the state does not fit, or there was one and it is gone.
         """
-        began = self._clock()
+        began = self.clock()
         checkpoint = self._store.load(partition)
         start = checkpoint.next_offset if checkpoint else self._first.get(partition)
         owned = Owned(partition, checkpoint, start, began)
@@ -156,7 +153,7 @@ class Ownership:
             self.generation, self._source.generation(), checkpoint.generation if checkpoint else 0
         )
         if checkpoint is not None:
-            check_fits(checkpoint, self._identity)
+            check_fits(checkpoint, self.identity)
             check_same_log(checkpoint, self._source.log_id())
             owned.note = note(checkpoint, self._store.place)
         else:
@@ -166,8 +163,8 @@ class Ownership:
         self._plan(owned, checkpoint)
         self.owned[partition] = owned
         self._seek(owned, checkpoint)
-        if checkpoint and self._operations:
-            self._operations.restored(self._clock() - began)
+        if checkpoint:
+            self._tell(Restored(self.clock() - began))
 
     def _plan(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
         """What the journal holds behind the checkpoint is to be repeated."""
@@ -200,12 +197,12 @@ class Ownership:
         """Returns only while the group knows us as the partition's owner."""
         offset = owned.first if owned.saved is None else owned.saved
         self._source.confirm({owned.partition: offset}, owned.note)
-        self._confirmed = self._clock()
+        self._confirmed = self.clock()
 
     def confirm_idle(self) -> None:
         """One partition stands for the worker: it is a member, or it is none."""
         for owned in list(self.owned.values())[:1]:
-            if self._clock() - self._confirmed >= CONFIRM_SECONDS:
+            if self.clock() - self._confirmed >= CONFIRM_SECONDS:
                 self.confirm(owned)
 
     def drop(self) -> None:
@@ -228,6 +225,13 @@ class Ownership:
             self._shown()
         return owned.lanes[name]
 
+    def state_hashes(self) -> dict[str, str]:
+        """Of all lanes, by name; of those not met since the restart, as they were saved."""
+        hashes: dict[str, str] = {}
+        for owned in self.owned.values():
+            hashes.update({name: lane.session.state_hash() for name, lane in owned.lanes.items()})
+            hashes.update({name: state.state_hash for name, state in owned.states.items()})
+        return dict(sorted(hashes.items()))
+
     def _shown(self) -> None:
-        if self._on_lanes is not None:
-            self._on_lanes(self.lanes())
+        self._tell(LanesChanged(self.lanes()))

@@ -7,9 +7,8 @@ reference of gradient decoupling, and a voter in the served answer (fusion).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,22 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.config import Config
-from core.errors import Refused
-from core.protocols import Adapter, AlignedPass, Aligner, Encoder, Fusion, Gallery, Head
+from core.hooks import Watch
+from core.protocols import Adapter, Aligner, Encoder, Fusion, Gallery
 from core.types import AdaptationStep, Modality, Outcome, Query, QueryBatch, Twin
 from stream.patches import shuffle_patches
+from stream.preparation import Preparation, Repair
 from stream.retrieval import Retrieval
 
 if TYPE_CHECKING:
-    from core.protocols import Params
+    from core.protocols import Hash, Hook, Params
     from stream.session import Session
 
-Repair = Callable[[str], str]
-"""A query text -> the text to encode instead; the same text where nothing is wrong with it."""
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
-UNKNOWN_WORD = "qzxqzxqzx"
-"""Nobody's word: to look it up, query repair has to read all of its lists."""
 
 
 class Pipeline:
@@ -41,7 +37,7 @@ class Pipeline:
 
     Args:
         encoders: one per modality served.
-        head: features -> codes, frozen on-line.
+        hash_: features -> codes.
         gallery: the current version, asked once per batch (it may be swapped between batches).
         new_adapter, new_aligner: fresh state for a session of a modality.
         fusion: what is answered from the shortlists of both twins.
@@ -53,7 +49,7 @@ class Pipeline:
         self,
         config: Config,
         encoders: Mapping[Modality, Encoder],
-        head: Head,
+        hash_: Hash,
         gallery: Callable[[], Gallery],
         new_adapter: Callable[[Modality], Adapter],
         new_aligner: Callable[[Modality], Aligner | None],
@@ -64,42 +60,8 @@ class Pipeline:
     ) -> None:
         self.config, self.encoders, self.entropy = config, encoders, entropy
         self.new_adapter, self.new_aligner = new_adapter, new_aligner
-        self.retrieval = Retrieval(head, gallery, fusion, config.answer.shortlist, device)
-        self.device, self._repair = device, repair
-
-    def adapts(self, modality: Modality) -> bool:
-        """Whether answers to such queries can ever differ from the frozen twin's."""
-        moves = self.new_aligner(modality) is not None or self.new_adapter(modality).name != "frozen"
-        return moves or (modality == "text" and self._repair is not None)
-
-    @torch.no_grad()
-    def warm_up(self) -> None:
-        """Does once what the first query of each modality would wait for; answers do not depend on it."""
-        gallery = self.retrieval.current()
-        for modality, encoder in self.encoders.items():
-            self.new_adapter(modality)  # the first optimizer imports torch._dynamo, which takes seconds
-            self.new_aligner(modality)
-            features = encoder.encode(encoder.collate([], self.config.batch.size))
-            self.retrieval.neighbours(gallery, features, modality)
-            # Looks at all clean queries, once.
-            one = self.retrieval.twin(gallery, features, 1, modality)
-            self.retrieval.fusion.quiet(gallery, modality, one, np.zeros(1, np.bool_))
-        if self._repair is not None:
-            self._repair(UNKNOWN_WORD)
-
-    def admit(self, query: Query) -> Query:
-        """Decodes and checks the content before it may enter a batch. Raises Refused."""
-        encoder = self.encoders.get(query.modality)
-        if encoder is None:
-            raise Refused(
-                "validate", f"the base model serves {', '.join(self.encoders)}, not {query.modality} queries"
-            )
-        query = replace(query, prepared=encoder.prepare(query.content))
-        if self._repair is not None and isinstance(query.content, str):
-            text = self._repair(query.content)
-            if text != query.content:
-                query = replace(query, repaired=text, repaired_prepared=encoder.prepare(text))
-        return query
+        self.retrieval = Retrieval(hash_, gallery, fusion, config.answer.shortlist, device)
+        self.device, self.admit = device, Preparation(encoders, repair)
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -154,8 +116,8 @@ class BatchPass:
         self._mended = np.array([bool(query.repaired) for query in batch.queries])
         self._params = session.adapter.parameters()
         self._trainable = any(tensor.requires_grad for tensor in self._params.values())
-        self._watch: _Watch | None = None
-        self.aligned: AlignedPass | None = None
+        self._watch: Watch | None = None
+        self.aligned: Hook | None = None
         self._moved: Tensor | None = None
         self._ready: Tensor | None = None
         self._step: AdaptationStep | None = None
@@ -167,7 +129,7 @@ class BatchPass:
         """The frozen twin answers what was asked; all else starts from what was meant (`source`)."""
         queries, early, session = self.batch.queries, self._early(), self._session
         # To keep what enters early layers costs a twentieth of a forward: not on clean traffic.
-        self._watch = _Watch(early) if early and session.expects_shift else None
+        self._watch = Watch(early) if early and session.expects_shift else None
         with self.timed("collate"):
             self._asked = self._inputs = self._encoder.collate([q.prepared for q in queries], self._rows)
         with self.timed("encode_frozen"):
@@ -187,7 +149,7 @@ class BatchPass:
         if aligner is None:
             return
         if early and self._watch is None:  # the onset of a shift
-            self._watch = _Watch(early)
+            self._watch = Watch(early)
             with self.timed("encode_frozen"):
                 self._forward(self._asked, None, self._watch)
         with self.timed("encode_adapted"):
@@ -195,7 +157,7 @@ class BatchPass:
             self.aligned = aligner.begin(self.source, self.mask, seen)
             if self._pipeline.config.adapt.align.passes == 2:
                 with torch.no_grad():
-                    first = self._forward(self._inputs, self._params, self.aligned.hook)
+                    first = self._forward(self._inputs, self._params, self.aligned)
                 self.aligned = aligner.again(self.aligned, first, self.mask)
 
     def encode_adapted(self) -> None:
@@ -203,7 +165,7 @@ class BatchPass:
         learns = self._trainable and len(self.batch) >= self._pipeline.config.batch.floor
         if self.aligned is not None or self._params:
             with self.timed("encode_adapted"), nullcontext() if learns else torch.no_grad():
-                self._moved = self._forward(self._inputs, self._params, self._hook())
+                self._moved = self._forward(self._inputs, self._params, self.aligned)
         self._ready = self.source if self._moved is None else self._moved
 
     def learn_first(self) -> None:
@@ -214,7 +176,7 @@ class BatchPass:
             self._session.changed()
         if self._moved is None:
             with self.timed("encode_adapted"), torch.no_grad():
-                self._moved = self._forward(self._inputs, adapter.parameters(), self._hook())
+                self._moved = self._forward(self._inputs, adapter.parameters(), self.aligned)
 
     def ask_adapted(self) -> None:
         """The adapted twin, where it was asked; else the frozen one stands for it."""
@@ -271,7 +233,7 @@ class BatchPass:
             self._ready = None
         if ready is not None and (ready.requires_grad or not self._trainable):
             return ready
-        return self._forward(self._inputs, params, self._hook())
+        return self._forward(self._inputs, params, self.aligned)
 
     def neighbours(self, features: Tensor) -> Tensor:
         return self._retrieval.neighbours(self._gallery, features, self.batch.modality)
@@ -286,17 +248,14 @@ class BatchPass:
         if self.batch.modality != "image":
             return None
         shuffled = shuffle_patches(self._inputs, self.ids, self._pipeline.config.seed)
-        return self._forward(shuffled, params, self._hook())
+        return self._forward(shuffled, params, self.aligned)
 
     # ---------------------------------------------------------------------------------------------------
 
     def _early(self) -> tuple[int, ...]:
         return () if self._session.aligner is None else self._session.aligner.early
 
-    def _hook(self) -> Any:
-        return None if self.aligned is None else self.aligned.hook
-
-    def _forward(self, inputs: Any, params: Params | None, hook: Any = None) -> Tensor:
+    def _forward(self, inputs: Any, params: Params | None, hook: Hook | None = None) -> Tensor:
         self._forwards += 1
         return self._encoder.encode(inputs, params, hook)
 
@@ -314,18 +273,3 @@ class BatchPass:
 def _meant(query: Query) -> Any:
     """What the encoder of a text that was mended takes."""
     return query.prepared if query.repaired_prepared is None else query.repaired_prepared
-
-
-class _Watch:
-    """Keeps the inputs of some BatchNorms of a forward."""
-
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = tuple(layers)  # says that this hook only watches: such a forward may be remembered
-        self._seen: dict[int, Tensor | None] = dict.fromkeys(layers)
-
-    def __call__(self, layer: int, inputs: Tensor) -> None:
-        if layer in self._seen:
-            self._seen[layer] = inputs
-
-    def inputs(self) -> list[Tensor]:
-        return [inputs for inputs in self._seen.values() if inputs is not None]

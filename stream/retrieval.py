@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from core.protocols import Fusion, Gallery, Head
+from core.protocols import Fusion, Gallery
 from core.types import Encoded, Hits, Modality, Twin
+
+if TYPE_CHECKING:
+    from core.protocols import Hash
 
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
@@ -17,30 +21,30 @@ class Retrieval:
     """Retrieves from a gallery of which the caller says which version.
 
     Args:
-        head: features -> codes, frozen on-line.
+        hash_: features -> codes.
         current: the version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
     """
 
     def __init__(
-        self, head: Head, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
+        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
     ) -> None:
         self.current, self.fusion = current, fusion
-        self._head, self._size, self._device = head, shortlist, device
+        self._hash, self._size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
     def twin(self, gallery: Gallery, features: Tensor, count: int, modality: Modality) -> Twin:
         """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
         rows = features[:count].detach().float()
-        encoded = Encoded(rows.cpu().numpy(), self._head.codes(rows, modality))
+        encoded = Encoded(rows.cpu().numpy(), self._hash(rows, modality))
         hits = gallery.search(encoded.codes, self._size)
         return Twin(encoded, hits, self.fusion.alone(gallery, encoded, hits))
 
     def shortlist(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
         """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""
         rows = features.detach().float()
-        hits = gallery.search(self._head.codes(rows, modality), self._size)
+        hits = gallery.search(self._hash(rows, modality), self._size)
         return torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
 
     @torch.no_grad()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from core.errors import DeliveryError
 from core.types import Partition
+from stream.events import Delivering, Tell
 from stream.patience import Backoff
 
 log = logging.getLogger("qshift.runner")
@@ -16,12 +17,12 @@ class Trouble:
     """Begins with a failed delivery; ends when every partition has delivered again.
 
     Args:
-        on_trouble: called with True when it begins, with False when it ends.
+        tell: of its beginning and its end.
     """
 
-    def __init__(self, backoff: Backoff, on_trouble: Callable[[bool], None]) -> None:
+    def __init__(self, backoff: Backoff, tell: Tell) -> None:
         self.reason = ""
-        self._backoff, self._on_trouble = backoff, on_trouble
+        self._backoff, self._tell = backoff, tell
         self._owing: set[Partition] = set()
 
     def __bool__(self) -> bool:
@@ -31,7 +32,7 @@ class Trouble:
         """A delivery failed; returns the seconds to wait."""
         self._owing.update(assigned)
         if not self.reason:
-            self._on_trouble(True)
+            self._tell(Delivering(False))
         self.reason = str(error)
         pause = self._backoff.next()
         log.warning(
@@ -46,7 +47,7 @@ class Trouble:
         if self.reason and not self._owing:
             self.reason = ""
             self._backoff.reset()
-            self._on_trouble(False)
+            self._tell(Delivering(True))
 
     def keep(self, assigned: frozenset[Partition]) -> None:
         """What is ours no longer owes nothing."""

@@ -91,7 +91,7 @@ class _Pass:
         self._place = place if len(groups) > 1 else None
         self._affines: dict[int, Affine] = {}
 
-    def hook(self, layer: int, inputs: Tensor) -> Affine | None:
+    def __call__(self, layer: int, inputs: Tensor) -> Affine | None:
         if not self.groups:
             return None
         if layer not in self._affines:

@@ -32,7 +32,7 @@ from qshift.service import Service
 from qshift.terminal.bars import bars, reporter
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
-from stream.runner import Report
+from stream.report import Report
 from stream.states import entry_from_bytes
 
 BURST = 64

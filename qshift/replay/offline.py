@@ -19,7 +19,7 @@ from qshift.replay.schedule import Schedule, hash_answers
 from qshift.replay.table import PhaseRow
 from qshift.terminal.bars import bars
 from stream import codec
-from stream.runner import Report
+from stream.report import Report
 
 
 @dataclass(frozen=True, slots=True)

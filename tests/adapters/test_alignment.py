@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from adapters.online import clusters
 from adapters.online.alignment import EPS, FOUNDED, LARGE, CleanSide, ContentAlignment
 from adapters.online.matching import CleanDomain
 from core.config import AlignConfig, ClusterConfig
-from core.protocols import AlignedPass
 from core.references import Calibration
 
 WIDTHS = (3, 2)
@@ -46,9 +46,9 @@ def inputs(layer: int, seed: int = 2, rows: int = BATCH) -> torch.Tensor:
 ALL = torch.ones(BATCH, dtype=torch.bool)
 
 
-def apply(done: AlignedPass, layer: int, x: torch.Tensor) -> torch.Tensor:
+def apply(done: Any, layer: int, x: torch.Tensor) -> torch.Tensor:
     """What a layer would be given."""
-    move = done.hook(layer, x)
+    move = done(layer, x)
     assert move is not None
     shape = (1, -1) + (1,) * (x.ndim - 2)
     return x * move[0].view(shape) + move[1].view(shape)
@@ -307,7 +307,7 @@ def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
         done = aligned.begin(asked, mask, early)
         for layer, part in enumerate(PARTS):
             x = early[0] if layer == 0 else inputs(1, seed) + 4 * torch.tensor(MIX)[:, None, None, None]
-            move = done.hook(layer, x)
+            move = done(layer, x)
             assert move is not None and move[0].shape == move[1].shape == (BATCH, WIDTHS[layer])
             shown = (x * move[0][..., None, None] + move[1][..., None, None]).double().numpy()
             for kind, state in running.items():
@@ -329,7 +329,7 @@ def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
 def test_one_kind_alone_is_moved_by_channel() -> None:
     aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
     early = kinds_of(calibration(), [0] * BATCH)
-    move = aligned.begin(queries(), ALL, early).hook(0, early[0])
+    move = aligned.begin(queries(), ALL, early)(0, early[0])
     assert move is not None and move[0].shape == (3,)
 
 
@@ -352,12 +352,12 @@ def test_the_second_pass_matches_content_anew_and_keeps_the_kinds() -> None:
     aligned, domain = aligning(source, config), CleanDomain(source, config)
     early, moved = kinds_of(source, MIX), queries(9)
     first = aligned.begin(queries(), ALL, early)
-    first.hook(0, early[0])
+    first(0, early[0])
     before = aligned.snapshot()
     second = aligned.again(first, moved, ALL)
     assert second.labels.tolist() == first.labels.tolist() == MIX and second.routing is first.routing
     for layer in (0, 1):
-        second.hook(layer, early[0] if layer == 0 else inputs(1))
+        second(layer, early[0] if layer == 0 else inputs(1))
     for name, array in aligned.snapshot()[0].items():
         np.testing.assert_array_equal(array, before[0][name])
     assert aligned.commit(second)
@@ -381,7 +381,7 @@ def served(aligned: ContentAlignment, labels: list[int], seed: int = 0) -> list[
     done = aligned.begin(queries(seed), ALL, early)
     shown = []
     for layer in (0, 1):
-        move = done.hook(layer, early[0] if layer == 0 else inputs(1, seed))
+        move = done(layer, early[0] if layer == 0 else inputs(1, seed))
         assert move is not None
         shown += list(move)
     assert aligned.commit(done)
@@ -419,8 +419,8 @@ def test_statistics_that_are_not_finite_found_no_kind() -> None:
     done = aligned.begin(queries(), ALL, early)
     broken = early[0].clone()
     broken[1] = float("nan")
-    done.hook(0, broken)
-    done.hook(1, inputs(1))
+    done(0, broken)
+    done(1, inputs(1))
     assert not aligned.commit(done)
     assert aligned.styles() == 1 and aligned.snapshot()[1]["styles"]["ids"] == [0]
 
@@ -446,16 +446,16 @@ def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
     aligned = aligning(calibration(), AlignConfig())
     small = torch.randn(BATCH, 3, LARGE // 2, LARGE // 2, generator=torch.Generator().manual_seed(0))
     patches = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    expected = aligned.begin(queries(), ALL).hook(0, small)
-    got = aligned.begin(queries(), ALL).hook(0, patches)
+    expected = aligned.begin(queries(), ALL)(0, small)
+    got = aligned.begin(queries(), ALL)(0, patches)
     assert expected is not None and got is not None
     for ours, theirs in zip(got, expected):
         torch.testing.assert_close(ours, theirs)
     # Only these pixels are looked at, and on smaller maps all are.
     patches[:, :, 1::2] += 50
-    again = aligned.begin(queries(), ALL).hook(0, patches)
+    again = aligned.begin(queries(), ALL)(0, patches)
     assert again is not None and torch.equal(again[1], got[1])
-    whole = aligned.begin(queries(), ALL).hook(0, patches[:, :, : LARGE - 1])
+    whole = aligned.begin(queries(), ALL)(0, patches[:, :, : LARGE - 1])
     assert whole is not None and float((whole[1] - got[1]).abs().min()) > 0.1
 
 

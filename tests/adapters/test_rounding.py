@@ -68,7 +68,7 @@ def test_clusters_and_alignment() -> None:
                 torch.nn.functional.normalize(queries, dim=1), torch.ones(32, dtype=torch.bool), early
             )
             for layer, entering in enumerate(early):
-                done.hook(layer, entering)
+                done(layer, entering)
             assert lane.commit(done)
         states.append(lane.snapshot()[0])
         assert lane.styles() > 1

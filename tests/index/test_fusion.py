@@ -60,7 +60,7 @@ class World:
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
         known = {"vector": DriftReference(self.clean, zeros, zeros)}
-        evidence = Evidence(self.config.answer, known, self.head)
+        evidence = Evidence(self.config.answer, known, self.head.codes)
         self.fusion = TwinFusion(self.config.answer, evidence)
         self.judge = Judge(self.config.answer, self.fusion)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from core.types import Coordinates, Judgement, Outcome, Record, Refusal
-from monitoring.aside import Aside, Errors, SafeOperations, held_bytes
+from monitoring.aside import Aside, Errors, held_bytes
 
 
 def label(number: int) -> Judgement:
@@ -179,22 +179,3 @@ def test_close_shows_what_still_waits() -> None:
         aside.judge(label(number))
     aside.close()
     assert len(notes.seen) == 100 and not any(t.name == "qshift-observers" for t in threading.enumerate())
-
-
-def test_operations_that_raise_are_counted() -> None:
-    class Bad:
-        def checkpoint(self, size_bytes: int) -> None:
-            raise OSError("full")
-
-        def restored(self, seconds: float) -> None:
-            raise SystemExit(1)
-
-        recovered = rebalanced = checkpoint
-
-    errors = Errors()
-    safe = SafeOperations(Bad(), errors)  # type: ignore[arg-type]
-    safe.checkpoint(1)
-    safe.restored(1.0)
-    safe.recovered()
-    safe.rebalanced()
-    assert errors.counts == {"Bad": 4}

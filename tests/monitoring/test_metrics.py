@@ -137,7 +137,7 @@ def test_what_the_service_tells(metrics):
     metrics._clock = lambda: now[0]
     registry = metrics.registry
     assert math.isnan(value(registry, "qshift_checkpoint_age_seconds"))
-    metrics.checkpoint(1234)
+    metrics.saved(1234)
     now[0] = 107.0
     metrics.lag("qshift.queries/0", 5)
     metrics.index("v1", 10)

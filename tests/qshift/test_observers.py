@@ -6,7 +6,8 @@ import pytest
 
 from core.types import Coordinates, Record
 from monitoring.aside import Errors
-from qshift.observers import Watched
+from qshift.observers import Watched, count
+from stream.events import Delivering, Event, Rebalanced, Recovered, Restored, Saved
 
 
 class Source:
@@ -43,3 +44,27 @@ def test_the_lag_is_shown_by_partition() -> None:
     shown = Shown()
     Watched(Source(), shown, Errors()).poll(0.0)  # type: ignore[arg-type]
     assert shown.seen == [("queries/0", 7)]
+
+
+class Counters:
+    """Metrics of events alone; those that are not here raise."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def saved(self, size_bytes: int) -> None:
+        self.seen.append(size_bytes)
+
+    def restored(self, seconds: float) -> None:
+        raise SystemExit(1)
+
+    def recovered(self) -> None:
+        self.seen.append("recovered")
+
+
+def test_events_are_counted_and_an_event_that_cannot_be_ends_nothing() -> None:
+    errors, counters = Errors(), Counters()
+    events: list[Event] = [Saved(7), Restored(1.0), Recovered(), Rebalanced(), Delivering(False)]
+    for event in events:
+        count(counters, errors, event)  # type: ignore[arg-type]
+    assert counters.seen == [7, "recovered"] and errors.counts == {"Counters": 2}

@@ -123,7 +123,7 @@ def make_world() -> Callable[..., World]:
             return Rest(encoder.adaptable(), constants, config.adapt, config.batch.floor)
 
         pipeline = Pipeline(
-            config, {"vector": encoder}, head, lambda: gallery, adapter, lambda modality: None,
+            config, {"vector": encoder}, head.codes, lambda: gallery, adapter, lambda modality: None,
             ToyFusion(config.answer.top),
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],
         )  # fmt: skip

@@ -19,7 +19,8 @@ from encoders.vector import VectorEncoder
 from stream.codec import image_query, vector_query
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
-from stream.runner import Report, run
+from stream.report import Report
+from stream.runner import run
 
 TOPIC = "qshift.queries"
 WIDTH = 24

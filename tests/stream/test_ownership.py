@@ -11,6 +11,7 @@ from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, DeliveryError, NameTaken, PartitionsLost
 from core.identity import difference, identity
 from core.types import Partition, Record
+from stream.events import Delivering, Event, LanesChanged
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.patience import Backoff, Patience
@@ -43,6 +44,17 @@ class Pauses(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self.seconds.append(timeout or 0.0)
         return self.is_set()
+
+
+class Troubles:
+    """Notes when deliveries begin to fail, and when they succeed again."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Delivering):
+            self.seen.append(not event.succeeds)
 
 
 # -- a state that fits ----------------------------------------------------------------------------------
@@ -343,15 +355,15 @@ class FullStore(MemoryStore):
 
 
 def test_a_full_disk_does_not_flood_the_answers(make_world: Any, answers_of: Any) -> None:
-    world, pauses, trouble, failures = make_world(), Pauses(), list[bool](), 12
+    world, pauses, trouble, failures = make_world(), Pauses(), Troubles(), 12
     expected, sink, _ = go(world, memory(world.queries(240)))
     report, full, _ = go(
         world, memory(world.queries(240)), FullStore(failures), stop=pauses,
-        backoff_seconds=(0.5, 30.0), on_trouble=trouble.append,
+        backoff_seconds=(0.5, 30.0), tell=trouble,
     )  # fmt: skip
     assert report.recoveries == failures
     assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0, 30.0, 30.0]
-    assert trouble == [True, False]
+    assert trouble.seen == [True, False]
     assert answers_of(full) == answers_of(sink) and report.state_sha256 == expected.state_sha256
     # The first attempt repeats what is not covered by a checkpoint, every later one a batch: 48 + 11 x 16.
     assert len(full.records["answers"]) - 240 == 48 + 11 * 16
@@ -366,11 +378,11 @@ def test_pauses_start_anew_after_a_success(make_world: Any) -> None:
                 self.failures = 2
 
     again: list[bool] = []
-    world, pauses, trouble = make_world(), Pauses(), list[bool]()
+    world, pauses, trouble = make_world(), Pauses(), Troubles()
     go(world, memory(world.queries(240)), Twice(3), stop=pauses,
-       backoff_seconds=(0.5, 30.0), on_trouble=trouble.append)  # fmt: skip
+       backoff_seconds=(0.5, 30.0), tell=trouble)  # fmt: skip
     assert pauses.seconds == [0.5, 1.0, 2.0, 0.5, 1.0]
-    assert trouble == [True, False, True, False]
+    assert trouble.seen == [True, False, True, False]
 
 
 class Away(MemoryStore):
@@ -451,10 +463,10 @@ def test_trouble_ends_where_nothing_is_left_to_deliver(make_world: Any) -> None:
         def exhausted(self) -> bool:
             return self.polls > 6 and super().exhausted
 
-    world, trouble = make_world(), list[bool]()
+    world, trouble = make_world(), Troubles()
     bad = [replace(record, value=b"{") for record in world.queries(3)]
-    report, _, _ = go(world, Known(bad, [TOPIC]), Away(1), on_trouble=trouble.append)
-    assert trouble == [True, False] and report.dead_letters == 3
+    report, _, _ = go(world, Known(bad, [TOPIC]), Away(1), tell=trouble)
+    assert trouble.seen == [True, False] and report.dead_letters == 3
 
 
 class Named(MemorySource):
@@ -509,11 +521,17 @@ def test_what_is_refused_alone_is_cut_after_a_while(make_world: Any) -> None:
 
 
 def test_what_is_not_served_makes_no_lane(make_world: Any) -> None:
-    world, seen = make_world(), []
+    world, seen = make_world(), list[list[str]]()
+
+    def told(event: Event) -> None:
+        if isinstance(event, LanesChanged):
+            seen.append([lane.name for lane in event.lanes])
+
     records = [*world.queries(3), world.text(3, "a cat")]
     report, _, _ = go(
-        world, memory(records), on_lanes=lambda lanes: seen.append([lane.name for lane in lanes])
-    )
+        world, memory(records),
+        tell=told,
+    )  # fmt: skip
     assert report.dead_letters == 1 and seen[-1] == ["0:vector"]
 
 

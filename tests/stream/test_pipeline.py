@@ -10,6 +10,7 @@ import torch
 from core.types import Coordinates, Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream.pipeline import Pipeline
 from stream.session import Session
+from stream.warm_up import warm_up
 
 WIDTH = 24  # of the gallery in conftest.py
 
@@ -42,18 +43,8 @@ class Letters:
     def adaptable(self) -> dict[str, torch.Tensor]:
         return {"affine.weight": torch.ones(WIDTH), "affine.bias": torch.zeros(WIDTH)}
 
-    def norms(self) -> int:
-        return 0
-
-
-class Heads:
-    """The head of the gallery, for texts as for vectors."""
-
-    def __init__(self, head: Any) -> None:
-        self.bits, self._head = head.bits, head
-
-    def codes(self, features: torch.Tensor, modality: str) -> np.ndarray:
-        return self._head.codes(features, "vector")
+    def bn_widths(self) -> tuple[int, ...]:
+        return ()
 
 
 TEXTS = ["a dog", "a hrose", "two cats", "a bycicle", "a car", "a tree", "red", "blue"] * 2
@@ -85,7 +76,8 @@ class Texts:
 
         marks = self.marks
         self.pipeline = Pipeline(
-            world.config, {"text": self.encoder}, Heads(world.head), own.retrieval.current,  # type: ignore[dict-item,arg-type]
+            world.config, {"text": self.encoder},  # type: ignore[dict-item]
+            lambda features, _: world.head.codes(features, "vector"), own.retrieval.current,
             lambda modality: own.new_adapter("vector"), lambda modality: None, Adapted(),
             lambda modality, q, near, mask: torch.zeros(len(q)), repair=repair,
         )  # fmt: skip
@@ -173,7 +165,7 @@ def test_warming_up_does_the_slow_work_once_and_changes_no_answer(make_world: An
         return mend(text)
 
     cold, warm = Texts(make_world(), mend), Texts(make_world(), noted)
-    warm.pipeline.warm_up()
+    warm_up(warm.pipeline)
     assert [len(rows) for rows in warm.encoder.read] == [16]
     assert len(asked) == 1
     one, other = cold.through(TEXTS), warm.through(TEXTS)

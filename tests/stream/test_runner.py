@@ -14,7 +14,8 @@ from core.types import Coordinates, Record
 from stream.codec import label
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
-from stream.runner import Report, run
+from stream.report import Report
+from stream.runner import run
 
 TOPIC = "qshift.queries"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from core.checkpoints import JournalEntry
 from core.config import OWN_METHOD, Config, DecoupleConfig
 from core.errors import QshiftError
-from core.protocols import Encoder
 from core.types import Coordinates, Modality, Record
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
@@ -28,6 +27,7 @@ from qshift.build import Engine
 from qshift.observers import ranked
 from qshift.offline import run_offline
 from stream import codec
+from stream.pipeline import Pipeline
 
 Save = Callable[[str, Result, float], None]
 """(method, result, milliseconds per query)"""
@@ -83,7 +83,6 @@ def run_stream(
         QshiftError: a query of the stream was refused, or the frozen twins of two methods differ.
     """
     shared = {modality: SharedEncoder(encoder) for modality, encoder in base.encoders.items()}
-    sharing = replace(base, encoders=dict[Modality, Encoder](shared))
     known: dict[tuple[int, bytes], Score] = {}
     log: Log | None = None
     for name, config in methods.items():
@@ -91,8 +90,8 @@ def run_stream(
         log = log or log_of(task, stream, seed, own)
         encoder = shared[task.modality]
         encoder.saved_seconds = 0.0
-        engine = build.assemble(own, sharing, GalleryVersions(gallery))
-        adapts = engine.pipeline.adapts(task.modality)
+        engine = build.assemble(own, base, GalleryVersions(gallery), encoders=shared)
+        adapts = _adapts(engine.pipeline, task.modality)
         judge = _one(engine, log, stream, seed, known)
         if judge.refused:
             first = judge.refused[0]
@@ -103,6 +102,13 @@ def run_stream(
         seconds = sum(batch.seconds for batch in judge.batches) + encoder.saved_seconds
         result = _result(task, stream, name, seed, log, judge, adapts)
         save(name, result, 1000.0 * seconds / max(1, len(log.labels)))
+
+
+def _adapts(pipeline: Pipeline, modality: Modality) -> bool:
+    """Whether answers to such queries can ever differ from the frozen twin's."""
+    aligns = pipeline.new_aligner(modality) is not None
+    mends = modality == "text" and pipeline.admit.repair is not None
+    return aligns or mends or pipeline.new_adapter(modality).name != "frozen"
 
 
 def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import QshiftError
+from core.hooks import Watch
 from core.protocols import Encoder
 from core.types import Modality
 
@@ -26,15 +26,15 @@ class _Forward:
 
     features: Tensor
     seconds: float
-    watched: dict[int, Tensor] = field(default_factory=dict)
+    watched: dict[int, Tensor]
 
 
 class SharedEncoder:
     """An encoder that remembers decoded contents and frozen forwards; answers stay the same to the bit.
 
     A forward counts as frozen when no parameters are given and nothing is moved on the way: without a hook,
-    or with one that only watches and says what in its attribute `layers`. It is found again by the
-    bytes and the shape of its input, so that a batch of other padding or other company is computed anew.
+    or with a `Watch`. It is found again by the bytes and the shape of its input, so that a batch of other
+    padding or other company is computed anew.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -63,54 +63,27 @@ class SharedEncoder:
         return self._encoder.collate(prepared, rows)
 
     def encode(self, inputs: Any, params: Params | None = None, hook: Hook | None = None) -> Tensor:
-        layers: tuple[int, ...] | None = () if hook is None else getattr(hook, "layers", None)
-        if params is not None or layers is None:
+        watch = Watch(()) if hook is None else hook
+        if params is not None or not isinstance(watch, Watch):
             return self._encoder.encode(inputs, params, hook)
         key = _digest(inputs)
         known = self._forwards.get(key)
-        if known is not None and known.watched.keys() >= set(layers):
+        if known is not None and known.watched.keys() >= set(watch.layers):
             self.saved_seconds += known.seconds
-            for layer in layers:
-                if hook is not None:
-                    hook(layer, known.watched[layer].clone())
+            for layer in watch.layers:
+                watch(layer, known.watched[layer].clone())
             return known.features.clone()
         started = time.perf_counter()
-        keeping = None if hook is None else _Keeping(hook)
-        features = self._encoder.encode(inputs, None, keeping)
-        made = _Forward(features.clone(), time.perf_counter() - started)
-        if keeping is not None:
-            made.watched.update({layer: seen.clone() for layer, seen in keeping.seen.items()})
-        self._forwards[key] = made
+        features = self._encoder.encode(inputs, None, hook)
+        watched = {layer: seen.clone() for layer, seen in watch.seen.items()}
+        self._forwards[key] = _Forward(features.clone(), time.perf_counter() - started, watched)
         return features
 
     def adaptable(self) -> dict[str, Tensor]:
         return self._encoder.adaptable()
 
-    def norms(self) -> int:
-        return self._encoder.norms()
-
-    @property
-    def alone(self) -> Encoder:
-        """The encoder itself, for what asks for its kind."""
-        found: Encoder = getattr(self._encoder, "alone", self._encoder)
-        return found
-
-
-class _Keeping:
-    """A watching hook that keeps what another one was shown."""
-
-    def __init__(self, hook: Any) -> None:
-        self._hook = hook
-        self.seen: dict[int, Tensor] = {}
-
-    def __call__(self, layer: int, inputs: Tensor) -> None:
-        if layer in self._hook.layers:
-            self.seen[layer] = inputs
-        if self._hook(layer, inputs) is not None:
-            raise QshiftError(
-                f"a hook that watches layers {self._hook.layers} moved layer {layer}: a forward that "
-                "is moved cannot be shared, leave the attribute `layers` out"
-            )
+    def bn_widths(self) -> tuple[int, ...]:
+        return self._encoder.bn_widths()
 
 
 def _digest(inputs: Any) -> bytes:
