@@ -92,8 +92,7 @@ def make_seeing(make_world: Any) -> Any:
     def make(**sections: Any) -> Seeing:
         world, pictures = make_world(**sections), Pictures()
         made.append(pictures)
-        encoders = {**world.pipeline.encoders, "image": pictures}
-        world.pipeline.encoders = encoders
+        world.pipeline.encoders["image"] = pictures
         world.head.means["image"] = world.head.means["vector"]
         return Seeing(world, pictures)
 
