@@ -214,7 +214,7 @@ class AdaptConfig(Section):
 class AnswerConfig(Section):
     top: int = Field(10, ge=1, le=1000)
     shortlist: int = Field(100, ge=1, le=10000)
-    fuse: Literal["none", "max", "sum", "mixture"] = "mixture"  # docs/log.md 2026-11-24
+    fuse: Literal["none", "max", "sum", "mixture"] = "mixture"  # docs/lab/log.md 2026-11-24
     fuse_temperature: float = Field(0.1, gt=0)  # of each twin's belief over the candidates, the same entry
     # Drop of the nearest cosine, in sd of clean ones (lower bound), where the adapted twin begins to count,
     # and counts fully; None: always. Chosen on the development suite.

@@ -1,7 +1,7 @@
 """Queries of a picture and a text: a weighted mean of the two towers' unit features, at unit length.
 
 q = normalise(w image + (1 - w) text). Late fusion without training of its own, the usual baseline of composed
-retrieval; the weight and the estimates below are ours (docs/queries.md).
+retrieval; the weight and the estimates below are ours (docs/reference/queries.md).
 """
 
 from __future__ import annotations

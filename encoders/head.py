@@ -155,7 +155,7 @@ def fit_head(
         features: gallery features [N, D], unit, of pictures.
         class_text: unit text features [C, D] of class names or prompts; None drops their terms.
         bits: L.
-        steps, rate, batch: Adam; the values measured in docs/methods/encoders.md.
+        steps, rate, batch: of Adam.
         seed: of the first weights and of the batches.
 
     Returns:

@@ -121,7 +121,7 @@ def decode(content: bytes, side: int = 0, max_bytes: int = BYTES, max_pixels: in
     """Decodes one PNG, JPEG or WEBP to RGB: upright, transparency on white, 16 bits scaled to 8.
 
     A decoder cannot be interrupted: what it may cost is settled here, before it starts, by the caps of bytes,
-    pixels and scans. Memory stays near what the format's own decoder needs, docs/operations.md.
+    pixels and scans. Memory stays near what the format's own decoder needs, docs/reference/operations.md.
 
     Args:
         content: the encoded picture.

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("qshift.evidence")
 
 RECOVERED = 0.2
-"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/log.md."""
+"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/lab/log.md."""
 SEVERE = (1.5, 2.5)
 """Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
-Line art is recognised better after alignment although it comes no nearer to the gallery: docs/log.md."""
+Line art is recognised better after alignment although it comes no nearer to the gallery: docs/lab/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 

@@ -70,8 +70,8 @@ class Session:
 
     Args:
         base, gallery: folders, as `qshift fit` and `qshift gallery build` write them.
-        method: a name of `qshift.METHODS`, or `module:Class` of your own (docs/own-loop.md), with "+fused"
-            and "+repair" behind it where wanted.
+        method: a name of `qshift.METHODS`, or `module:Class` of your own (docs/how-to/own-loop.md), with
+            "+fused" and "+repair" behind it where wanted.
         config: settings besides; its own base and gallery do not count.
 
     Raises:

@@ -5,7 +5,8 @@ encoder, whitened by the clean calibration pictures, so that what varies with co
 is the clean domain and never moves. A query belongs to its nearest centroid; enough queries that are far from
 all of them and near each other found a cluster, unless it would lie close to another.
 
-Whitening is what makes it work: with z-scores alone, noise and line art fall into one cluster (docs/log.md).
+Whitening is what makes it work: with z-scores alone, noise and line art fall into one cluster
+(docs/lab/log.md).
 
 Ours; relative: ReservoirTTA (arXiv 2505.14511), for classification. docs/methods/clusters.md.
 """

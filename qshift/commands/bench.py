@@ -37,7 +37,9 @@ def bench(
     seeds: Annotated[int | None, typer.Option(help="How many.", min=1)] = None,
     tasks: Annotated[str, typer.Option(help="Only these, commas and * may be used.")] = "",
     streams: Annotated[str, typer.Option(help="Only these, or CORRUPTION-SEVERITY; commas and *.")] = "",
-    data: Annotated[Path | None, typer.Option(help="Where data sets lie; see docs/data.md.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where data sets lie; see docs/reference/data.md.")
+    ] = None,
     cache: Annotated[Path, typer.Option(help="Base models, galleries and finished results.")] = DATA
     / "suite",
     workers: Annotated[

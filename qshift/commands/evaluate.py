@@ -25,7 +25,7 @@ def evaluate(
             help="mnist-usps, usps-mnist, digits, pacs, office-caltech or a pair; an unknown one lists all."
         ),
     ] = "mnist-usps",
-    data: Annotated[Path, typer.Option(help="The folder that docs/data.md describes.")] = Path(),
+    data: Annotated[Path, typer.Option(help="The folder that docs/reference/data.md describes.")] = Path(),
     bits: Annotated[str, typer.Option(help="Code lengths, separated by commas.")] = "16,32,64,128",
     splits: Annotated[int, typer.Option(help="How many random splits.", min=1)] = 5,
     scheme: Annotated[

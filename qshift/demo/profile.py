@@ -39,7 +39,10 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Seconds of a batch by stream, method and stage, and three ratios of CPU time; docs/performance.md."""
+    """Seconds of a batch by stream, method and stage, and three ratios of CPU time.
+
+    Figures: docs/lab/performance.md.
+    """
 
     batch: int
     batches: int

@@ -70,7 +70,7 @@ class TestClassZips:
             archive(path, {"dog/a.jpg": encoded(solid(9, 9, 9), "JPEG")[:40]})
         elif content is not None:
             path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"photo.zip .*<class>/<name>.jpg, see docs/data.md"):
+        with pytest.raises(ConfigError, match=r"photo.zip .*<class>/<name>.jpg, see docs/reference/data.md"):
             read_class_zip(path)
 
     def test_domains_are_files(self, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ class TestVendors:
 
     def test_bad_files(self, tmp_path: Path) -> None:
         meta = self.meta(tmp_path)
-        with pytest.raises(ConfigError, match=r"<hexcode>.png, see docs/data.md"):
+        with pytest.raises(ConfigError, match=r"<hexcode>.png, see docs/reference/data.md"):
             read_vendor(tmp_path / "none.zip", meta)
         strangers = archive(tmp_path / "strangers.zip", {"1F4A9.png": encoded(solid(1, 1, 1))})
         with pytest.raises(ConfigError, match=r"no emoji that meta.json names"):
@@ -153,9 +153,9 @@ class TestDigits:
             with pytest.raises(ConfigError, match=match):
                 digits.read_idx(path)
         path.write_bytes(gzip.compress(bytes(50))[:-9])
-        with pytest.raises(ConfigError, match=r"see docs/data.md"):
+        with pytest.raises(ConfigError, match=r"see docs/reference/data.md"):
             digits.read_idx(path)
-        with pytest.raises(ConfigError, match=r"see docs/data.md"):
+        with pytest.raises(ConfigError, match=r"see docs/reference/data.md"):
             digits.read_idx(tmp_path / "none.gz")
 
     def test_usps_against_a_loop(self, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_prepare_uses_options_that_exist(services: dict[str, Any]) -> None:
 
 
 def test_operations_page_names_the_topics_ports_and_alerts(services: dict[str, Any]) -> None:
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/reference/operations.md").read_text()
     config = load(DEPLOY / "qshift.toml")
     assert config.kafka.model_dump(exclude={"bootstrap_servers"}) == KafkaConfig().model_dump(
         exclude={"bootstrap_servers"}

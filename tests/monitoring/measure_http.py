@@ -1,4 +1,6 @@
-"""Measures what HTTP clients take from the answers' loop; no test. Figures and command: docs/operations.md.
+"""Measures what HTTP clients take from the answers' loop; no test.
+
+Figures and command: docs/reference/operations.md.
 
     python tests/monitoring/measure_http.py [mixed|python ...] [--storms metrics,fresh,strangers,idle,drip]
         [--clients 200] [--pairs 5] [--seconds 3]

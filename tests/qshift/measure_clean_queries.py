@@ -1,4 +1,4 @@
-"""What a base of plain pictures should measure its clean queries on: the table in docs/data.md.
+"""What a base of plain pictures should measure its clean queries on: the table in docs/reference/data.md.
 
 python tests/qshift/measure_clean_queries.py DATA CACHE [TASK]
 """

@@ -272,13 +272,15 @@ def test_domains_from_a_data_folder(tmp_path: Path, name: str) -> None:
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs DATA/pacs/photo.zip, .*: pass --data, see docs/data.md"):
+    expected = r"needs DATA/pacs/photo.zip, .*: pass --data, see docs/reference/data.md"
+    with pytest.raises(ConfigError, match=expected):
         load_task("pacs/photo-art", None, tmp_path)
     archive(tmp_path / "pacs/photo.zip", ("dog",), 1, 8)
     with pytest.raises(ConfigError, match=r"pacs/art-photo needs DATA/pacs/art_painting.zip: pass"):
         load_task("pacs/art-photo", tmp_path, tmp_path)
     for name in ("office/amazon-webcam", "digits/mnist-usps", "emoji/noto-twemoji", "emoji/openmoji-noto"):
-        with pytest.raises(ConfigError, match=rf"{name} needs DATA/.*: pass --data, see docs/data.md"):
+        expected = rf"{name} needs DATA/.*: pass --data, see docs/reference/data.md"
+        with pytest.raises(ConfigError, match=expected):
             load_task(name, tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="no task 'pacs': expected one of emoji/picture-picture"):
         load_task("pacs", tmp_path, tmp_path)

@@ -42,7 +42,8 @@ SMALL = ScratchConfig(
 @pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith("composition/")])
 def test_missing_data_are_named(name: str, tmp_path: Path) -> None:
     for root in (None, tmp_path):
-        with pytest.raises(ConfigError, match=r"needs DATA/.*pass --data, see docs/data\.md") as error:
+        expected = r"needs DATA/.*pass --data, see docs/reference/data\.md"
+        with pytest.raises(ConfigError, match=expected) as error:
             TASKS[name](root, tmp_path)
         assert name in str(error.value)
 

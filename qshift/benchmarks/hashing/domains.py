@@ -73,7 +73,9 @@ def digits(source: str, target: str, data: Path, cache: Path, progress: Progress
             found = {domain: (arrays[f"{domain}_x"], arrays[f"{domain}_y"]) for domain in (source, target)}
     except (OSError, KeyError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} cannot be read ({reason}): pass --data, see docs/data.md") from error
+        raise ConfigError(
+            f"{path} cannot be read ({reason}): pass --data, see docs/reference/data.md"
+        ) from error
     (x_s, y_s), (x_t, y_t) = found[source], found[target]
     return Domains(
         f"{source}-{target}",

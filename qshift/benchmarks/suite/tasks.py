@@ -1,4 +1,4 @@
-"""The benchmark's tasks by name, each from its data: docs/data.md says what lies where.
+"""The benchmark's tasks by name, each from its data: docs/reference/data.md says what lies where.
 
 Every draw is keyed by the data alone, so that a task's name stands for the same samples everywhere.
 """
@@ -43,7 +43,8 @@ def load_task(name: str, data_root: Path | None, cache: Path) -> Task:
 
     Args:
         name: one of `TASKS`.
-        data_root: the folder that docs/data.md describes; None: only tasks from packages can be loaded.
+        data_root: the folder that docs/reference/data.md describes; None: only tasks from packages can be
+            loaded.
         cache: for what is rendered once.
 
     Raises:
@@ -59,7 +60,7 @@ def needed(task: str, data_root: Path | None, *parts: str) -> Path:
     missing = [part for part in parts if data_root is None or not (data_root / part).is_file()]
     if data_root is None or missing:
         files = ", ".join(f"DATA/{part}" for part in missing)
-        raise ConfigError(f"{task} needs {files}: pass --data, see docs/data.md")
+        raise ConfigError(f"{task} needs {files}: pass --data, see docs/reference/data.md")
     return data_root
 
 

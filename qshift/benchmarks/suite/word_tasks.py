@@ -129,7 +129,7 @@ def _needed(name: str, data_root: Path | None, *files: str) -> Path:
     missing = [file for file in files if data_root is None or not (data_root / file).is_file()]
     if data_root is None or missing:
         lacking = ", ".join(f"DATA/{file}" for file in missing)
-        raise ConfigError(f"{name} needs {lacking}: pass --data, see docs/data.md")
+        raise ConfigError(f"{name} needs {lacking}: pass --data, see docs/reference/data.md")
     return data_root
 
 

@@ -47,7 +47,7 @@ class Tasks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownTasks:
-    """The benchmark's own tasks. `data`: see docs/data.md; None: only those from packages."""
+    """The benchmark's own tasks. `data`: see docs/reference/data.md; None: only those from packages."""
 
     data: Path | None
     cache: Path

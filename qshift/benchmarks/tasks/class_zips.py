@@ -37,10 +37,13 @@ def read_class_zip(path: Path) -> list[Sample]:
                     samples.append(Sample(f"{path.stem}/{member}", content, kind, kind, kind))
     except (OSError, SyntaxError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"{path} cannot be read ({error}): expected a zip of <class>/<name>.jpg, see docs/data.md"
+            f"{path} cannot be read ({error}): expected a zip of <class>/<name>.jpg, see "
+            "docs/reference/data.md"
         ) from error
     if not samples:
-        raise ConfigError(f"{path} holds no pictures: expected members <class>/<name>.jpg, see docs/data.md")
+        raise ConfigError(
+            f"{path} holds no pictures: expected members <class>/<name>.jpg, see docs/reference/data.md"
+        )
     return samples
 
 

@@ -90,7 +90,9 @@ def _captions(folder: Path) -> dict[str, list[str]]:
         for line in _lines(folder / TEXTS):
             lines.setdefault(name(line["image_id"]), []).append(" ".join(word(line["caption"]).split()))
     except (ConfigError, OSError) as error:
-        raise ConfigError(f"cannot read the captions in {folder}: {error}; see docs/data.md") from error
+        raise ConfigError(
+            f"cannot read the captions in {folder}: {error}; see docs/reference/data.md"
+        ) from error
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise ConfigError(f"the captions in {folder} are damaged or of another form: {error!r}") from error
     return {**found, **lines}

@@ -53,7 +53,7 @@ def read_idx(path: Path) -> Grey:
         with gzip.open(path) as file:
             content = file.read()
     except (OSError, EOFError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): see docs/data.md") from error
+        raise ConfigError(f"{path} cannot be read ({error}): see docs/reference/data.md") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTES:
         raise ConfigError(f"{path} is no idx file of bytes: it begins with {content[:4].hex()}")
     start = 4 + 4 * content[3]
@@ -86,7 +86,7 @@ def read_libsvm(path: Path) -> tuple[Grey, Grey]:
         if not (np.abs(values) <= 1).all() or not ((labels >= 0) & (labels < 10)).all():
             raise ValueError("a value leaves -1..1 or a label 1..10")
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"{path} cannot be read as USPS ({error}): see docs/data.md") from error
+        raise ConfigError(f"{path} cannot be read as USPS ({error}): see docs/reference/data.md") from error
     grey = np.rint((values + 1) * 127.5).astype(np.uint8).reshape(-1, USPS_SIDE, USPS_SIDE)
     return grey, labels.astype(np.uint8)
 

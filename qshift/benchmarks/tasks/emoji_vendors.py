@@ -40,7 +40,7 @@ def read_vendor(archive: Path, meta: Path) -> list[Sample]:
                     samples.append(Sample(hexcode, picture, label, kind, name))
     except (OSError, SyntaxError, zlib.error, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"{archive} cannot be read ({error}): expected a zip of <hexcode>.png, see docs/data.md"
+            f"{archive} cannot be read ({error}): expected a zip of <hexcode>.png, see docs/reference/data.md"
         ) from error
     if not samples:
         raise ConfigError(f"{archive} holds no emoji that {meta.name} names: expected <hexcode>.png")
@@ -58,5 +58,5 @@ def _known(meta: Path) -> Mapping[str, tuple[str, str]]:
         return {hexcode: (word(entry["name"]), word(entry["group"])) for hexcode, entry in found}
     except (ConfigError, BadLine, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{meta} cannot be read ({error}): expected hexcode -> name and group, see docs/data.md"
+            f"{meta} cannot be read ({error}): expected hexcode -> name and group, see docs/reference/data.md"
         ) from error

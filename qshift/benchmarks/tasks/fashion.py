@@ -69,7 +69,9 @@ class Products:
             with zipfile.ZipFile(self.archive) as archive:
                 return [_decode(archive.read(f"{product.key}.jpg")) for product in products]
         except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{self.archive} cannot be read: {error}; see docs/data.md") from error
+            raise ConfigError(
+                f"{self.archive} cannot be read: {error}; see docs/reference/data.md"
+            ) from error
 
 
 def read_products(
@@ -130,7 +132,7 @@ def _rows(path: Path) -> list[Product]:
             for _, row in rows(path, COLUMNS)
         ]
     except ConfigError as error:
-        raise ConfigError(f"{error}; see docs/data.md") from error
+        raise ConfigError(f"{error}; see docs/reference/data.md") from error
     return sorted((row for row in found if row.text), key=lambda row: row.key)
 
 

@@ -1,4 +1,4 @@
-"""Published data sets for those who have them on disk; docs/published.md says what lies where.
+"""Published data sets for those who have them on disk; docs/lab/published.md says what lies where.
 
 Pictures are decoded when they are asked for: the corrupted sets hold hundreds of thousands. The layouts of
 folders are ours; of the captions, those the sets are distributed with.
@@ -220,12 +220,12 @@ def _files(folder: Path, rows: Sequence[_Row]) -> PictureFiles:
 
 def _present(items: Sequence[Pictured], source: Path) -> None:
     if not items:
-        raise ConfigError(f"{source} lists no picture; see docs/published.md")
+        raise ConfigError(f"{source} lists no picture; see docs/lab/published.md")
     missing = [item.path for item in items if not is_file(item.path)]
     if missing:
         raise ConfigError(
             f"{source}: {len(missing)} of {len(items)} pictures are missing, the first is {missing[0]}; see "
-            "docs/published.md"
+            "docs/lab/published.md"
         )
 
 
@@ -241,7 +241,7 @@ def _document(path: Path) -> Any:
     try:
         return document(content(path))
     except ConfigError as error:
-        raise ConfigError(f"{error}; see docs/published.md") from error
+        raise ConfigError(f"{error}; see docs/lab/published.md") from error
     except BadLine as error:
         raise ConfigError(f"{path} is {error}") from error
 

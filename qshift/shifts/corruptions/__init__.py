@@ -3,7 +3,7 @@
 Constants are those of the published generators (Qiu et al., Benchmarking Robustness of Multimodal
 Image-Text Models under Distribution Shift, DMLR 2024; most of them from Hendrycks and Dietterich,
 Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019). The code is ours.
-docs/shifts.md says where it differs.
+docs/reference/shifts.md says where it differs.
 """
 
 from __future__ import annotations

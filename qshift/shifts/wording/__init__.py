@@ -1,7 +1,7 @@
 """The 10 character-level and word-level text corruptions of COCO-C and Flickr-C, levels 1 to 7.
 
 Rates are .05 times the level (Qiu et al., Benchmarking Robustness of Multimodal Image-Text Models under
-Distribution Shift, DMLR 2024). The code is ours; docs/shifts.md says where it differs.
+Distribution Shift, DMLR 2024). The code is ours; docs/reference/shifts.md says where it differs.
 """
 
 from __future__ import annotations
