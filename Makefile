@@ -8,7 +8,7 @@ SPREAD ?= -n auto --dist loadgroup
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test nightly check rounding lock clean
+.PHONY: install demo test nightly check rounding docs lock clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,10 @@ OTHER_KERNELS := $(shell grep -qs avx512 /proc/cpuinfo && echo SkylakeX || echo 
 rounding: install
 	ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell $(VENV)/bin/pytest $(SPREAD) -m rounding
 	ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=$(OTHER_KERNELS) MKL_ENABLE_INSTRUCTIONS=AVX2 $(VENV)/bin/pytest $(SPREAD) -m rounding
+
+# The pages of docs/reference that come from code; a test compares them.
+docs: install
+	$(VENV)/bin/python docs/generate.py
 
 # Needed after a change of dependencies only.
 lock:
