@@ -181,8 +181,9 @@ def test_prepare_uses_options_that_exist(services: dict[str, Any]) -> None:
         assert command.name in {"fit", "build"} and used and used <= options, line
 
 
-def test_operations_page_names_the_topics_ports_and_alerts(services: dict[str, Any]) -> None:
+def test_pages_name_the_topics_ports_and_alerts(services: dict[str, Any]) -> None:
     page = (ROOT / "docs/reference/operations.md").read_text()
+    watch = (ROOT / "docs/how-to/watch.md").read_text()
     config = load(DEPLOY / "qshift.toml")
     assert config.kafka.model_dump(exclude={"bootstrap_servers"}) == KafkaConfig().model_dump(
         exclude={"bootstrap_servers"}
@@ -193,7 +194,7 @@ def test_operations_page_names_the_topics_ports_and_alerts(services: dict[str, A
         for port in service.get("ports", []):
             assert port.split(":")[1] in page
     for rule in rules():
-        assert f"`{rule['alert']}`" in page
+        assert f"`{rule['alert']}`" in watch
 
 
 def test_docker_reads_the_compose_file() -> None:
