@@ -20,6 +20,9 @@ WRITTEN = {
     "qshift/benchmarks/suite/text_base.py": {"docs/data.md"},
 }
 """Written into the manifests of bases: another text would be another base, and void every state of it."""
+DIARIES = ("log.md", "CHANGELOG.md")
+"""Names in them are those of their day."""
+PACKAGES = {path.name for path in ROOT.iterdir() if path.is_dir()}
 TEXTS = {".md", ".py", ".toml", ".yml", ".yaml", ".js", ".html", ".css", ".json", ".cfg", ".txt", ""}
 
 
@@ -85,6 +88,15 @@ def test_mentions_of_pages_lead_somewhere() -> None:
         if gone := sorted(one for one in named if not (ROOT / one).exists()):
             wrong[name] = gone
     assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in DIARIES], ids=lambda page: page.name
+)
+def test_code_named_on_pages_exists(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.])((?:[a-z_]+/)+\w+\.(?:py|toml|yml|json))\b", page.read_text())
+    here = {name for name in named if name.split("/")[0] in PACKAGES}
+    assert {name for name in here if not (ROOT / name).exists()} == set()
 
 
 def test_exceptions_are_still_needed() -> None:
