@@ -20,9 +20,6 @@ WRITTEN = {
     "qshift/benchmarks/suite/text_base.py": {"docs/data.md"},
 }
 """Written into the manifests of bases: another text would be another base, and void every state of it."""
-DIARIES = ("log.md", "CHANGELOG.md")
-"""Names in them are those of their day."""
-PACKAGES = {path.name for path in ROOT.iterdir() if path.is_dir()}
 TEXTS = {".md", ".py", ".toml", ".yml", ".yaml", ".js", ".html", ".css", ".json", ".cfg", ".txt", ""}
 
 
@@ -36,6 +33,12 @@ def files() -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if Path(name).suffix in TEXTS)
 
 
+DIARIES = ("log.md", "CHANGELOG.md")
+"""Names in them are those of their day."""
+OF_READERS = {"producer.py", "consumer.py"}
+"""What a reader writes."""
+MODULES = {path.name for path in files() if path.suffix == ".py"}
+PACKAGES = {path.name for path in ROOT.iterdir() if path.is_dir()}
 PAGES = sorted(path for path in files() if path.suffix == ".md")
 
 
@@ -91,12 +94,17 @@ def test_mentions_of_pages_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in DIARIES], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if page.name not in DIARIES],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_code_named_on_pages_exists(page: Path) -> None:
-    named = re.findall(r"(?<![\w/.])((?:[a-z_]+/)+\w+\.(?:py|toml|yml|json))\b", page.read_text())
-    here = {name for name in named if name.split("/")[0] in PACKAGES}
-    assert {name for name in here if not (ROOT / name).exists()} == set()
+    """Paths from a folder of ours on, and names of modules alone in backticks."""
+    text = page.read_text()
+    paths = re.findall(r"(?<![\w/.])((?:[a-z_]+/)+\w+\.(?:py|toml|yml|json))\b", text)
+    assert [name for name in paths if name.split("/")[0] in PACKAGES and not (ROOT / name).exists()] == []
+    names = set(re.findall(r"`(\w+\.py)`", text)) - OF_READERS
+    assert names <= MODULES
 
 
 def test_exceptions_are_still_needed() -> None:
