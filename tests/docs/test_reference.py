@@ -60,7 +60,7 @@ def test_headers_are_those_of_the_code(generator: ModuleType) -> None:
 def test_types_and_bounds_are_spelt(generator: ModuleType) -> None:
     batch = Config.model_fields["batch"].annotation
     assert batch is not None
-    assert generator.takes(batch.model_fields["size"]) == "whole number >= 1, <= 4096"
+    assert generator.takes(batch.model_fields["size"]) == "whole number 1 to 4096"
     assert generator.spelt(float | None) == "number or nothing"
     assert generator.form({"type": "array", "items": {"type": "number"}, "maxItems": 32}) == (
         "list of number, up to 32 parts"
