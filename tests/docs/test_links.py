@@ -20,6 +20,7 @@ WRITTEN = {
     "qshift/benchmarks/suite/text_base.py": {"docs/data.md"},
 }
 """Written into the manifests of bases: another text would be another base, and void every state of it."""
+HOW_TO = ("stream-queries", "watch", "replay", "own-loop")
 TEXTS = {".md", ".py", ".toml", ".yml", ".yaml", ".js", ".html", ".css", ".json", ".cfg", ".txt", ""}
 
 
@@ -123,3 +124,13 @@ def test_every_page_is_on_a_shelf() -> None:
             targets = ((page.parent / link).resolve() for link in links if link.endswith(".md"))
             waiting += [target for target in targets if target.is_relative_to(ROOT / "docs")]
     assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} == reached
+
+
+def test_first_page_is_short_and_opens_the_doors() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = text.splitlines()
+    assert len(lines) < 80
+    shown = "\n".join(lines[:15])
+    assert "![" in shown and "make demo" in shown
+    for door in ("index", "start", "results", *(f"how-to/{name}" for name in HOW_TO)):
+        assert f"(docs/{door}.md)" in text
