@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "how-to"
 NOT_RUN = {
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
+    "qshift produce": "half a minute of shifted pictures; tests/qshift/test_produce.py",
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
 }
 """How commands begin that are not run here, why, and what runs them."""
 RUN = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
-    "qshift produce",
     "qshift replay queries my.jsonl", "curl ",
 )  # fmt: skip
 TOO_LONG = "two-domains"
@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": places, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
-def run(command: str, folder: Path, seconds: float = 120) -> str:
+def run(command: str, folder: Path, seconds: float = 600) -> str:
     """What it prints. A PYTHONPATH of its own is put before this checkout's."""
     command = command.replace("PYTHONPATH=. ", f"PYTHONPATH=.:{ROOT} ")
     done = subprocess.run(
@@ -165,7 +165,7 @@ class Reader:
             self.serving = subprocess.Popen(
                 found.split(), cwd=self.folder, env=environment(), stdout=log, stderr=log, text=True
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not self.ready():
             assert self.serving.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.2)
@@ -241,13 +241,11 @@ def test_clients_are_answered(served: Reader) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_labels_and_shifted_pictures_are_sent(served: Reader) -> None:
-    page = (PAGES / "stream-queries.md").read_text()
-    assert '`{"offset": 0, "label": "seven-red.png"}`' in page
+def test_labels_are_sent(served: Reader) -> None:
+    assert '`{"offset": 0, "label": "seven-red.png"}`' in (PAGES / "stream-queries.md").read_text()
     name = next((served.folder / "my-pictures").glob("*.png")).name
     (served.folder / "labels.jsonl").write_text(json.dumps({"offset": 0, "label": name}) + "\n")
     assert "1 labels sent" in served.run("qshift labels")
-    assert "128" in served.run("qshift produce")
 
 
 @pytest.mark.kafka
