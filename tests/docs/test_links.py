@@ -108,6 +108,17 @@ def test_code_named_on_pages_exists(page: Path) -> None:
     assert names <= MODULES
 
 
+def test_seams_are_the_protocols() -> None:
+    """The table of docs/architecture.md has a row for each protocol, and for no other."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    seams = text[text.index("## The seams") :].partition("\n\n")[0].splitlines()[3:]
+    shown = {name for row in seams for name in row.split("|")[1].strip().split(", ")}
+    protocols = re.findall(
+        r"^class (\w+)\(Protocol", (ROOT / "core" / "protocols.py").read_text(), re.MULTILINE
+    )
+    assert shown == set(protocols)
+
+
 def test_exceptions_are_still_needed() -> None:
     for name, named in WRITTEN.items():
         assert named <= set(MENTION.findall((ROOT / name).read_text()))
