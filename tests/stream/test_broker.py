@@ -17,12 +17,12 @@ import pytest
 
 import stream
 from core.errors import BrokerError
-from stream import broker as broker_module
 from stream import jars as jars_module
-from stream.broker import HOST, PORTS, Broker
+from stream.broker import Broker
 from stream.cluster import quiet
 from stream.embedded import down, logs, status, up
 from stream.jars import LOCK, verified
+from stream.ports import HOST, PORTS, free_port
 
 STREAM = Path(stream.__file__).parent
 
@@ -99,7 +99,7 @@ def test_unreadable_state_is_named(tmp_path: Path) -> None:
 
 
 def test_ports_are_not_ephemeral_and_a_taken_one_is_refused(tmp_path: Path) -> None:
-    assert broker_module._free_port() in PORTS and max(PORTS) < 32768
+    assert free_port() in PORTS and max(PORTS) < 32768
     with socket.socket() as held:
         held.bind((HOST, 0))
         held.listen()
