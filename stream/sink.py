@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
@@ -15,6 +15,7 @@ from core.errors import DeliveryError, Refused
 from core.protocols import Channel
 from core.types import Coordinates
 from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, message_limits, quiet
+from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted
 from stream.patience import Patience
 from stream.records import encoded_bytes
@@ -36,67 +37,6 @@ class Sent:
         except KafkaError as error:
             raise DeliveryError(f"the record was not stored: {error!r}; is Kafka reachable?") from error
         return Coordinates(stored.topic, stored.partition, stored.offset)
-
-
-class _Inflight:
-    """Bytes that are not acknowledged yet, over all producers of one sink, with a limit."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.bytes = 0
-        self._limit = limit_bytes
-        self.changed = threading.Condition()
-
-    def take(self, size: int, budget_seconds: float) -> bool:
-        """Waits until `size` more fit. A record larger than the limit passes alone."""
-        with self.changed:
-            if not self.changed.wait_for(
-                lambda: self.bytes == 0 or self.bytes + size <= self._limit, budget_seconds
-            ):
-                return False
-            self.bytes += size
-            return True
-
-    def give(self, size: int) -> None:
-        with self.changed:
-            self.bytes -= size
-            self.changed.notify_all()
-
-
-class _Epoch:
-    """One producer and what became of everything sent through it."""
-
-    def __init__(self, producer: Any, inflight: _Inflight) -> None:
-        self.producer = producer
-        self.pending = 0
-        self.failed = 0
-        self.first_error: BaseException | None = None
-        self._inflight = inflight
-
-    def watch(self, future: Any, size: int, too_large: Callable[[], None]) -> None:
-        """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
-        with self._inflight.changed:
-            self.pending += 1
-        future.add_callback(lambda _: self._settle(size, None))
-
-        def failed(error: BaseException) -> None:
-            # The client then fails all that is on its way with the same error: only the first one's is true.
-            if isinstance(error, TOO_LARGE) and not self.failed:
-                too_large()
-            self._settle(size, error)
-
-        future.add_errback(failed)
-
-    def _settle(self, size: int, error: BaseException | None) -> None:
-        with self._inflight.changed:
-            self.pending -= 1
-            if error is not None:
-                self.failed += 1
-                self.first_error = self.first_error or error
-        self._inflight.give(size)
-
-    def settled(self, budget_seconds: float) -> bool:
-        with self._inflight.changed:
-            return self._inflight.changed.wait_for(lambda: self.pending == 0, budget_seconds)
 
 
 class KafkaSink:
@@ -134,8 +74,8 @@ class KafkaSink:
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
         self._limits: dict[str, int] | None = None
         self._dropped = 0
-        self._inflight = _Inflight(config.max_inflight_bytes)
-        self._epoch: _Epoch | None = None
+        self._inflight = Inflight(config.max_inflight_bytes)
+        self._epoch: Epoch | None = None
         self._hurry = hurry
         self._making = threading.Lock()
 
@@ -261,10 +201,10 @@ class KafkaSink:
         self._limits = {**(self._limits or {}), topic: min(limit, self._room(topic))}
         log.error("a record is too large for its topic", extra={"topic": topic, "bytes": size})
 
-    def _producer(self) -> _Epoch:
+    def _producer(self) -> Epoch:
         with self._making:
             if self._epoch is None:
-                self._epoch = _Epoch(self._connect(), self._inflight)
+                self._epoch = Epoch(self._connect(), self._inflight)
             if self._limits is None:
                 self._limits = message_limits(self._servers, self._topics.values())
             return self._epoch
@@ -283,7 +223,7 @@ class KafkaSink:
         except KafkaError as error:
             raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
 
-    def _discard(self, epoch: _Epoch) -> None:
+    def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""
         self._epoch = None
         threading.Thread(
