@@ -38,15 +38,17 @@ class Epoch:
 
     def __init__(self, producer: Any, inflight: Inflight) -> None:
         self.producer = producer
+        self.topics: set[str] = set()
         self.pending = 0
         self.failed = 0
         self.first_error: BaseException | None = None
         self._inflight = inflight
 
-    def watch(self, future: Any, size: int, too_large: Callable[[], None]) -> None:
+    def watch(self, topic: str, future: Any, size: int, too_large: Callable[[], None]) -> None:
         """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
         with self._inflight.changed:
             self.pending += 1
+        self.topics.add(topic)
         future.add_callback(lambda _: self._settle(size, None))
 
         def failed(error: BaseException) -> None:

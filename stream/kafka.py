@@ -24,6 +24,7 @@ from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
     RECONNECT_MS,
+    SAY_SECONDS,
     SETTLE_SECONDS,
     quiet,
     unreachable,
@@ -35,8 +36,6 @@ from stream.topic_identity import TopicIdentity
 from stream.topics import too_few
 
 log = logging.getLogger("qshift.kafka")
-
-SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
 
 
 class KafkaSource:

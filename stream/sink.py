@@ -14,7 +14,7 @@ from core.config import KafkaConfig
 from core.errors import DeliveryError, Refused
 from core.protocols import Channel
 from core.types import Coordinates
-from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, message_limits, quiet
+from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
 from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted
 from stream.patience import Patience
@@ -22,6 +22,7 @@ from stream.records import encoded_bytes
 
 log = logging.getLogger("qshift.kafka")
 FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
+TOPIC_MS = 2000  # so long a record waits for its topic to be known; it does not hear of a stop
 
 
 class Sent:
@@ -87,7 +88,10 @@ class KafkaSink:
     def warm_up(self) -> None:
         """Connects the producer to its topics, which the first answers would wait for."""
         for topic in (self._topics["answers"], self._topics["dead-letters"]):
-            self._producer().producer.partitions_for(topic)
+            try:
+                self._producer().producer.partitions_for(topic)
+            except KafkaError as error:  # the first answer will say what is wrong
+                log.info("topic not known yet", extra={"topic": topic, "error": repr(error)})
 
     def send(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
@@ -144,11 +148,14 @@ class KafkaSink:
             self._inflight.give(size)
             if epoch.failed:  # said now, not at the next flush: the producer takes nothing any more
                 self._discard(epoch)
-            raise DeliveryError(f"a record for {topic} was not taken: {error!r}; is Kafka up?") from error
+            gone = _missing(absent(epoch.producer, [topic]))
+            raise DeliveryError(
+                gone or f"a record for {topic} was not taken: {error!r}; is Kafka up?"
+            ) from error
         except BaseException:
             self._inflight.give(size)
             raise
-        epoch.watch(future, size, lambda: self._lower(topic, size))
+        epoch.watch(topic, future, size, lambda: self._lower(topic, size))
         return Sent(future)
 
     def flush(self, budget_seconds: float) -> None:
@@ -160,21 +167,25 @@ class KafkaSink:
         epoch = self._epoch
         if epoch is None:
             return
-        patience = Patience(budget_seconds, self._hurry)
+        patience, gone = Patience(budget_seconds, self._hurry), ""
         while True:
             left = patience.left()
             try:
                 epoch.producer.flush(timeout=min(left, FLUSH_SECONDS))
             except KafkaError as error:
-                log.info("flush failed", extra={"error": repr(error)})
+                log.debug("flush failed", extra={"error": repr(error)})
             # The producer's word is not enough: it returns normally when records have expired (T1), and never
             # when it had to split a batch that was too large.
             if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
                 break
+            gone = _missing(absent(epoch.producer, epoch.topics))
+            if gone:  # the client would wait for it until the time-out
+                break
         if epoch.pending or epoch.failed:
             self._discard(epoch)
             raise DeliveryError(
-                f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
+                gone
+                or f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
                 f"{budget_seconds:.0f} s, first error: {epoch.first_error!r}; they must be sent again"
             )
 
@@ -216,7 +227,7 @@ class KafkaSink:
             return KafkaProducer(
                 bootstrap_servers=self._servers, bootstrap_timeout_ms=timeout_ms, acks="all",
                 enable_idempotence=True, max_in_flight_requests_per_connection=5, linger_ms=linger_ms,
-                batch_size=128 << 10, max_request_size=self._limit, max_block_ms=timeout_ms,
+                batch_size=128 << 10, max_request_size=self._limit, max_block_ms=min(TOPIC_MS, timeout_ms),
                 delivery_timeout_ms=timeout_ms, request_timeout_ms=min(10_000, timeout_ms // 2),
                 reconnect_backoff_max_ms=RECONNECT_MS,
             )  # fmt: skip
@@ -229,6 +240,13 @@ class KafkaSink:
         threading.Thread(
             target=_end, args=(epoch.producer, self._timeout + CLOSE_SECONDS), daemon=True
         ).start()
+
+
+def _missing(topics: Sequence[str]) -> str:
+    """What is wrong, where topics are not there; "" where they are."""
+    if not topics:
+        return ""
+    return f"the topic {topics[0]} does not exist: create it, or correct kafka.* in the TOML"
 
 
 def _end(producer: Any, budget_seconds: float) -> None:

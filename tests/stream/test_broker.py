@@ -124,6 +124,17 @@ def test_client_logs_no_records() -> None:
         assert not logging.getLogger(name).isEnabledFor(logging.DEBUG)
 
 
+def test_what_the_client_tells_of_every_attempt_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    quiet()
+    quiet()
+    client = logging.getLogger("kafka.producer.sender")
+    for attempt in range(50):
+        client.warning("Got error on %s, attempt %s", "qshift.answers", attempt)
+    client.warning("another trouble")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Got error on qshift.answers, attempt 0", "another trouble"]
+
+
 @pytest.mark.kafka
 def test_life_of_a_detached_broker(tmp_path: Path) -> None:
     data = tmp_path / "a directory"
