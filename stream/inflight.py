@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,7 @@ class Epoch:
 
     def __init__(self, producer: Any, inflight: Inflight) -> None:
         self.producer = producer
-        self.topics: set[str] = set()
-        self.pending = 0
+        self._waiting: Counter[str] = Counter()
         self.failed = 0
         self.first_error: BaseException | None = None
         self._inflight = inflight
@@ -47,21 +47,30 @@ class Epoch:
     def watch(self, topic: str, future: Any, size: int, too_large: Callable[[], None]) -> None:
         """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
         with self._inflight.changed:
-            self.pending += 1
-        self.topics.add(topic)
-        future.add_callback(lambda _: self._settle(size, None))
+            self._waiting[topic] += 1
+        future.add_callback(lambda _: self._settle(topic, size, None))
 
         def failed(error: BaseException) -> None:
             # The client then fails all that is on its way with the same error: only the first one's is true.
             if isinstance(error, TOO_LARGE) and not self.failed:
                 too_large()
-            self._settle(size, error)
+            self._settle(topic, size, error)
 
         future.add_errback(failed)
 
-    def _settle(self, size: int, error: BaseException | None) -> None:
+    @property
+    def pending(self) -> int:
+        """Records on their way."""
+        return self._waiting.total()
+
+    def topics(self) -> list[str]:
+        """Where they are going."""
         with self._inflight.changed:
-            self.pending -= 1
+            return [topic for topic, count in self._waiting.items() if count]
+
+    def _settle(self, topic: str, size: int, error: BaseException | None) -> None:
+        with self._inflight.changed:
+            self._waiting[topic] -= 1
             if error is not None:
                 self.failed += 1
                 self.first_error = self.first_error or error

@@ -178,7 +178,7 @@ class KafkaSink:
             # when it had to split a batch that was too large.
             if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
                 break
-            gone = _missing(absent(epoch.producer, epoch.topics))
+            gone = _missing(absent(epoch.producer, epoch.topics()))
             if gone:  # the client would wait for it until the time-out
                 break
         if epoch.pending or epoch.failed:

@@ -14,7 +14,6 @@ from core.config import Config
 from core.types import Judgement, Outcome, Record, Refusal
 from monitoring.quality import Quality
 from qshift.build import engine
-from qshift.methods import with_method as with_method
 from qshift.observers import judged
 from qshift.offline import run_offline
 from qshift.replay.schedule import Item, Phase, Schedule, hash_answers
