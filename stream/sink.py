@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.config import KafkaConfig
 from core.errors import DeliveryError, Refused
@@ -22,7 +22,7 @@ from stream.records import encoded_bytes
 
 log = logging.getLogger("qshift.kafka")
 FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
-TOPIC_MS = 2000  # so long a record waits for its topic to be known; it does not hear of a stop
+TOPIC_MS = 2000  # after so long a record that waits for its topic to be known looks for itself, too
 
 
 class Sent:
@@ -55,7 +55,7 @@ class KafkaSink:
         config: topics, bound on un-acknowledged bytes, delivery time-out.
         message_bytes: largest record, without 64 KiB for headers; one larger is refused before it is sent.
         linger_seconds: how long a record may wait for company; `flush` does not wait for it.
-        hurry: once it is set, `flush` gives up soon.
+        hurry: once it is set, calls that wait give up soon.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class KafkaSink:
         if not self._inflight.take(size, self._timeout + CLOSE_SECONDS):
             raise DeliveryError(f"no room for a record: {self.inflight_bytes} bytes are not acknowledged")
         try:
-            future = epoch.producer.send(
-                topic, value=value, key=key, headers=list(headers), partition=partition
+            future = self._handed(
+                epoch, topic, value=value, key=key, headers=list(headers), partition=partition
             )
         except TOO_LARGE as error:
             self._inflight.give(size)
@@ -157,6 +157,16 @@ class KafkaSink:
             raise
         epoch.watch(topic, future, size, lambda: self._lower(topic, size))
         return Sent(future)
+
+    def _handed(self, epoch: Epoch, topic: str, **record: Any) -> Any:
+        """The client's future of a record. Raises KafkaError, when its topic is not known in time, too."""
+        patience = Patience(self._timeout, self._hurry)
+        while True:
+            try:
+                return epoch.producer.send(topic, **record)
+            except KafkaTimeoutError:
+                if epoch.failed or not patience.left() or absent(epoch.producer, [topic]):
+                    raise
 
     def flush(self, budget_seconds: float) -> None:
         """Returns when every record since the last flush is durable.
