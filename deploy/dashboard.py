@@ -9,106 +9,52 @@ import json
 from pathlib import Path
 from typing import Any
 
+from panels import Panel, band, dashed, panel, placed, zero_line
+
 TARGET = Path(__file__).parent / "grafana" / "dashboards" / "qshift.json"
-SOURCE = {"type": "prometheus", "uid": "qshift-prometheus"}
 WINDOW = "5m"
 """Of every rate."""
 
-Panel = dict[str, Any]
-Query = tuple[str, str]
-"""PromQL and the legend of its lines."""
-
-
-def panel(title: str, description: str, unit: str, *queries: Query, kind: str = "timeseries") -> Panel:
-    """A panel without its place; `unit` is one of Grafana's unit names."""
-    targets = [
-        {"datasource": SOURCE, "expr": expr, "legendFormat": legend, "refId": chr(ord("A") + i)}
-        for i, (expr, legend) in enumerate(queries)
-    ]
-    found: Panel = {
-        "type": kind,
-        "title": title,
-        "description": description,
-        "datasource": SOURCE,
-        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
-        "targets": targets,
-    }
-    if kind == "timeseries":
-        found["options"] = {
-            "legend": {"displayMode": "list", "placement": "bottom"},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        }
-    return found
-
-
-def band(found: Panel, low: str, high: str) -> Panel:
-    """Shades between the two bounds, both drawn without a line of their own."""
-    found["fieldConfig"]["overrides"] += [
-        _override(low, **{"custom.lineWidth": 0}),
-        _override(high, **{"custom.lineWidth": 0, "custom.fillBelowTo": low, "custom.fillOpacity": 18}),
-    ]
-    return found
-
-
-def zero_line(found: Panel) -> Panel:
-    """Colours what lies below 0 as bad."""
-    found["fieldConfig"]["defaults"]["thresholds"] = {
-        "mode": "absolute",
-        "steps": [{"color": "red", "value": None}, {"color": "green", "value": 0}],
-    }
-    found["fieldConfig"]["defaults"]["custom"] = {"thresholdsStyle": {"mode": "area"}}
-    return found
-
-
-def dashed(found: Panel, pattern: str) -> Panel:
-    """Draws the lines whose legend matches as dashes: thresholds, not measurements."""
-    found["fieldConfig"]["overrides"].append(
-        {
-            "matcher": {"id": "byRegexp", "options": pattern},
-            "properties": [{"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [8, 6]}}],
-        }
-    )
-    return found
-
 
 def quality() -> list[Panel]:
-    answers = ("frozen", "adapted", "served")
     return [
-        *(
-            band(
-                panel(
-                    f"mAP of the {answer} answer",
-                    "Faded mAP from sampled labels, with its 95 % interval for one look at it.",
-                    "percentunit",
-                    *(
-                        (f'qshift_quality_map_ratio{{answer="{answer}",bound="{bound}"}}', bound)
-                        for bound in ("low", "value", "high")
-                    ),
-                ),
-                "low",
-                "high",
-            )
-            for answer in answers
-        ),
-        *(
-            zero_line(
-                band(
-                    panel(
-                        f"{answer} - frozen",
-                        f"mAP of the {answer} answer minus that of the frozen twin on the same queries. "
-                        "The band is the anytime interval of the present block: it may be read at any time. "
-                        "Wholly below 0 is harm.",
-                        "percentunit",
-                        (_difference(answer, "low", "anytime"), "low"),
-                        (_difference(answer, "value", "faded"), "value"),
-                        (_difference(answer, "high", "anytime"), "high"),
-                    ),
-                    "low",
-                    "high",
-                )
-            )
-            for answer in ("adapted", "served")
-        ),
+        *(_map_of(answer) for answer in ("frozen", "adapted", "served")),
+        *(_gain_of(answer) for answer in ("adapted", "served")),
+        *_labels(),
+    ]
+
+
+def _map_of(answer: str) -> Panel:
+    bounds = (
+        (f'qshift_quality_map_ratio{{answer="{answer}",bound="{bound}"}}', bound)
+        for bound in ("low", "value", "high")
+    )
+    found = panel(
+        f"mAP of the {answer} answer",
+        "Faded mAP from sampled labels, with its 95 % interval for one look at it.",
+        "percentunit",
+        *bounds,
+    )
+    return band(found, "low", "high")
+
+
+def _gain_of(answer: str) -> Panel:
+    found = panel(
+        f"{answer} - frozen",
+        f"mAP of the {answer} answer minus that of the frozen twin on the same queries. "
+        "The band is the anytime interval of the present block: it may be read at any time. "
+        "Wholly below 0 is harm.",
+        "percentunit",
+        (_difference(answer, "low", "anytime"), "low"),
+        (_difference(answer, "value", "faded"), "value"),
+        (_difference(answer, "high", "anytime"), "high"),
+    )
+    return zero_line(band(found, "low", "high"))
+
+
+def _labels() -> list[Panel]:
+    """What the estimates of quality rest on."""
+    return [
         panel(
             "Labels",
             "Labels asked for, arrived, expired and ignored per second. Quality is only as fresh as these.",
@@ -159,6 +105,10 @@ def drift() -> list[Panel]:
 
 
 def adaptation() -> list[Panel]:
+    return [*_gradients(), *_updates()]
+
+
+def _gradients() -> list[Panel]:
     return [
         panel(
             "Losses",
@@ -180,6 +130,12 @@ def adaptation() -> list[Panel]:
             "percentunit",
             ("qshift_removed_energy_ratio", "{{lane}}"),
         ),
+    ]
+
+
+def _updates() -> list[Panel]:
+    """How often the encoder is changed, and how far it has come."""
+    return [
         panel(
             "Updates",
             "Updates accepted, refused and rolled back per second.",
@@ -245,6 +201,10 @@ def lanes() -> Panel:
 
 
 def service() -> list[Panel]:
+    return [*_records(), *_batches(), *_durability(), *_versions()]
+
+
+def _records() -> list[Panel]:
     return [
         panel(
             "Queries",
@@ -265,6 +225,11 @@ def service() -> list[Panel]:
             "short",
             ("sum by (partition) (qshift_lag_records)", "{{partition}}"),
         ),
+    ]
+
+
+def _batches() -> list[Panel]:
+    return [
         *(
             panel(
                 f"Time per stage, {name}",
@@ -287,6 +252,11 @@ def service() -> list[Panel]:
                 "mean",
             ),
         ),
+    ]
+
+
+def _durability() -> list[Panel]:
+    return [
         panel(
             "Age of the newest checkpoint",
             "Time since the state was last made durable: what a restart would have to replay.",
@@ -307,6 +277,11 @@ def service() -> list[Panel]:
             ("increase(qshift_recoveries_total[1h])", "recoveries"),
             ('changes(process_start_time_seconds{job="qshift"}[1h])', "restarts"),
         ),
+    ]
+
+
+def _versions() -> list[Panel]:
+    return [
         panel(
             "Gallery",
             "Items in the gallery being searched.",
@@ -325,35 +300,14 @@ def service() -> list[Panel]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole document; rows of three panels under a heading each."""
-    placed: list[Panel] = []
-    bottom = 0
-    sections = (
+    """The whole document."""
+    panels = placed(
         ("Quality against the frozen twin", quality(), 8),
         ("Lanes", [lanes()], 24),
         ("Drift of the queries", drift(), 6),
         ("Adaptation", adaptation(), 8),
         ("Service", service(), 8),
     )
-    for title, panels, width in sections:
-        placed.append(
-            {
-                "type": "row",
-                "title": title,
-                "collapsed": False,
-                "panels": [],
-                "gridPos": _at(0, bottom, 24, 1),
-            }
-        )
-        bottom += 1
-        per_line = 24 // width
-        for i, found in enumerate(panels):
-            placed.append(
-                {**found, "gridPos": _at(i % per_line * width, bottom + i // per_line * 8, width, 8)}
-            )
-        bottom += -(-len(panels) // per_line) * 8
-    for number, found in enumerate(placed, 1):
-        found["id"] = number
     return {
         "uid": "qshift",
         "title": "qshift",
@@ -367,7 +321,7 @@ def dashboard() -> dict[str, Any]:
         "timezone": "browser",
         "annotations": {"list": []},
         "templating": {"list": []},
-        "panels": placed,
+        "panels": panels,
     }
 
 
@@ -379,17 +333,6 @@ def render() -> str:
 def _difference(answer: str, bound: str, interval: str) -> str:
     labels = f'answer="{answer}",bound="{bound}",interval="{interval}"'
     return f"qshift_quality_difference_ratio{{{labels}}}"
-
-
-def _override(name: str, **properties: Any) -> dict[str, Any]:
-    return {
-        "matcher": {"id": "byName", "options": name},
-        "properties": [{"id": key, "value": value} for key, value in properties.items()],
-    }
-
-
-def _at(x: int, y: int, width: int, height: int) -> dict[str, int]:
-    return {"x": x, "y": y, "w": width, "h": height}
 
 
 if __name__ == "__main__":

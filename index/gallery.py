@@ -6,7 +6,6 @@ it started with. Positions 0..N-1 follow the keys; keys are given out once and n
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from core.artifacts import read_manifest, tensors_hash, writing
+from core.artifacts import read_manifest, tensors_hash
 from core.errors import ArtifactError, GalleryError
 from core.types import Codes, Distances, Floats, Hits, Keys
 from index.codes import NO_KEY, checked
+from index.columns import Features, frozen, gathered, half
 from index.exact import ExactIndex, checked_keys
+from index.gallery_files import Columns, read, reading, write
 
 if TYPE_CHECKING:
     from index.binary import FaissIndex
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 Backend = Literal["faiss", "exact"]
 Device = Literal["auto", "cpu", "cuda"]
 Label = str | Sequence[str]
-TENSORS, ITEMS = "gallery.safetensors", "items.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +97,11 @@ class VersionedGallery:
         self._device: Device = device
         self._index = _index(backend, bits, device, threads)
         self._index.add(numbers, checked(codes, bits))
-        self._keys, self._codes = _frozen(self._index.keys), _frozen(self._index.codes)
+        self._keys, self._codes = frozen(self._index.keys), frozen(self._index.codes)
         self._ids: tuple[str, ...] = tuple(ids[i] for i in order)
         self._labels = tuple(_several(labels[i]) for i in order)
         self._displays = None if displays is None else tuple(displays[i] for i in order)
-        self._half = None if features is None else _frozen(_half(features)[order])
-        self._scale = None if self._half is None else _inverse_norms(self._half)
+        self._features = None if features is None else Features(half(features)[order])
         self._next_key = max(next_key or 0, int(self._keys[-1]) + 1 if count else 0)
         self._key_of: dict[str, int] = dict(zip(self._ids, self._keys.tolist(), strict=True))
         if len(self._key_of) != count:
@@ -128,7 +125,7 @@ class VersionedGallery:
     @property
     def width(self) -> int:
         """D, or 0 without features."""
-        return 0 if self._half is None else int(self._half.shape[1])
+        return 0 if self._features is None else self._features.width
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -147,33 +144,13 @@ class VersionedGallery:
 
     def codes_of(self, keys: Keys) -> Codes:
         """Keys [...] -> codes [..., L/8]; zeros for key -1. Raises GalleryError for unknown keys."""
-        position, unused = self._positions(keys)
-        return _gathered(self._codes, position, unused)
+        return gathered(self._codes, *self._positions(keys))
 
     def features(self, keys: Keys) -> Floats:
         """Keys [...] -> unit float32 features [..., D]; zeros for key -1. Raises GalleryError."""
-        if self._half is None or self._scale is None:
+        if self._features is None:
             raise GalleryError("expected a gallery with features, got codes only: build it with features")
-        position, unused = self._positions(keys)
-        rows = _gathered(self._half, position, unused).astype(np.float32)
-        rows *= _gathered(self._scale, position, unused)[..., None]
-        return rows
-
-    def rerank(self, keys: Keys, queries: Floats) -> tuple[Keys, Floats]:
-        """Orders candidates [B, K] by their cosine to unit queries [B, D], ties by key; NaN and then -1 last.
-
-        Returns:
-            Keys [B, K] and cosines [B, K], -inf where the key is -1.
-        """
-        if np.ndim(keys) != 2 or np.shape(queries) != (len(keys), self.width):
-            raise GalleryError(
-                f"expected keys [B, K] and queries [B, {self.width}], "
-                f"got shapes {np.shape(keys)} and {np.shape(queries)}"
-            )
-        cosine = np.einsum("bkd,bd->bk", self.features(keys), queries).astype(np.float32)
-        cosine[keys == NO_KEY] = -np.inf
-        order = np.lexsort((keys, -cosine, keys == NO_KEY))
-        return np.take_along_axis(keys, order, 1), np.take_along_axis(cosine, order, 1)
+        return self._features.at(*self._positions(keys))
 
     def relevant(self, label: str) -> NDArray[np.bool_]:
         """[N] True where an item carries the label."""
@@ -225,25 +202,31 @@ class VersionedGallery:
         known = [name for name in ids if name in self._key_of]
         if known:
             raise GalleryError(f"expected new identifiers, got {known[:3]} again: remove them before adding")
-        if len(self) and (features is None) != (self._half is None):
+        if len(self) and (features is None) != (self._features is None):
             raise GalleryError("expected features for all items or for none: add them as the others were")
         if displays is None and self._displays is not None:
             displays = [Display(name) for name in ids]
         shown = None if displays is None else [*map(self.display, self._keys.tolist()), *displays]
-        half = self._half
-        if features is not None:
-            if half is not None and len(self) and np.shape(features)[1:] != half.shape[1:]:
-                raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
-            half = np.concatenate((half, _half(features))) if len(self) and half is not None else features
         keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
         return self._with(
             [*self._ids, *ids],
             np.concatenate((self._codes, checked(codes, self.bits))),
             [*self._labels, *labels],
-            half,
+            self._more(features),
             shown,
             np.concatenate((self._keys, keys)),
         )
+
+    def _more(self, features: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Ours and these."""
+        kept = None if self._features is None else self._features.rows
+        if features is None:
+            return kept
+        if kept is None or not len(self):
+            return features
+        if np.shape(features)[1:] != kept.shape[1:]:
+            raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
+        return np.concatenate((kept, half(features)))
 
     def remove(self, ids: Sequence[str]) -> VersionedGallery:
         """The next version, without these items. Raises GalleryError for unknown names."""
@@ -253,25 +236,18 @@ class VersionedGallery:
             [self._ids[i] for i in kept],
             self._codes[kept],
             [self._labels[i] for i in kept],
-            None if self._half is None else self._half[kept],
+            None if self._features is None else self._features.rows[kept],
             None if self._displays is None else [self._displays[i] for i in kept],
             self._keys[kept],
         )
 
     def save(self, folder: Path) -> None:
         """Writes the version into a folder, over an earlier one, in one step."""
-        tensors: dict[str, NDArray[Any]] = {"keys": self._keys, "codes": self._codes}
-        if self._half is not None:
-            tensors["features"] = self._half
-        shown = None if self._displays is None else [[d.title, d.picture] for d in self._displays]
         manifest = {
             "version": self.version, "bits": self.bits, "items": len(self),
             "base_version": self.base_version, "next_key": self._next_key,
         }  # fmt: skip
-        with writing(folder, "gallery", manifest) as draft:
-            save_file(tensors, draft / TENSORS)
-            items = {"ids": self._ids, "labels": self._labels, "displays": shown}
-            (draft / ITEMS).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        write(folder, manifest, self._columns())
 
     @classmethod
     def load(
@@ -288,29 +264,23 @@ class VersionedGallery:
         Args:
             folder: as written by `save`.
             base_version: the base model in use; None: not checked.
-            backend: as for building.
-            device: as for building.
-            threads: as for building.
+            backend, device, threads: as for building.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
         manifest = read_manifest(folder, "gallery")
-        try:
-            if {TENSORS, ITEMS} - manifest["files"].keys():
-                raise ArtifactError(f"{folder} does not list {TENSORS} and {ITEMS}: rebuild the gallery")
+        with reading(folder):
             built = manifest["base_version"]
             if base_version is not None and built != base_version:
                 raise ArtifactError(
                     f"gallery {folder} was built with base model {built!r}, in use is {base_version!r}: "
                     f"rebuild the gallery"
                 )
-            tensors = load_file(folder / TENSORS)
-            items = json.loads((folder / ITEMS).read_text(encoding="utf-8"))
-            shown = items["displays"]
+            kept = read(folder, manifest)
             gallery = cls(
-                manifest["bits"], items["ids"], tensors["codes"], items["labels"], tensors.get("features"),
-                None if shown is None else [Display(*both) for both in shown], tensors["keys"],
+                manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features,
+                None if kept.displays is None else [Display(*both) for both in kept.displays], kept.keys,
                 backend=backend, device=device, threads=threads, base_version=built,
                 next_key=int(manifest["next_key"]),
             )  # fmt: skip
@@ -319,19 +289,19 @@ class VersionedGallery:
                     f"{folder} holds version {gallery.version}, its manifest says {manifest['version']}: "
                     f"rebuild the gallery"
                 )
-        except (SafetensorError, GalleryError, KeyError, TypeError, ValueError, OSError) as error:
-            raise ArtifactError(f"gallery {folder} cannot be read: {error!r}; rebuild the gallery") from error
         return gallery
 
+    def _columns(self) -> Columns:
+        shown = None if self._displays is None else [[d.title, d.picture] for d in self._displays]
+        return Columns(
+            self._keys, self._codes, None if self._features is None else self._features.rows,
+            self._ids, self._labels, shown,
+        )  # fmt: skip
+
     def _with(
-        self,
-        ids: list[str],
-        codes: Codes,
-        labels: list[Label],
-        features: NDArray[Any] | None,
-        displays: list[Display] | None,
-        keys: Keys,
-    ) -> VersionedGallery:
+        self, ids: list[str], codes: Codes, labels: list[Label], features: NDArray[Any] | None,
+        displays: list[Display] | None, keys: Keys,
+    ) -> VersionedGallery:  # fmt: skip
         return VersionedGallery(
             self.bits, ids, codes, labels, features, displays, keys, backend=self._backend,
             device=self._device, base_version=self.base_version, next_key=self._next_key,
@@ -360,11 +330,8 @@ class VersionedGallery:
         return position, unused
 
     def _identity(self) -> str:
-        tensors: dict[str, NDArray[Any]] = {"keys": self._keys, "codes": self._codes}
-        if self._half is not None:
-            tensors["features"] = self._half
         meta = {"bits": self.bits, "ids": self._ids, "labels": self._labels}
-        return tensors_hash(tensors, meta)[:16]
+        return tensors_hash(self._columns().tensors, meta)[:16]
 
 
 def _index(backend: Backend, bits: int, device: Device, threads: int | None) -> ExactIndex | FaissIndex:
@@ -379,39 +346,3 @@ def _index(backend: Backend, bits: int, device: Device, threads: int | None) -> 
 
 def _several(label: Label) -> tuple[str, ...]:
     return (label,) if isinstance(label, str) else tuple(label)
-
-
-def _half(features: NDArray[Any]) -> NDArray[np.float16]:
-    """Unit features as they are kept; float16 is taken as it is, so that loading changes no bit."""
-    rows = np.asarray(features)
-    if rows.ndim != 2 or not np.isfinite(rows).all() or not (np.abs(rows).max(axis=1, initial=0) > 0).all():
-        raise GalleryError(
-            f"expected finite features [N, D], none zero, got shape {rows.shape}: encode again"
-        )
-    if rows.dtype == np.float16:
-        return rows
-    values = rows.astype(np.float32)
-    values /= np.linalg.norm(values, axis=1, keepdims=True)
-    return values.astype(np.float16)
-
-
-def _inverse_norms(half: NDArray[np.float16]) -> Floats:
-    values = half.astype(np.float32)
-    return _frozen((1 / np.sqrt(np.einsum("nd,nd->n", values, values))).astype(np.float32))
-
-
-def _gathered(rows: NDArray[Any], position: NDArray[np.intp], unused: NDArray[np.bool_]) -> NDArray[Any]:
-    """Rows at positions [...] -> [..., ...]; zeros where unused."""
-    if not len(rows):
-        return np.zeros((*position.shape, *rows.shape[1:]), rows.dtype)
-    found = rows[position]
-    if unused.any():
-        blank = unused.reshape(unused.shape + (1,) * (rows.ndim - 1))
-        return np.where(blank, rows.dtype.type(0), found)
-    return np.asarray(found)
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -40,6 +40,87 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Front:
+    """A server for clients, a channel to the service, and what ends the one with the other.
+
+    Args:
+        channel: reader and writer, to the service.
+        service: its process, our parent. What it has forked may hold its end of the channel open.
+        settings: arguments of `create_app`.
+    """
+
+    def __init__(
+        self,
+        channel: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        service: int,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._service = service
+        self._refused: Counter[str] = Counter()
+        self._ended, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._questions = Questions(*channel, self._end)
+        app = create_app(self._questions, self._ended, count=self._count, **settings)
+        self._config = uvicorn.Config(
+            app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off",
+            server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=int(IDLE_SECONDS),
+            proxy_headers=False,  # or a client could take another address with every request
+        )  # fmt: skip
+        self._server = _Server(self._config)
+        self._config.load()
+        self._crowd = Crowd(self._connection, self._count)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Until the service closes the channel, or is gone."""
+        parts = (
+            self._questions.listen(),
+            self._crowd.accept(listener),
+            self._every_second(),
+            _started(self._server, self._questions),
+        )
+        tasks = [asyncio.create_task(part) for part in parts]
+        for task in tasks:
+            task.add_done_callback(self._over)
+        try:
+            await self._server.serve(sockets=[])
+        finally:
+            listener.close()
+            for task in tasks:
+                task.cancel()
+            for error in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(error, Exception):  # the service starts another front
+                    log.error("a part of the HTTP process failed", exc_info=error)
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self._crowd, config=self._config, server_state=self._server.server_state, app_state={},
+            _loop=self._loop,
+        )  # fmt: skip
+
+    def _count(self, reason: str) -> None:
+        self._refused[reason] += 1
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._server.should_exit = True
+        self._loop.call_later(END_SECONDS, os._exit, 0)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._end()
+
+    async def _every_second(self) -> None:
+        while True:
+            if os.getppid() != self._service:
+                self._end()
+            self._crowd.sweep()
+            if self._refused:
+                self._questions.tell("refused", json.dumps(self._refused))
+                self._refused.clear()
+            with contextlib.suppress(Unanswered):
+                await self._questions.ask("alive")
+            await asyncio.sleep(1.0)
+
+
 async def run(
     listener: socket.socket, channel: socket.socket, service: int, settings: Mapping[str, Any]
 ) -> None:
@@ -48,67 +129,15 @@ async def run(
     Args:
         listener: bound and listening.
         channel: to the service.
-        service: its process, our parent. What it has forked may hold its end of the channel open.
+        service: its process.
         settings: arguments of `create_app`.
     """
-    ended, refused, loop = asyncio.Event(), Counter[str](), asyncio.get_running_loop()
-
-    def count(reason: str) -> None:
-        refused[reason] += 1
-
-    def end() -> None:
-        ended.set()
-        server.should_exit = True
-        loop.call_later(END_SECONDS, os._exit, 0)
-
     reader, writer = await asyncio.open_connection(sock=channel)
-    questions = Questions(reader, writer, end)
-    app = create_app(questions, ended, count=count, **settings)
-    config = uvicorn.Config(
-        app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off", server_header=False,
-        timeout_graceful_shutdown=1, timeout_keep_alive=int(IDLE_SECONDS),
-        proxy_headers=False,  # or a client could take another address with every request
-    )  # fmt: skip
-    server = _Server(config)
-    config.load()
-    crowd = Crowd(
-        lambda: Connection(crowd, config=config, server_state=server.server_state, app_state={}, _loop=loop),
-        count,
-    )
-
-    async def every_second() -> None:
-        while True:
-            if os.getppid() != service:
-                end()
-            crowd.sweep()
-            if refused:
-                questions.tell("refused", json.dumps(refused))
-                refused.clear()
-            with contextlib.suppress(Unanswered):
-                await questions.ask("alive")
-            await asyncio.sleep(1.0)
-
+    front = _Front((reader, writer), service, settings)
     listener.setblocking(False)
-    tasks = [
-        asyncio.create_task(part)
-        for part in (questions.listen(), crowd.accept(listener), every_second(), _started(server, questions))
-    ]
-
-    def over(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            end()
-
-    for task in tasks:
-        task.add_done_callback(over)
     try:
-        await server.serve(sockets=[])
+        await front.serve(listener)
     finally:
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        for error in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(error, Exception):  # the service starts another front
-                log.error("a part of the HTTP process failed", exc_info=error)
         writer.close()
 
 

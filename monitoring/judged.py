@@ -17,21 +17,12 @@ from typing import TypeVar
 import numpy as np
 
 from core.types import Codes, Coordinates, Floats, Judgement, Outcome, Refusal
-from monitoring.estimates import (
-    NAN,
-    BettingInterval,
-    Estimate,
-    Fading,
-    bootstrap_interval,
-    normal_interval,
-)
+from monitoring.live import Live, LiveEstimates
+from monitoring.quality import Quality, Score, quality_of
 from monitoring.ranking import Levels, ap_and_first
 
 V = TypeVar("V")
 
-ANSWERS = ("frozen", "adapted", "served")
-GAINS = ("adapted", "served")
-"""Answers that are compared with the frozen one."""
 IGNORED = ("unsampled", "unknown", "expired", "gallery", "irrelevant", "overflow")
 """Why a label is not used: not asked for, of no known query, too late, its gallery version or every item
 with this label is gone, more labels came than could be judged."""
@@ -70,39 +61,6 @@ Ranked = Callable[[str, Remembered, str], tuple[Levels, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """AP and expected R@1 (0-1) of one labelled query, in the order of ANSWERS."""
-
-    order: int
-    label: str
-    ap: tuple[float, float, float]
-    first: tuple[float, float, float]
-    entered: int
-    """How many labels had entered the faded estimates before this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """A table row in points (0-100). `low`, `high`: paired bootstrap of served - frozen; NaN for n < 2."""
-
-    n: int = 0
-    map_frozen: float = NAN
-    map_adapted: float = NAN
-    map_served: float = NAN
-    diff: float = NAN
-    low: float = NAN
-    high: float = NAN
-    normal_low: float = NAN
-    normal_high: float = NAN
-    diff_adapted: float = NAN
-    low_adapted: float = NAN
-    high_adapted: float = NAN
-    r1_frozen: float = NAN
-    r1_adapted: float = NAN
-    r1_served: float = NAN
-
-
-@dataclass(frozen=True, slots=True)
 class Labels:
     """Label traffic since the start; `pending` and `early` are present numbers."""
 
@@ -113,19 +71,6 @@ class Labels:
     pending: int
     early: int
     ignored: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Faded estimates (0-1) of mAP per answer and of the gains over frozen; anytime intervals of a block."""
-
-    quality: Mapping[str, Estimate]
-    gain: Mapping[str, Estimate]
-    anytime: Mapping[str, tuple[float, float]]
-    block: int
-    block_labels: int
-    steady: bool
-    """False when no constant difference (served - frozen) fits the block: the stream has changed."""
 
 
 class JudgedQuality:
@@ -156,7 +101,7 @@ class JudgedQuality:
     ) -> None:
         self._key, self._rate, self._ttl = key, rate, ttl_queries
         self._ranked, self._keep_features = ranked, keep_features
-        self._block_size, self._early_size, self._seed = block_labels, early, seed
+        self._early_size, self._seed = early, seed
         self._lock = threading.RLock()
         # Dictionaries keep insertion order: their first key is always the oldest.
         self._memory: dict[Coordinates, Remembered] = {}
@@ -166,10 +111,7 @@ class JudgedQuality:
         self._seen = self._requested = self._arrived = self._corrected = self._expired = self._pending = 0
         self._ignored = dict.fromkeys(IGNORED, 0)
         self._overflowed = 0
-        self._faded = {name: Fading(alpha) for name in ANSWERS}
-        self._gain = {name: Fading(alpha) for name in GAINS}
-        self._block = 0
-        self._bets = {name: BettingInterval() for name in GAINS}
+        self._live = LiveEstimates(alpha, block_labels)
 
     def sampled(self, at: Coordinates) -> bool:
         """Whether the label of a query is asked for."""
@@ -221,26 +163,18 @@ class JudgedQuality:
         """Quality over the labelled queries that `select` picks, all by default."""
         with self._lock:
             scores = [score for at, score in self._scores.items() if select is None or select(at)]
-        return self._quality(scores)
+        return quality_of(scores, self._seed)
 
     def between(self, first: int, end: int | None = None) -> Quality:
         """Quality over the labelled queries observed as number `first` (from 0) up to before `end`."""
         with self._lock:
             scores = [s for s in self._scores.values() if s.order >= first and (end is None or s.order < end)]
-        return self._quality(scores)
+        return quality_of(scores, self._seed)
 
     def live(self) -> Live:
         """Faded estimates now."""
         with self._lock:
-            bounds = {name: bet.bounds for name, bet in self._bets.items()}
-            return Live(
-                {name: faded.estimate(0.0, 1.0) for name, faded in self._faded.items()},
-                {name: faded.estimate(-1.0, 1.0) for name, faded in self._gain.items()},
-                {name: (2.0 * low - 1.0, 2.0 * high - 1.0) for name, (low, high) in bounds.items()},
-                self._block,
-                self._bets["served"].n,
-                self._bets["served"].steady,
-            )
+            return self._live.now()
 
     def labels(self) -> Labels:
         """Label traffic so far."""
@@ -302,50 +236,10 @@ class JudgedQuality:
         if old is None:
             self._arrived += 1
             self._pending -= 1
-            self._enter(score)
+            self._live.enter(score)
         else:
             self._corrected += 1
-            self._correct(old, score)
-
-    def _enter(self, score: Score) -> None:
-        for name, ap in zip(ANSWERS, score.ap):
-            self._faded[name].add(ap)
-        if self._bets["served"].n >= self._block_size:
-            self._block += 1
-            self._bets = {name: BettingInterval() for name in GAINS}
-        for name in GAINS:
-            self._gain[name].add(_gain(score, name))
-            self._bets[name].update((1.0 + _gain(score, name)) / 2.0)
-
-    def _correct(self, old: Score, new: Score) -> None:
-        """A bet that was made stays made: the anytime intervals keep the first label."""
-        age = self._arrived - 1 - old.entered
-        for index, name in enumerate(ANSWERS):
-            self._faded[name].correct(old.ap[index], new.ap[index], age)
-        for name in GAINS:
-            self._gain[name].correct(_gain(old, name), _gain(new, name), age)
-
-    def _quality(self, scores: list[Score]) -> Quality:
-        if not scores:
-            return Quality()
-        ap = 100.0 * np.array([score.ap for score in scores])
-        first = 100.0 * np.array([score.first for score in scores])
-        served, adapted = ap[:, 2] - ap[:, 0], ap[:, 1] - ap[:, 0]
-        low, high = bootstrap_interval(served, np.random.default_rng(self._seed))
-        low_adapted, high_adapted = bootstrap_interval(adapted, np.random.default_rng(self._seed))
-        normal_low, normal_high = normal_interval(served)
-        map_frozen, map_adapted, map_served = (float(value) for value in ap.mean(0))
-        r1_frozen, r1_adapted, r1_served = (float(value) for value in first.mean(0))
-        return Quality(
-            n=len(scores), map_frozen=map_frozen, map_adapted=map_adapted, map_served=map_served,
-            diff=float(served.mean()), low=low, high=high, normal_low=normal_low, normal_high=normal_high,
-            diff_adapted=float(adapted.mean()), low_adapted=low_adapted, high_adapted=high_adapted,
-            r1_frozen=r1_frozen, r1_adapted=r1_adapted, r1_served=r1_served,
-        )  # fmt: skip
-
-
-def _gain(score: Score, name: str) -> float:
-    return score.ap[ANSWERS.index(name)] - score.ap[0]
+            self._live.correct(old, score, self._arrived - 1 - old.entered)
 
 
 def _older(items: Iterable[tuple[Coordinates, V]], old: Callable[[V], bool]) -> list[Coordinates]:

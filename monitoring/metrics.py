@@ -22,7 +22,8 @@ from core.types import Floats, Judgement, Outcome, Refusal
 from monitoring.bits import BitHealth, BitWindow
 from monitoring.drift import DriftMonitor, Panel
 from monitoring.estimates import Estimate
-from monitoring.judged import JudgedQuality, Live
+from monitoring.judged import JudgedQuality
+from monitoring.live import Live
 from monitoring.series import SERIES
 
 OTHER = "other"

@@ -9,18 +9,19 @@ import asyncio
 import importlib.util
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import ConfigError
+from monitoring.formats import FORMATS, chosen_format, content_type
 from monitoring.gate import Count, Hosts, Paced
 from monitoring.questions import Kept, Questions, Unanswered
 
@@ -33,17 +34,8 @@ READY_SECONDS = 0.1
 """So old may the conditions of /readyz be."""
 DEAF_SECONDS = 10.0
 """A service that has answered nothing for so long is not well."""
-FORMATS = {
-    "text": "text/plain; version=0.0.4; charset=utf-8",
-    "openmetrics": "application/openmetrics-text; version=1.0.0; charset=utf-8",
-}
-TYPES = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"RIFF", "image/webp"),
-    (b"GIF8", "image/gif"),
-)
-"""Pictures that are passed on, by their first bytes; anything else is not served."""
+KEPT_SECONDS = 3600
+"""So long may a browser keep a picture."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -74,102 +66,106 @@ def create_app(
         seconds: how old what is shown may be.
         count: told why a client was refused.
     """
-    kept = {name: Kept(questions, name, seconds) for name in (*FORMATS, "state")}
-    ready = Kept(questions, "ready", READY_SECONDS)
-    snapshots = Kept(questions, "snapshot", EVENT_SECONDS, versioned=True)
-    streams = asyncio.Semaphore(MOST_STREAMS)
-
-    async def metrics(request: Request) -> Response:
-        name = chosen_format(request.headers.get("accept", ""))
-        return Response(await kept[name].get(), headers={"content-type": FORMATS[name]})
-
-    async def healthz(request: Request) -> Response:
-        deaf = time.monotonic() - questions.heard
-        if deaf < DEAF_SECONDS:
-            return PlainTextResponse("ok\n")
-        return PlainTextResponse(f"the service has not answered for {deaf:.0f} s\n", status_code=503)
-
-    async def readyz(request: Request) -> Response:
-        try:
-            conditions = await ready.get()
-        except Unanswered:
-            conditions = b'{"answering":false}'
-        status = 200 if all(json.loads(conditions).values()) else 503
-        return Response(conditions, status_code=status, media_type="application/json")
-
-    async def state(request: Request) -> Response:
-        return Response(await kept["state"].get(), media_type="application/json")
-
-    async def snapshot(request: Request) -> Response:
-        return Response(await snapshots.get(), media_type="application/json")
-
-    async def events(request: Request) -> Response:
-        if streams.locked():
-            count("streams")
-            return PlainTextResponse("too many pages are open\n", status_code=503)
-        return StreamingResponse(
-            _held(streams, _events(snapshots, ended)),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
-
-    async def index(request: Request) -> Response:
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
-
-    async def plotly(request: Request) -> Response:
-        return FileResponse(plotly_file(), media_type="text/javascript")
-
-    async def shown_attribution(request: Request) -> Response:
-        return PlainTextResponse(attribution + "\n")
-
-    async def silent(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("the service does not answer\n", status_code=503)
-
     return Starlette(
-        routes=[
-            Route("/", index),
-            Route("/metrics", metrics),
-            Route("/healthz", healthz),
-            Route("/livez", healthz),
-            Route("/readyz", readyz),
-            Route("/state", state),
-            Route("/snapshot", snapshot),
-            Route("/events", events),
-            Route("/plotly.js", plotly),
-            Route("/attribution", shown_attribution),
-            Route("/picture/gallery/{name:path}", _pictures(questions, "gallery", 3600)),
-            Route("/picture/query/{name:path}", _pictures(questions, "query", 3600)),
-            Mount("/static", StaticFiles(directory=PAGE)),
-        ],
+        routes=_Pages(questions, ended, attribution, seconds, count).routes(),
         # Paced first: a refusal costs as much as an answer.
         middleware=[
             Middleware(_Headers),
             Middleware(Paced, count=count),
             Middleware(Hosts, hosts=hosts, count=count),
         ],
-        exception_handlers={Unanswered: silent},
+        exception_handlers={Unanswered: _silent},
     )
 
 
-def chosen_format(accept: str) -> str:
-    """Which of the two formats a client prefers: a name of FORMATS.
+async def _silent(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("the service does not answer\n", status_code=503)
 
-    OpenMetrics only for who asks for it in a version that 1.0.0 is right for; everybody understands text.
-    """
-    best, chosen = 0.0, "text"
-    for entry in accept[:1000].split(","):
-        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
-        given = dict(part.partition("=")[::2] for part in parameters)
+
+class _Pages:
+    """A method per route."""
+
+    def __init__(
+        self, questions: Questions, ended: asyncio.Event, attribution: str, seconds: float, count: Count
+    ) -> None:
+        self._questions, self._ended, self._attribution, self._count = questions, ended, attribution, count
+        self._kept = {name: Kept(questions, name, seconds) for name in (*FORMATS, "state")}
+        self._ready = Kept(questions, "ready", READY_SECONDS)
+        self._snapshots = Kept(questions, "snapshot", EVENT_SECONDS, versioned=True)
+        self._streams = asyncio.Semaphore(MOST_STREAMS)
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/", self.index),
+            Route("/metrics", self.metrics),
+            Route("/healthz", self.healthz),
+            Route("/livez", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/state", self.state),
+            Route("/snapshot", self.snapshot),
+            Route("/events", self.events),
+            Route("/plotly.js", self.plotly),
+            Route("/attribution", self.attribution),
+            Route("/picture/gallery/{name:path}", self.gallery_picture),
+            Route("/picture/query/{name:path}", self.query_picture),
+            Mount("/static", StaticFiles(directory=PAGE)),
+        ]
+
+    async def metrics(self, request: Request) -> Response:
+        name = chosen_format(request.headers.get("accept", ""))
+        return Response(await self._kept[name].get(), headers={"content-type": FORMATS[name]})
+
+    async def healthz(self, request: Request) -> Response:
+        deaf = time.monotonic() - self._questions.heard
+        if deaf < DEAF_SECONDS:
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse(f"the service has not answered for {deaf:.0f} s\n", status_code=503)
+
+    async def readyz(self, request: Request) -> Response:
         try:
-            quality = float(given.get("q", "1"))
-        except ValueError:
-            continue
-        name = {"application/openmetrics-text": "openmetrics", "text/plain": "text"}.get(kind)
-        if name == "openmetrics" and given.get("version", "1.0.0").strip('"') != "1.0.0":
-            continue
-        if name is not None and quality > best:
-            best, chosen = quality, name
-    return chosen
+            conditions = await self._ready.get()
+        except Unanswered:
+            conditions = b'{"answering":false}'
+        status = 200 if all(json.loads(conditions).values()) else 503
+        return Response(conditions, status_code=status, media_type="application/json")
+
+    async def state(self, request: Request) -> Response:
+        return Response(await self._kept["state"].get(), media_type="application/json")
+
+    async def snapshot(self, request: Request) -> Response:
+        return Response(await self._snapshots.get(), media_type="application/json")
+
+    async def events(self, request: Request) -> Response:
+        if self._streams.locked():
+            self._count("streams")
+            return PlainTextResponse("too many pages are open\n", status_code=503)
+        return StreamingResponse(
+            _held(self._streams, _events(self._snapshots, self._ended)),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    async def index(self, request: Request) -> Response:
+        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+
+    async def plotly(self, request: Request) -> Response:
+        return FileResponse(plotly_file(), media_type="text/javascript")
+
+    async def attribution(self, request: Request) -> Response:
+        return PlainTextResponse(self._attribution + "\n")
+
+    async def gallery_picture(self, request: Request) -> Response:
+        return await self._picture("gallery", request.path_params["name"])
+
+    async def query_picture(self, request: Request) -> Response:
+        return await self._picture("query", request.path_params["name"])
+
+    async def _picture(self, kind: str, name: str) -> Response:
+        data = await self._questions.ask(kind, name)
+        found = content_type(data) if data is not None else None
+        if data is None or found is None:
+            return PlainTextResponse("no such picture\n", status_code=404)
+        return Response(data, media_type=found, headers={"cache-control": f"private, max-age={KEPT_SECONDS}"})
 
 
 def plotly_file() -> Path:
@@ -184,25 +180,6 @@ def plotly_file() -> Path:
         if file.is_file():
             return file
     raise ConfigError("the live page needs plotly's plotly.min.js, found none: install the package plotly")
-
-
-def content_type(picture: bytes) -> str | None:
-    """MIME type by the first bytes, None for what is no picture we pass on."""
-    for start, name in TYPES:
-        if picture.startswith(start) and (start != b"RIFF" or picture[8:12] == b"WEBP"):
-            return name
-    return None
-
-
-def _pictures(questions: Questions, kind: str, seconds: int) -> Callable[[Request], Awaitable[Response]]:
-    async def picture(request: Request) -> Response:
-        data = await questions.ask(kind, request.path_params["name"])
-        found = content_type(data) if data is not None else None
-        if data is None or found is None:
-            return PlainTextResponse("no such picture\n", status_code=404)
-        return Response(data, media_type=found, headers={"cache-control": f"private, max-age={seconds}"})
-
-    return picture
 
 
 async def _held(streams: asyncio.Semaphore, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

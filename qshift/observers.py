@@ -14,8 +14,9 @@ from core.types import Encoded, Floats, Partition, Record
 from encoders.base_model import Base
 from index.judging import Judge
 from monitoring.aside import Errors
+from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
-from monitoring.history import History, Item
+from monitoring.history import History
 from monitoring.judged import JudgedQuality, Ranked, Remembered
 from monitoring.metrics import Metrics
 from monitoring.ranking import Levels, counted_levels

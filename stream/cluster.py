@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,23 +20,52 @@ CONNECT_SECONDS = 30.0
 LOOKUP_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
+SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
+HEARD_MS = 2000  # so long ago may brokers have spoken that count as there
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
+REPETITIVE = (
+    "kafka.cluster",
+    "kafka.producer.producer_batch",
+    "kafka.producer.record_accumulator",
+    "kafka.producer.sender",
+)
+"""Loggers of the client that tell of every attempt."""
 TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 def quiet() -> None:
     """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers.
 
-    What it was asking for when it was closed is no error, though it says so.
+    What it was asking for when it was closed is no error, though it says so. What it tries again ten times a
+    second, where a topic is gone, is said once a minute.
     """
     client = logging.getLogger("kafka")
     if client.level < logging.WARNING:
         client.setLevel(logging.WARNING)
     logging.getLogger("kafka.cluster").addFilter(_not_cancelled)
+    for name in REPETITIVE:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _Seldom) for one in logger.filters):
+            logger.addFilter(_Seldom())
 
 
 def _not_cancelled(record: logging.LogRecord) -> bool:
     return not record.getMessage().endswith("failed Cancelled")
+
+
+class _Seldom(logging.Filter):
+    """Lets a text through once a minute, whatever was put into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now, text = time.monotonic(), str(record.msg)
+        if now - self._said.get(text, float("-inf")) < SAY_SECONDS:
+            return False
+        self._said[text] = now
+        return True
 
 
 def ensure_topics(
@@ -72,6 +102,14 @@ def ensure_topics(
         if found[name] != partitions:
             log.warning("topic has another number of partitions", extra={"topic": name, "has": found[name]})
     return found
+
+
+def absent(producer: Any, topics: Iterable[str]) -> list[str]:
+    """Topics that the brokers do not have, as they have just told a producer that sent to them."""
+    metadata = producer._metadata  # its public question waits for an answer
+    if time.monotonic() * 1000 - metadata._last_successful_refresh_ms > HEARD_MS:
+        return []  # it is Kafka that is away
+    return sorted(topic for topic in topics if metadata.partitions_for_topic(topic) is None)
 
 
 def message_limits(

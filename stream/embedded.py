@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.broker import HOST, Broker, read_state
+from stream.broker import Broker
+from stream.broker_directory import read_state
 from stream.jars import Progress
+from stream.ports import HOST
 
 
 @dataclass(frozen=True, slots=True)

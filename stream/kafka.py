@@ -13,67 +13,29 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError
-from kafka.structs import MemberState, OffsetAndMetadata
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import FencedInstanceIdError, KafkaError
 
 from core.config import KafkaConfig
-from core.errors import (
-    BrokerError,
-    ConfigError,
-    DeliveryError,
-    NameTaken,
-    OffsetGoneError,
-    PartitionsLost,
-    QshiftError,
-)
-from core.types import Coordinates, Partition, Record
+from core.errors import BrokerError, ConfigError
+from core.types import Partition, Record
 from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
-    LOOKUP_SECONDS,
     RECONNECT_MS,
+    SAY_SECONDS,
     SETTLE_SECONDS,
     quiet,
     unreachable,
 )
+from stream.membership import STALE, Membership, Revocations, member_settings
+from stream.positions import Positions
 from stream.records import tolerant
+from stream.topic_identity import TopicIdentity
 from stream.topics import too_few
 
 log = logging.getLogger("qshift.kafka")
-
-ANEW = "state and journal belong to the old one; name new ones (kafka.state, kafka.journal), or delete them"
-SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
-RECOGNISED_SECONDS = 1.0  # how long the query topic counts as the one it was when last asked
-CONFIRM_SECONDS = 5.0  # how long the group may take to say whether we own a partition
-
-# The partition is ours no longer, or the group is in the middle of a change: the next poll shows it.
-_STALE = (
-    kafka_errors.CommitFailedError,
-    kafka_errors.IllegalGenerationError,
-    kafka_errors.RebalanceInProgressError,
-    kafka_errors.UnknownMemberIdError,
-)
-
-
-class _Revocations(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Partitions taken away since last asked. Runs on the client's thread, inside `poll` only."""
-
-    def __init__(self) -> None:
-        self.taken: set[TopicPartition] = set()
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        """Seen through the consumer's own assignment."""
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        self.taken.update(revoked)
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        self.taken.update(lost)
 
 
 class KafkaSource:
@@ -118,52 +80,42 @@ class KafkaSource:
         metadata_seconds: float = 30.0,
     ) -> None:
         quiet()
-        self._config, self._worker = config, worker
-        self._revocations = _Revocations()
-        shared: dict[str, Any] = {
-            "bootstrap_servers": bootstrap_servers,
-            "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
-            "enable_auto_commit": False,
-            "auto_offset_reset": config.reset,
-            "isolation_level": "read_committed",
-            "check_crcs": True,
-            "fetch_max_wait_ms": int(fetch_wait_seconds * 1000),
-            "fetch_max_bytes": 16 << 20,
-            "max_partition_fetch_bytes": 8 << 20,  # the client's 1 MiB is half a batch of pictures
-            "reconnect_backoff_max_ms": RECONNECT_MS,
-            "metadata_max_age_ms": int(metadata_seconds * 1000),
-            "max_poll_records": max_poll_records,
-        }
+        self._config = config
+        shared = _reading(
+            bootstrap_servers, config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds
+        )
+        member = member_settings(config.group, worker, session_seconds, max_poll_interval_seconds)
         try:
             self._labels = tolerant(KafkaConsumer(group_id=None, **shared))
-            self._queries = tolerant(KafkaConsumer(
-                group_id=config.group, group_instance_id=worker,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
-                session_timeout_ms=int(session_seconds * 1000),
-                heartbeat_interval_ms=int(session_seconds * 1000 / 15),  # how soon a rebalance is noticed
-                max_poll_interval_ms=int(max_poll_interval_seconds * 1000), **shared,
-            ))  # fmt: skip
+            self._queries = tolerant(KafkaConsumer(**member, **shared))
         except KafkaError as error:
             raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
-        try:
-            self._labels.assign([TopicPartition(config.labels, n) for n in self._numbers(config.labels)])
-            self._labels.seek_to_beginning()
-            self._numbers(config.queries)
-        except ConfigError:
-            self.close()
-            raise
-        self._queries.subscribe([config.queries], listener=self._revocations)
-        # Learn of the topic before joining: a leader that does not know it assigns nothing, and has to
-        # notice and join again, which now and then never ends.
-        self._queries.topics()
+        self._revocations = Revocations()
+        self._membership = Membership(self._queries, config.group, worker)
+        self._positions = Positions(config.labels)
         self._assigned: frozenset[Partition] = frozenset()
         self._held: list[Record] = []
-        self._next: dict[Partition, int] = {}
         self._paused = False
         self._kept = kept_partitions
         self._unserved: frozenset[TopicPartition] = frozenset()
-        self._identity, self._recognised = self._topic_id(), float("-inf")
         self._labels_said = float("-inf")
+        self._begin()
+        self._identity = TopicIdentity(self._queries, config.queries)
+
+    def _begin(self) -> None:
+        """Takes all partitions of the labels, and joins the group for the queries."""
+        labels, queries = self._config.labels, self._config.queries
+        try:
+            self._labels.assign([TopicPartition(labels, number) for number in self._numbers(labels)])
+            self._labels.seek_to_beginning()
+            self._numbers(queries)
+        except ConfigError:
+            self.close()
+            raise
+        self._queries.subscribe([queries], listener=self._revocations)
+        # Learn of the topic before joining: a leader that does not know it assigns nothing, and has to
+        # notice and join again, which now and then never ends.
+        self._queries.topics()
 
     def _numbers(self, topic: str) -> list[int]:
         numbers = self._labels.partitions_for_topic(topic)
@@ -182,14 +134,14 @@ class KafkaSource:
         """
         self._held += self._poll(self._queries, budget_seconds)
         self._settle()
-        known = self._recognise(asks=bool(self._held))
+        known = self._identity.recognised(asks=bool(self._held))
         now = self._served(self._queries.assignment())
         # A partition that was taken away and came back within one poll may have been moved on by another
         # worker: show one poll without it, so that its state is loaded again.
         returned = now & self._revocations.taken
         for part in self._revocations.taken:
             if part not in returned:
-                self._next.pop(tuple(part), None)
+                self._positions.forget(tuple(part))
         self._revocations.taken.clear()
         self._assigned = frozenset((part.topic, part.partition) for part in now - returned)
         if self._paused:
@@ -200,31 +152,6 @@ class KafkaSource:
         held, self._held = self._held, []
         labels = self._poll(self._labels, 0.0)
         return labels + [record for record in held if (record.at.topic, record.at.partition) in owned]
-
-    def _topic_id(self) -> UUID | None:
-        """What tells the query topic from another of its name; None before Kafka 2.8, or while it is gone."""
-        found = self._queries._cluster.topic_id(self._config.queries)
-        return found if found is not None and found.int else None
-
-    def _recognise(self, asks: bool) -> bool:
-        """Whether the query topic is known to be the one we began with; its records wait until it is.
-
-        A topic that was deleted and made again counts its offsets anew: ours mean nothing there. The client
-        asks by name and hands out the new one's records before it has noticed, so that where there are
-        records it is asked, once a second.
-        """
-        began = time.monotonic()
-        if asks and self._identity is not None and began - self._recognised >= RECOGNISED_SECONDS:
-            update = self._queries._cluster.request_update()
-            while not update.is_done and time.monotonic() - began < RECOGNISED_SECONDS:
-                time.sleep(0.001)
-            if update.succeeded() and self._topic_id() is not None:
-                self._recognised = began
-        found = self._topic_id()
-        self._identity = self._identity or found
-        if found is not None and found != self._identity:
-            raise OffsetGoneError(f"the topic {self._config.queries} was made anew: {ANEW}")
-        return not asks or self._identity is None or began - self._recognised < RECOGNISED_SECONDS
 
     def _served(self, assigned: set[TopicPartition]) -> set[TopicPartition]:
         """Without the partitions that were added since the start and whose state has no place."""
@@ -253,7 +180,7 @@ class KafkaSource:
         short polls and long steps between them the group never comes to rest.
         """
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self._queries.group_metadata().state == MemberState.REBALANCING:
+        while self._membership.rebalancing:
             self._held += self._poll(self._queries, 0.2)
             if time.monotonic() > deadline:
                 return
@@ -263,69 +190,28 @@ class KafkaSource:
         try:
             found = consumer.poll(timeout_ms=int(budget_seconds * 1000))
         except KafkaError as error:
-            if isinstance(error, kafka_errors.FencedInstanceIdError):
-                raise self._refused(error) from error
+            if isinstance(error, FencedInstanceIdError):
+                raise self._membership.refused(error) from error
             if consumer is self._labels:
                 self._say_labels(error)
                 return []
-            if not error.retriable and not isinstance(error, _STALE):
+            if not error.retriable and not isinstance(error, STALE):
                 raise BrokerError(f"Kafka cannot be read: {error!r}") from error
             log.info("waiting for Kafka", extra={"error": repr(error)})
             time.sleep(max(0.0, budget_seconds - (time.monotonic() - started)))
             return []
-        return [self._record(consumer, raw) for raws in found.values() for raw in raws]
-
-    def _record(self, consumer: Any, raw: Any) -> Record:
-        partition = (raw.topic, raw.partition)
-        expected = self._next.get(partition)
-        taken = partition in self._revocations.taken  # and given back: read from the group's offset again
-        if expected is not None and raw.offset != expected and not taken:
-            self._explain_gap(consumer, partition, expected, raw.offset)
-        self._next[partition] = raw.offset + 1
-        headers = tuple((name, value if value is not None else b"") for name, value in raw.headers)
-        return Record(Coordinates(*partition, raw.offset), raw.value, raw.key, headers, raw.timestamp)
-
-    def _explain_gap(self, consumer: Any, partition: Partition, expected: int, found: int) -> None:
-        """A jump is harmless over transaction markers and compacted records, and fatal over lost ones.
-
-        The client resets an offset that is out of range without a word: this is where it is noticed.
-        """
-        first, _ = self._bounds(consumer, partition)
-        if found < expected or (first is not None and first > expected):
-            self._gone(partition, expected, found)
-
-    def _gone(self, partition: Partition, wanted: int, have: int) -> None:
-        name = f"{partition[0]}/{partition[1]}"
-        if partition[0] == self._config.labels:
-            # Labels only measure. To miss old ones is no reason to stand still.
-            log.warning("labels are missing", extra={"partition": name, "wanted": wanted, "have": have})
-            return
-        if have < wanted:
-            raise OffsetGoneError(
-                f"{name} should continue at offset {wanted}, but its log ends or begins again at {have}: the "
-                f"topic was made anew; {ANEW}"
-            )
-        raise OffsetGoneError(
-            f"{name} should continue at offset {wanted}, but the log has it no longer and goes on at {have}: "
-            "lengthen the topic's retention, and start from another state topic or directory"
-        )
+        taken = self._revocations.taken
+        return [
+            self._positions.record(consumer, raw, part in taken)
+            for part, raws in found.items()
+            for raw in raws
+        ]
 
     def _say_labels(self, error: KafkaError) -> None:
         """Labels only measure: that they cannot be read now must not stop the answers."""
         if time.monotonic() - self._labels_said >= SAY_SECONDS:
             self._labels_said = time.monotonic()
             log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": repr(error)})
-
-    def _bounds(self, consumer: Any, partition: Partition) -> tuple[int | None, int | None]:
-        """First offset of the log and the one after its last; (None, None) while Kafka is away."""
-        part, timeout_ms = TopicPartition(*partition), int(LOOKUP_SECONDS * 1000)
-        try:
-            first = consumer.beginning_offsets([part], timeout_ms=timeout_ms)[part]
-            return first, consumer.end_offsets([part], timeout_ms=timeout_ms)[part]
-        except KafkaError as error:
-            if not error.retriable:
-                raise BrokerError(f"Kafka cannot be read: {error!r}") from error
-            return None, None
 
     def assignment(self) -> frozenset[Partition]:
         """Query partitions this worker reads, as of the last `poll`."""
@@ -341,15 +227,7 @@ class KafkaSource:
                 continue at the start of their log instead.
         """
         consumer = self._labels if partition[0] == self._config.labels else self._queries
-        first, end = self._bounds(consumer, partition)
-        if first is not None and first > offset:
-            self._gone(partition, offset, first)
-            offset = first
-        if end is not None and end < offset:
-            self._gone(partition, offset, end)
-            offset = end
-        consumer.seek(TopicPartition(*partition), offset)
-        self._next[partition] = offset
+        self._positions.seek(consumer, partition, offset)
         self._held = [r for r in self._held if (r.at.topic, r.at.partition) != partition]
 
     def pause(self, paused: bool) -> None:
@@ -361,104 +239,31 @@ class KafkaSource:
             self._queries.pause(*self._queries.assignment())
 
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
-        """Commits to the group. A commit that cannot be made now is logged and left to the next one.
-
-        The state that covers the offsets is durable already, and on a restart it wins over the group's
-        offset: nothing depends on this commit but what tools show as lag.
-
-        Raises:
-            PartitionsLost, NameTaken: as `confirm`.
-        """
-        try:
-            self._commit(offsets, metadata, LOOKUP_SECONDS)
-        except DeliveryError as error:
-            log.warning("offsets not committed, the next commit covers them", extra={"error": str(error)})
+        """Commits to the group; see `Membership.commit`."""
+        self._membership.commit(offsets, metadata)
 
     def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
-        """Commits once more what is committed: the group refuses that to whom it does not count as owner.
-
-        None stands for a partition of which nothing was read yet.
-
-        Raises:
-            PartitionsLost: this worker is no member, of another generation, or in the middle of a change.
-            NameTaken: another worker of the same name has taken its place.
-            DeliveryError: Kafka does not answer.
-        """
-        known: dict[Partition, int] = {}
-        for partition, offset in offsets.items():
-            found = self._position(partition) if offset is None else offset
-            if found is not None:
-                known[partition] = found
-        self._commit(known, metadata, CONFIRM_SECONDS)
-
-    def _position(self, partition: Partition) -> int | None:
-        try:
-            found = self._queries.position(TopicPartition(*partition), int(CONFIRM_SECONDS * 1000))
-        except kafka_errors.IllegalStateError as error:
-            raise PartitionsLost(f"{partition[0]}/{partition[1]} was taken away: {error}") from error
-        except KafkaError as error:
-            raise self._refused(error) from error
-        return None if found is None else int(found)
-
-    def _commit(self, offsets: Mapping[Partition, int], metadata: str, seconds: float) -> None:
-        if not offsets:
-            return
-        wanted = {TopicPartition(*p): OffsetAndMetadata(o, metadata, -1) for p, o in offsets.items()}
-        try:
-            self._queries.commit(wanted, timeout_ms=int(seconds * 1000))
-        except KafkaError as error:
-            raise self._refused(error) from error
+        """Raises PartitionsLost unless the group counts us as the owner; see `Membership.confirm`."""
+        self._membership.confirm(offsets, metadata)
 
     def committed(self, partition: Partition) -> tuple[int, str] | None:
         """Offset and metadata of the group's last commit. Raises DeliveryError when Kafka does not answer."""
-        part, limit_ms = TopicPartition(*partition), int(LOOKUP_SECONDS * 1000)
-        try:
-            found = self._queries.committed(part, metadata=True, timeout_ms=limit_ms)
-        except KafkaError as error:
-            raise self._refused(error) from error
-        return None if found is None or found.offset < 0 else (int(found.offset), found.metadata or "")
-
-    def _refused(self, error: KafkaError) -> QshiftError:
-        """What an error of the group means to us."""
-        if isinstance(error, kafka_errors.FencedInstanceIdError):
-            return NameTaken(
-                f"another worker is called {self._worker} in group {self._config.group}: give each its own "
-                "--worker"
-            )
-        if isinstance(error, _STALE):
-            return PartitionsLost(f"the group does not count this worker as the owner: {error!r}")
-        if error.retriable:
-            return DeliveryError(f"the group {self._config.group} does not answer: {error!r}; is Kafka up?")
-        return BrokerError(f"the group {self._config.group} cannot be used: {error!r}")
-
-    def log_id(self) -> str:
-        """The query topic's id; "" before Kafka 2.8."""
-        return "" if self._identity is None else str(self._identity)
+        return self._membership.committed(partition)
 
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 before it joined."""
-        return int(self._queries.group_metadata().generation_id)
+        return self._membership.generation()
+
+    def log_id(self) -> str:
+        """The query topic's id; "" before Kafka 2.8."""
+        return str(self._identity)
 
     def lag(self) -> dict[Partition, int]:
         """Records between what was read and the end of the log, per assigned query partition.
 
         From the last answers of the broker, without a request; partitions not read yet are left out.
         """
-        behind: dict[Partition, int] = {}
-        for partition in self._assigned:
-            position, part = self._next.get(partition), TopicPartition(*partition)
-            try:
-                end = self._queries.highwater(part)
-                if end is not None and position is not None and end > position:
-                    # The client also knows what it has stepped over: markers of transactions are no records.
-                    position = max(position, self._queries.position(part, timeout_ms=0) or 0)
-            except kafka_errors.IllegalStateError:  # lost since the last poll
-                continue
-            except KafkaError as error:
-                log.debug("position not known", extra={"partition": partition, "error": repr(error)})
-            if end is not None and position is not None:
-                behind[partition] = max(0, end - position)
-        return behind
+        return self._positions.lag(self._queries, self._assigned)
 
     @property
     def exhausted(self) -> bool:
@@ -472,3 +277,23 @@ class KafkaSource:
                 consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
             except KafkaError as error:
                 log.warning("consumer did not close cleanly", extra={"error": repr(error)})
+
+
+def _reading(
+    servers: str, reset: str, max_poll_records: int, fetch_wait_seconds: float, metadata_seconds: float
+) -> dict[str, Any]:
+    """What both consumers are told."""
+    return {
+        "bootstrap_servers": servers,
+        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
+        "enable_auto_commit": False,
+        "auto_offset_reset": reset,
+        "isolation_level": "read_committed",
+        "check_crcs": True,
+        "fetch_max_wait_ms": int(fetch_wait_seconds * 1000),
+        "fetch_max_bytes": 16 << 20,
+        "max_partition_fetch_bytes": 8 << 20,  # the client's 1 MiB is half a batch of pictures
+        "reconnect_backoff_max_ms": RECONNECT_MS,
+        "metadata_max_age_ms": int(metadata_seconds * 1000),
+        "max_poll_records": max_poll_records,
+    }

@@ -12,13 +12,15 @@ import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, model_validator
 
+from core.errors import Refused, first_fault
 from core.types import Coordinates, Floats
+from stream.letters import short
 from stream.states import canonical
 
 Headers = list[tuple[str, bytes]]
@@ -28,6 +30,7 @@ NAME_CHARACTERS = 256
 FRAMES = 32
 """Most pictures or vectors of one sequence."""
 _LAST = 2**63 - 1
+T = TypeVar("T")
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Offset = Annotated[int, Field(ge=0, le=_LAST)]
@@ -144,6 +147,15 @@ QueryMessage = Annotated[AnyQuery, Field(discriminator="modality")]
 queries: TypeAdapter[AnyQuery] = TypeAdapter(QueryMessage)
 labels: TypeAdapter[LabelMessage] = TypeAdapter(LabelMessage)
 answers: TypeAdapter[AnswerMessage] = TypeAdapter(AnswerMessage)
+
+
+def validated(model: TypeAdapter[T], value: bytes) -> T:
+    """The message in these bytes. Raises Refused when it is not one."""
+    try:
+        return model.validate_json(value)
+    except ValidationError as error:
+        reason, kind = first_fault(error)
+        raise Refused("decode" if kind == "json_invalid" else "validate", short(reason)) from None
 
 
 # -- the producer's side --------------------------------------------------------------------------------

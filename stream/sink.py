@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.config import KafkaConfig
 from core.errors import DeliveryError, Refused
 from core.protocols import Channel
 from core.types import Coordinates
-from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, message_limits, quiet
+from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
+from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted
 from stream.patience import Patience
 from stream.records import encoded_bytes
 
 log = logging.getLogger("qshift.kafka")
 FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
+TOPIC_MS = 2000  # after so long a record that waits for its topic to be known looks for itself, too
 
 
 class Sent:
@@ -38,67 +40,6 @@ class Sent:
         return Coordinates(stored.topic, stored.partition, stored.offset)
 
 
-class _Inflight:
-    """Bytes that are not acknowledged yet, over all producers of one sink, with a limit."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.bytes = 0
-        self._limit = limit_bytes
-        self.changed = threading.Condition()
-
-    def take(self, size: int, budget_seconds: float) -> bool:
-        """Waits until `size` more fit. A record larger than the limit passes alone."""
-        with self.changed:
-            if not self.changed.wait_for(
-                lambda: self.bytes == 0 or self.bytes + size <= self._limit, budget_seconds
-            ):
-                return False
-            self.bytes += size
-            return True
-
-    def give(self, size: int) -> None:
-        with self.changed:
-            self.bytes -= size
-            self.changed.notify_all()
-
-
-class _Epoch:
-    """One producer and what became of everything sent through it."""
-
-    def __init__(self, producer: Any, inflight: _Inflight) -> None:
-        self.producer = producer
-        self.pending = 0
-        self.failed = 0
-        self.first_error: BaseException | None = None
-        self._inflight = inflight
-
-    def watch(self, future: Any, size: int, too_large: Callable[[], None]) -> None:
-        """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
-        with self._inflight.changed:
-            self.pending += 1
-        future.add_callback(lambda _: self._settle(size, None))
-
-        def failed(error: BaseException) -> None:
-            # The client then fails all that is on its way with the same error: only the first one's is true.
-            if isinstance(error, TOO_LARGE) and not self.failed:
-                too_large()
-            self._settle(size, error)
-
-        future.add_errback(failed)
-
-    def _settle(self, size: int, error: BaseException | None) -> None:
-        with self._inflight.changed:
-            self.pending -= 1
-            if error is not None:
-                self.failed += 1
-                self.first_error = self.first_error or error
-        self._inflight.give(size)
-
-    def settled(self, budget_seconds: float) -> bool:
-        with self._inflight.changed:
-            return self._inflight.changed.wait_for(lambda: self.pending == 0, budget_seconds)
-
-
 class KafkaSink:
     """Writes with acks=all and an idempotent producer.
 
@@ -114,7 +55,7 @@ class KafkaSink:
         config: topics, bound on un-acknowledged bytes, delivery time-out.
         message_bytes: largest record, without 64 KiB for headers; one larger is refused before it is sent.
         linger_seconds: how long a record may wait for company; `flush` does not wait for it.
-        hurry: once it is set, `flush` gives up soon.
+        hurry: once it is set, calls that wait give up soon.
     """
 
     def __init__(
@@ -134,8 +75,8 @@ class KafkaSink:
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
         self._limits: dict[str, int] | None = None
         self._dropped = 0
-        self._inflight = _Inflight(config.max_inflight_bytes)
-        self._epoch: _Epoch | None = None
+        self._inflight = Inflight(config.max_inflight_bytes)
+        self._epoch: Epoch | None = None
         self._hurry = hurry
         self._making = threading.Lock()
 
@@ -147,7 +88,10 @@ class KafkaSink:
     def warm_up(self) -> None:
         """Connects the producer to its topics, which the first answers would wait for."""
         for topic in (self._topics["answers"], self._topics["dead-letters"]):
-            self._producer().producer.partitions_for(topic)
+            try:
+                self._producer().producer.partitions_for(topic)
+            except KafkaError as error:  # the first answer will say what is wrong
+                log.info("topic not known yet", extra={"topic": topic, "error": repr(error)})
 
     def send(
         self, channel: Channel, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
@@ -193,8 +137,8 @@ class KafkaSink:
         if not self._inflight.take(size, self._timeout + CLOSE_SECONDS):
             raise DeliveryError(f"no room for a record: {self.inflight_bytes} bytes are not acknowledged")
         try:
-            future = epoch.producer.send(
-                topic, value=value, key=key, headers=list(headers), partition=partition
+            future = self._handed(
+                epoch, topic, value=value, key=key, headers=list(headers), partition=partition
             )
         except TOO_LARGE as error:
             self._inflight.give(size)
@@ -204,12 +148,25 @@ class KafkaSink:
             self._inflight.give(size)
             if epoch.failed:  # said now, not at the next flush: the producer takes nothing any more
                 self._discard(epoch)
-            raise DeliveryError(f"a record for {topic} was not taken: {error!r}; is Kafka up?") from error
+            gone = _missing(absent(epoch.producer, [topic]))
+            raise DeliveryError(
+                gone or f"a record for {topic} was not taken: {error!r}; is Kafka up?"
+            ) from error
         except BaseException:
             self._inflight.give(size)
             raise
-        epoch.watch(future, size, lambda: self._lower(topic, size))
+        epoch.watch(topic, future, size, lambda: self._lower(topic, size))
         return Sent(future)
+
+    def _handed(self, epoch: Epoch, topic: str, **record: Any) -> Any:
+        """The client's future of a record. Raises KafkaError, when its topic is not known in time, too."""
+        patience = Patience(self._timeout, self._hurry)
+        while True:
+            try:
+                return epoch.producer.send(topic, **record)
+            except KafkaTimeoutError:
+                if epoch.failed or not patience.left() or absent(epoch.producer, [topic]):
+                    raise
 
     def flush(self, budget_seconds: float) -> None:
         """Returns when every record since the last flush is durable.
@@ -220,21 +177,25 @@ class KafkaSink:
         epoch = self._epoch
         if epoch is None:
             return
-        patience = Patience(budget_seconds, self._hurry)
+        patience, gone = Patience(budget_seconds, self._hurry), ""
         while True:
             left = patience.left()
             try:
                 epoch.producer.flush(timeout=min(left, FLUSH_SECONDS))
             except KafkaError as error:
-                log.info("flush failed", extra={"error": repr(error)})
+                log.debug("flush failed", extra={"error": repr(error)})
             # The producer's word is not enough: it returns normally when records have expired (T1), and never
             # when it had to split a batch that was too large.
             if epoch.settled(min(left, FLUSH_SECONDS)) or left == 0:
                 break
+            gone = _missing(absent(epoch.producer, epoch.topics()))
+            if gone:  # the client would wait for it until the time-out
+                break
         if epoch.pending or epoch.failed:
             self._discard(epoch)
             raise DeliveryError(
-                f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
+                gone
+                or f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
                 f"{budget_seconds:.0f} s, first error: {epoch.first_error!r}; they must be sent again"
             )
 
@@ -261,10 +222,10 @@ class KafkaSink:
         self._limits = {**(self._limits or {}), topic: min(limit, self._room(topic))}
         log.error("a record is too large for its topic", extra={"topic": topic, "bytes": size})
 
-    def _producer(self) -> _Epoch:
+    def _producer(self) -> Epoch:
         with self._making:
             if self._epoch is None:
-                self._epoch = _Epoch(self._connect(), self._inflight)
+                self._epoch = Epoch(self._connect(), self._inflight)
             if self._limits is None:
                 self._limits = message_limits(self._servers, self._topics.values())
             return self._epoch
@@ -276,19 +237,26 @@ class KafkaSink:
             return KafkaProducer(
                 bootstrap_servers=self._servers, bootstrap_timeout_ms=timeout_ms, acks="all",
                 enable_idempotence=True, max_in_flight_requests_per_connection=5, linger_ms=linger_ms,
-                batch_size=128 << 10, max_request_size=self._limit, max_block_ms=timeout_ms,
+                batch_size=128 << 10, max_request_size=self._limit, max_block_ms=min(TOPIC_MS, timeout_ms),
                 delivery_timeout_ms=timeout_ms, request_timeout_ms=min(10_000, timeout_ms // 2),
                 reconnect_backoff_max_ms=RECONNECT_MS,
             )  # fmt: skip
         except KafkaError as error:
             raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
 
-    def _discard(self, epoch: _Epoch) -> None:
+    def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""
         self._epoch = None
         threading.Thread(
             target=_end, args=(epoch.producer, self._timeout + CLOSE_SECONDS), daemon=True
         ).start()
+
+
+def _missing(topics: Sequence[str]) -> str:
+    """What is wrong, where topics are not there; "" where they are."""
+    if not topics:
+        return ""
+    return f"the topic {topics[0]} does not exist: create it, or correct kafka.* in the TOML"
 
 
 def _end(producer: Any, budget_seconds: float) -> None:

@@ -6,7 +6,8 @@ import logging
 
 from core.config import Config, KafkaConfig
 from core.errors import ConfigError
-from stream.changelog import CHUNK_BYTES, ChangelogStore
+from stream.changelog import ChangelogStore
+from stream.chunks import CHUNK_BYTES
 from stream.cluster import ensure_topics, message_limits
 from stream.letters import HEADROOM_BYTES, LEAST_BYTES
 

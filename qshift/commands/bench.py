@@ -57,7 +57,8 @@ def bench(
 
     settings, chosen = load(config), methods_named(method)
     check_files(None, (json_file, markdown_file, html_file))
-    from qshift.benchmarks.suite.bench import Options, run_suite
+    from qshift.benchmarks.suite.bench import run_suite
+    from qshift.benchmarks.suite.chosen import Options
 
     options = Options(
         suite, quick, chosen, seeds, names(tasks), names(streams), data, cache, workers, json_file,

@@ -20,6 +20,6 @@ def labels(
     from core.config_file import load
 
     load(config)  # a wrong key is said before anything heavy is loaded
-    from qshift.demo.produce import send_labels
+    from qshift.demo.labels import send_labels
 
     raise typer.Exit(send_labels(file, config, CONSOLE))

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from monitoring.logs import set_up
 from qshift.commands.options import CONSOLE, ConfigFile
+from qshift.terminal.counts import counted
 
 if TYPE_CHECKING:
     from qshift.service import Service
@@ -82,12 +83,13 @@ def run(config_file: Path | None, worker: str, log_level: str, console: Console)
         service.close()
     logging.getLogger("qshift").info("stopped", extra={"queries": report.queries})
     console.print(
-        f"stopped after {report.queries} queries, {report.dead_letters} dead letters, "
-        f"{report.checkpoints} checkpoints; state {report.state_sha256[:16]}"
+        f"stopped after {counted(report.queries, 'query', 'queries')}, "
+        f"{counted(report.dead_letters, 'dead letter')}, {counted(report.checkpoints, 'checkpoint')}; "
+        f"state {report.state_sha256[:16]}"
     )
     if report.unsaved:
         console.print(
-            "without a last checkpoint, because Kafka did not answer: the next start continues from the "
+            "without a last checkpoint, because it could not be delivered: the next start continues from the "
             f"newest one and answers again what came after it ({report.unsaved})"
         )
     return 0

@@ -122,4 +122,5 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
     with bars(console) as progress:
         found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress))
     found.save(out)
-    console.print(f"{len(found):,} items with {found.bits}-bit codes in {out}, version {found.version}")
+    items = "item" if len(found) == 1 else "items"
+    console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

@@ -10,6 +10,7 @@ from core.config import KafkaConfig
 from core.errors import QshiftError
 from core.types import Coordinates
 from qshift.replay.schedule import Item
+from qshift.terminal.counts import counted
 from stream import codec
 from stream.client import QueryClient
 
@@ -72,8 +73,8 @@ class Traffic:
             self._last = time.monotonic()
         elif self._waiting and time.monotonic() - self._last > IDLE_SECONDS:
             raise QshiftError(
-                f"{self.waiting} queries had no answer for {IDLE_SECONDS:.0f} s: is `qshift serve` running? "
-                f"Refused queries are in {self._topics.dead_letters}"
+                f"{counted(self.waiting, 'query', 'queries')} had no answer for {IDLE_SECONDS:.0f} s: is "
+                f"`qshift serve` running? Refused queries are in {self._topics.dead_letters}"
             )
         self._send_labels(len(self.answers))
         return new

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from core.checkpoints import JournalEntry
 from core.config import Config
-from core.types import Judgement, Outcome, Refusal
+from core.types import Judgement, Outcome, Record, Refusal
+from monitoring.quality import Quality
 from qshift.build import engine
-from qshift.methods import with_method as with_method
 from qshift.observers import judged
 from qshift.offline import run_offline
-from qshift.replay.schedule import Schedule, hash_answers
+from qshift.replay.schedule import Item, Phase, Schedule, hash_answers
 from qshift.replay.table import PhaseRow
 from qshift.terminal.bars import bars
 from stream import codec
@@ -46,45 +47,53 @@ def replay(
     """
     started = time.monotonic()
     built = engine(config)
-    records, items = [], []
+    quality = judged(built)
     console = console or Console(quiet=True)
     with bars(console) as progress:
-        total = sum(phase.queries for phase in schedule.phases)
-        making = progress.add_task(f"{title}: drawing queries", total=total)
-        for record, item in schedule.records(config.kafka.queries):
-            records.append(record)
-            items.append(item)
-            progress.advance(making)
-        answering = progress.add_task(f"{title}: answering", total=total)
-        quality_of = judged(built)
-
-        class Ticker:
-            """Moves the bar."""
-
-            def observe(self, outcome: Outcome) -> None:
-                progress.advance(answering, len(outcome.batch))
-
-            def judge(self, judgement: Judgement) -> None: ...
-
-            def refuse(self, refusal: Refusal) -> None: ...
-
-        report, sink = run_offline(built, records, [quality_of, Ticker()], journal)
+        records, items = _drawn(schedule, config.kafka.queries, progress, title)
+        answering = progress.add_task(f"{title}: answering", total=len(records))
+        report, sink = run_offline(built, records, [quality, _Ticker(progress, answering)], journal)
     answers = {}
     for record in sink.records["answers"]:
         answer = codec.decode_answer(record.value or b"")
         answers[answer.source.offset] = record.value or b""
         if answer.label_wanted:
             at = records[answer.source.offset].at
-            quality_of.judge(Judgement(at, at, items[answer.source.offset].label))
-    rows = []
-    for phase in schedule.phases:
-        quality = quality_of.summary(schedule.within(phase))
-        rows.append(
-            PhaseRow(
-                phase.name, phase.modality, phase.queries, quality.n,
-                quality.map_frozen, quality.map_adapted, quality.map_served,
-                quality.diff, quality.low, quality.high, quality.r1_frozen, quality.r1_served,
-                float("nan"), float("nan"), float("nan"),
-            )
-        )  # fmt: skip
+            quality.judge(Judgement(at, at, items[answer.source.offset].label))
+    rows = [_row(phase, quality.summary(schedule.within(phase))) for phase in schedule.phases]
     return Replayed(rows, hash_answers(answers), report.state_sha256, report, time.monotonic() - started)
+
+
+def _drawn(schedule: Schedule, topic: str, progress: Progress, title: str) -> tuple[list[Record], list[Item]]:
+    """The queries, and what was asked for by each."""
+    records, items = [], []
+    total = sum(phase.queries for phase in schedule.phases)
+    drawing = progress.add_task(f"{title}: drawing queries", total=total)
+    for record, item in schedule.records(topic):
+        records.append(record)
+        items.append(item)
+        progress.advance(drawing)
+    return records, items
+
+
+class _Ticker:
+    """Observer: moves the bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def observe(self, outcome: Outcome) -> None:
+        self._progress.advance(self._task, len(outcome.batch))
+
+    def judge(self, judgement: Judgement) -> None: ...
+
+    def refuse(self, refusal: Refusal) -> None: ...
+
+
+def _row(phase: Phase, quality: Quality) -> PhaseRow:
+    return PhaseRow(
+        phase.name, phase.modality, phase.queries, quality.n,
+        quality.map_frozen, quality.map_adapted, quality.map_served,
+        quality.diff, quality.low, quality.high, quality.r1_frozen, quality.r1_served,
+        float("nan"), float("nan"), float("nan"),
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from qshift.replay.journal import journal_of
 from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import OwnRow, own_json, own_table, own_times, run_records
 from qshift.replay.recorded import mark, recorded
+from qshift.terminal.counts import counted
 
 FROZEN = "frozen"
 USUAL = (FROZEN, "default")
@@ -54,7 +55,8 @@ def replay_own(
         records, labels, config, methods, planned, own.notes(), ("own", path.name), console, json_file
     )
     if (lost := len(records) - rows[0].queries - rows[0].refused) > 0:
-        console.print(f"{lost} queries are in no batch of the journal and were not answered", style="dim")
+        text = f"{counted(lost, 'query', 'queries')} in no batch of the journal, not answered"
+        console.print(text, style="dim")
     return rows
 
 

@@ -24,6 +24,7 @@ from index.gallery import VersionedGallery
 from qshift.data.pictures import composed, load_pictures
 from qshift.replay.admitted import admitted
 from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_lines, word_of
+from qshift.terminal.counts import counted
 from stream.codec import Codec
 
 LABELS = "labels.csv"
@@ -59,13 +60,14 @@ class OwnQueries:
         found = []
         if self.refused:
             first = "; ".join(f"{bad.where}: {bad.reason}" for bad in self.refused[:SHOWN])
-            found.append(f"{len(self.refused)} queries refused: {first}")
+            found.append(f"{counted(len(self.refused), 'query', 'queries')} refused: {first}")
         if self.strangers:
             found.append(self.strangers)
         if self.unknown:
             some = ", ".join(shown(name) for name in list(self.unknown)[:SHOWN])
+            count = counted(sum(self.unknown.values()), "label")
             found.append(
-                f"{sum(self.unknown.values())} labels are of no item in the gallery and not used: {some}; "
+                f"{count} of no item in the gallery, not used: {some}; "
                 f"labels there look like {self.example!r}"
             )
         if not self.labels:

@@ -47,7 +47,9 @@ def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("deploy_dashboard", DEPLOY / "dashboard.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DEPLOY))  # as for the script itself: its sibling is found
+        spec.loader.exec_module(module)
     return module
 
 

@@ -120,31 +120,6 @@ def test_features_are_unit_and_zero_for_unused_places() -> None:
         build(features=None).features(keys)
 
 
-def test_rerank_equals_slow_loop() -> None:
-    gallery = build(features=np.repeat(np.random.default_rng(9).normal(size=(10, 6)), 4, axis=0))
-    rng = np.random.default_rng(10)
-    queries = rng.normal(size=(5, 6)).astype(np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    keys = np.stack([rng.permutation(40)[:12] for _ in range(5)])
-    keys[:, 3] = keys[2, :] = NO_KEY
-    found, cosine = gallery.rerank(keys, queries)
-    for row in range(5):
-        scored = []
-        for key in keys[row].tolist():
-            feature = gallery.features(np.array(key))
-            score = float(np.einsum("d,d->", feature, queries[row])) if key >= 0 else -np.inf
-            scored.append((-round(score, 5) if key >= 0 else np.inf, key, score))
-        expected = sorted(scored)
-        assert found[row].tolist() == [key for _, key, _ in expected]
-        assert np.allclose(cosine[row], [score for _, _, score in expected], atol=1e-6)
-    broken = queries.copy()
-    broken[0] = np.nan
-    ascending = sorted(set(keys[0].tolist()) - {NO_KEY})
-    assert gallery.rerank(keys, broken)[0][0].tolist() == [*ascending, NO_KEY]
-    with pytest.raises(GalleryError, match="queries"):
-        gallery.rerank(keys, queries[:, :3])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

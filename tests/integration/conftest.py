@@ -245,8 +245,10 @@ class Worker:
         return int(found[1]), int(found[2]), int(found[3])
 
     def _stopped(self) -> re.Match[str]:
+        assert not re.search(r"\b1 (queries|dead letters|checkpoints)\b", self.output()), self.output()
         found = re.search(
-            r"stopped after (\d+) queries, (\d+) dead letters, (\d+) checkpoints; state ([0-9a-f]{16})",
+            r"stopped after (\d+) quer(?:y|ies), (\d+) dead letters?, (\d+) checkpoints?; "
+            r"state ([0-9a-f]{16})",
             " ".join(self.output().split()),
         )
         assert found is not None, self.output()

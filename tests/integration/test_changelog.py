@@ -21,7 +21,8 @@ from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
 from core.types import Coordinates, Record
 from stream.broker import Broker
-from stream.changelog import CHUNK_BYTES, ChangelogStore
+from stream.changelog import ChangelogStore
+from stream.chunks import CHUNK_BYTES
 from stream.client import read_all
 from stream.cluster import ensure_topics
 from stream.sink import KafkaSink
@@ -208,7 +209,7 @@ def test_a_restart_reads_the_journal_from_where_its_cut_needs_it(
     assert checkpoint is not None
     since = {lane.lane: lane.next_seq for lane in checkpoint.lanes}
     assert second.journalled(HERE, since) == [entry(4), entry(5)]
-    assert second._known[HERE].start == 4
+    assert second._journal._known[HERE].start == 4
     # Who asks for more than the checkpoint needs gets it all the same.
     assert second.journalled(HERE, {}) == [entry(seq) for seq in range(6)]
     # Planned batches that are not repeated yet stay needed, however many checkpoints there are.
@@ -219,7 +220,7 @@ def test_a_restart_reads_the_journal_from_where_its_cut_needs_it(
     checkpoint = third.load(HERE)
     assert checkpoint is not None
     assert third.journalled(HERE, {"0:image": 5}) == [entry(5), entry(6)]
-    assert third._known[HERE].start == 5
+    assert third._journal._known[HERE].start == 5
 
 
 # -- the broker dies ------------------------------------------------------------------------------------

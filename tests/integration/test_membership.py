@@ -153,7 +153,7 @@ def test_sigterm_in_an_outage_ends_within_seconds(
     took = worker.terminate()
     assert took < 15, took
     said = " ".join(worker.output().split())
-    assert "without a last checkpoint, because Kafka did not answer: the next start continues" in said
+    assert "without a last checkpoint, because it could not be delivered: the next start continues" in said
     print(f"SIGTERM in an outage, busy={busy}: {took:.1f} s")
 
 

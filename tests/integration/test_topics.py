@@ -16,8 +16,9 @@ from core.errors import ConfigError, OffsetGoneError
 from core.types import Record
 from stream.broker import Broker
 from stream.cluster import ensure_topics
-from stream.kafka import RECOGNISED_SECONDS, KafkaSource
+from stream.kafka import KafkaSource
 from stream.sink import KafkaSink
+from stream.topic_identity import RECOGNISED_SECONDS
 from stream.topics import prepared_topics, topic_settings
 
 pytestmark = pytest.mark.kafka

@@ -9,8 +9,9 @@ import pytest
 
 from core.references import DriftReference
 from core.types import AdaptationStep, Coordinates, Hits, Judgement, Record, Refusal
+from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
-from monitoring.history import History, Item
+from monitoring.history import History
 from monitoring.judged import JudgedQuality
 from monitoring.ranking import levels
 

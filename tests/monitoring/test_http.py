@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 from waiting import eventually
 
 from core.errors import ConfigError
+from monitoring.formats import content_type
 from monitoring.history import History
 from monitoring.http import Views, serve
 from monitoring.metrics import Metrics
-from monitoring.pages import content_type
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from core.types import Coordinates, Judgement
-from monitoring.judged import EMPTY, JudgedQuality, Quality, included
+from monitoring.judged import EMPTY, JudgedQuality, included
+from monitoring.quality import Quality
 from monitoring.ranking import average_precision, levels, recall_at_1
 
 N = 12

@@ -28,8 +28,9 @@ from prometheus_client import CollectorRegistry
 
 from core.references import DriftReference
 from core.types import AdaptationStep, Coordinates, Judgement, Record, Refusal
+from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
-from monitoring.history import History, Item
+from monitoring.history import History
 from monitoring.http import Views, serve
 from monitoring.judged import JudgedQuality
 from monitoring.ranking import levels

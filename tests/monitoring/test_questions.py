@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from monitoring import questions as module
 from monitoring.aside import Errors
 from monitoring.desk import Desk, Views
+from monitoring.formats import FORMATS, chosen_format
 from monitoring.history import History
-from monitoring.pages import FORMATS, chosen_format
 from monitoring.questions import Kept, Questions, Unanswered
 
 Test = Callable[[Questions], Awaitable[None]]

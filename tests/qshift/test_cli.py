@@ -242,7 +242,7 @@ def test_own_queries_in_other_batches(tmp_path: Path) -> None:
     gap = replace(entries[1], offsets=tuple(range(18, QUERIES)))
     journal.write_bytes(b"\n".join(map(entry_to_bytes, (entries[0], gap))))
     result = CliRunner().invoke(app, [*start, "--journal", str(journal)])
-    assert "2 queries are in no batch of the journal" in result.output
+    assert "2 queries in no batch of the journal" in result.output
     other = JournalEntry("other.queries", 0, "0:vector", 0, (0,), "", 0, 0)
     journal.write_bytes(entry_to_bytes(other))
     result = CliRunner().invoke(app, [*start, "--journal", str(journal)])

@@ -133,7 +133,7 @@ def test_every_kind_of_line_becomes_what_a_client_would_send(
     assert found.labels == {at[0]: "class 0", at[2]: "class 1"}
     assert found.unknown == {"no such class": 1}
     assert found.notes() == [
-        "1 labels are of no item in the gallery and not used: no such class; labels there look like 'class 0'"
+        "1 label of no item in the gallery, not used: no such class; labels there look like 'class 0'"
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_bad_line_is_named_and_costs_nothing_else(
     assert [r.at.offset for r in found.records] == [0, 2] and len(found.labels) == 2
     (bad,) = found.refused
     assert bad.where == "line 2" and word in bad.reason
-    assert found.notes()[0].startswith("1 queries refused: line 2: ")
+    assert found.notes()[0].startswith("1 query refused: line 2: ")
 
 
 def test_files_that_give_nothing(tmp_path: Path, parts: tuple[VersionedGallery, Base]) -> None:
@@ -405,7 +405,7 @@ def test_the_command_prints_notes_and_writes_rows(tmp_path: Path, world: Path) -
     assert [row.method for row in rows] == ["frozen", "centring"], "frozen is what all are compared with"
     assert json.loads((tmp_path / "rows.json").read_text()) == own_json(rows, "own", "queries.jsonl", 0)
     text = " ".join(console.export_text().split())
-    assert "1 queries refused: line 21: not JSON" in text and "centring" in text and "mAP" in text
+    assert "1 query refused: line 21: not JSON" in text and "centring" in text and "mAP" in text
     first = (tmp_path / "rows.json").read_bytes()
     replay_own(
         path, world / "gallery", world / "base", settings, ["centring"], console, tmp_path / "rows.json"

@@ -15,7 +15,9 @@ from rich.console import Console
 from core.config import Config
 from core.errors import ConfigError
 from qshift import cli
-from qshift.demo.produce import SAID, produce, read_labels, read_queries
+from qshift.demo.file_queries import SAID, read_queries
+from qshift.demo.labels import read_labels
+from qshift.demo.produce import produce
 
 LONG = "n" * 300
 
@@ -114,7 +116,7 @@ def test_refusals_and_strange_fields_are_said(folder: Path) -> None:
     read_queries(jsonl(folder, *lines), Config()).say(console)
     said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert said[0].startswith("line 1 is refused: ") and len(said) == SAID + 2
-    assert said[SAID] == f"{SAID + 2} queries refused, 2 of them not shown; 2 are sent"
+    assert said[SAID] == f"{SAID + 2} queries refused, 2 of them not shown; sent: 2"
     assert said[-1] == f"fields that are not known are not used: lable (2 times, first in line {SAID + 3})"
 
 

@@ -16,7 +16,7 @@ from core.readers.lines import BadLine, document, lines
 from core.readers.table import rows
 from core.types import Coordinates
 from qshift.data.pictures import load_pictures
-from qshift.demo.produce import read_labels
+from qshift.demo.labels import read_labels
 from qshift.replay.journal import read_journal
 
 NFD, NFC = "cafe\u0301.png", "caf\u00e9.png"

@@ -12,13 +12,14 @@ from rich.console import Console
 
 from core.errors import QshiftError
 from qshift.benchmarks.streams import Look, Segment, Stream
-from qshift.benchmarks.suite.bench import time_table
 from qshift.benchmarks.suite.fingerprint import Fingerprints
+from qshift.benchmarks.suite.grids import Grid, cell_text, grids
 from qshift.benchmarks.suite.report import Report, report_of
 from qshift.benchmarks.suite.report_html import page
-from qshift.benchmarks.suite.report_text import Grid, cell_text, grids, markdown, terminal
+from qshift.benchmarks.suite.report_text import markdown, terminal
 from qshift.benchmarks.suite.results import Result, ResultFiles
 from qshift.benchmarks.suite.rows import as_json, curve
+from qshift.benchmarks.suite.timings import time_table
 
 NOISY = Look(corruption="contrast", severity=4)
 STREAM = Stream(

@@ -26,7 +26,8 @@ from encoders.head import HashHead
 from encoders.vector import VectorEncoder
 from index.gallery import VersionedGallery
 from qshift.benchmarks.streams import Look, Segment, Stream
-from qshift.benchmarks.suite.bench import Known, Options, run_suite, streams_of
+from qshift.benchmarks.suite.bench import run_suite
+from qshift.benchmarks.suite.chosen import Known, Options, streams_of
 from qshift.benchmarks.suite.processes import Settings, work
 from qshift.benchmarks.suite.report import Report
 from qshift.benchmarks.suite.results import ResultFiles

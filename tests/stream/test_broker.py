@@ -17,12 +17,12 @@ import pytest
 
 import stream
 from core.errors import BrokerError
-from stream import broker as broker_module
 from stream import jars as jars_module
-from stream.broker import HOST, PORTS, Broker
+from stream.broker import Broker
 from stream.cluster import quiet
 from stream.embedded import down, logs, status, up
 from stream.jars import LOCK, verified
+from stream.ports import HOST, PORTS, free_port
 
 STREAM = Path(stream.__file__).parent
 
@@ -99,7 +99,7 @@ def test_unreadable_state_is_named(tmp_path: Path) -> None:
 
 
 def test_ports_are_not_ephemeral_and_a_taken_one_is_refused(tmp_path: Path) -> None:
-    assert broker_module._free_port() in PORTS and max(PORTS) < 32768
+    assert free_port() in PORTS and max(PORTS) < 32768
     with socket.socket() as held:
         held.bind((HOST, 0))
         held.listen()
@@ -122,6 +122,17 @@ def test_client_logs_no_records() -> None:
     quiet()
     for name in ("kafka", "kafka.producer.kafka", "kafka.consumer.fetcher"):
         assert not logging.getLogger(name).isEnabledFor(logging.DEBUG)
+
+
+def test_what_the_client_tells_of_every_attempt_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    quiet()
+    quiet()
+    client = logging.getLogger("kafka.producer.sender")
+    for attempt in range(50):
+        client.warning("Got error on %s, attempt %s", "qshift.answers", attempt)
+    client.warning("another trouble")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Got error on qshift.answers, attempt 0", "another trouble"]
 
 
 @pytest.mark.kafka

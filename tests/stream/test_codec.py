@@ -26,7 +26,7 @@ from core.types import (
     Refusal,
     Twin,
 )
-from stream import codec, messages
+from stream import codec, letters, messages
 from stream.codec import Codec
 from stream.letters import LEAST_BYTES, fitted
 
@@ -284,9 +284,9 @@ def test_limits_hold_at_their_edge() -> None:
 
 def test_a_megabyte_of_wrong_elements_is_cheap_and_its_reason_short() -> None:
     value = b'{"modality":"vector","vector":[' + b'"a",' * 250_000 + b'"a"]}'
-    assert len(refused(value)[1]) <= codec.REASON_CHARACTERS
+    assert len(refused(value)[1]) <= letters.REASON_CHARACTERS
     value = b'{"modality":"' + b"x" * 900_000 + b'"}'
-    assert len(refused(value)[1]) <= codec.REASON_CHARACTERS
+    assert len(refused(value)[1]) <= letters.REASON_CHARACTERS
 
 
 def test_null_headers_are_legal() -> None:
@@ -528,7 +528,7 @@ def test_dead_letter_of_null_and_of_odd_text() -> None:
     value, _, found = made().dead_letter(Refusal(record(None), "validate", "Refused", "a\ud800b" * 1000))
     assert value == b""
     assert dict(found)["x-source-null"] == b"true"
-    assert len(dict(found)["x-error-message"]) <= 2 * codec.REASON_CHARACTERS
+    assert len(dict(found)["x-error-message"]) <= 2 * letters.REASON_CHARACTERS
 
 
 def test_dead_letter_of_an_oversize_record_fits() -> None:

@@ -25,6 +25,7 @@ from stream.states import (
     entry_from_bytes,
     entry_to_bytes,
 )
+from stream.topic_log import TopicLog
 
 HERE = ("q", 0)
 HEAD = len(MAGIC) + 32
@@ -116,15 +117,21 @@ def test_what_else_lies_in_the_folder_of_a_state(tmp_path: Path) -> None:
         store.journalled(HERE, {})
 
 
-class Held(ChangelogStore):
+class Held(TopicLog):
     """Reads a list where a cluster would be."""
 
     def __init__(self, records: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__("nowhere:1", KafkaConfig())
+        super().__init__("nowhere:1", 1.0, 1.0)
         self.records = records
 
-    def _read(self, topic: str, partition: int, start: int) -> Iterator[Keyed]:
+    def read(self, topic: str, partition: int, start: int) -> Iterator[Keyed]:
         yield from ((offset, *record) for offset, record in enumerate(self.records))
+
+
+def held(records: Sequence[tuple[bytes, bytes]]) -> ChangelogStore:
+    store = ChangelogStore("nowhere:1", KafkaConfig())
+    store._log = Held(records)
+    return store
 
 
 def in_topic(number: int, **changed: object) -> list[tuple[bytes, bytes]]:
@@ -141,14 +148,14 @@ def in_topic(number: int, **changed: object) -> list[tuple[bytes, bytes]]:
      {"journal_offset": "7"}, {"journal_offset": True}, {"journal_offset": 1.5}, {"seq": None}],
 )  # fmt: skip
 def test_a_manifest_with_wrong_types_costs_one_slot(changed: dict[str, object]) -> None:
-    found = Held([*in_topic(2), *in_topic(3, **changed)]).load(HERE)
+    found = held([*in_topic(2), *in_topic(3, **changed)]).load(HERE)
     assert found is not None and found.seq == 2
 
 
 @pytest.mark.parametrize("value", [b"[" * 100_000, b"9" * 5000, b"null", b"\xff"])
 def test_a_manifest_that_no_parser_may_fall_over(value: bytes) -> None:
     broken = [(key, value if key.endswith(b"manifest") else blob) for key, blob in in_topic(3)]
-    found = Held([*in_topic(2), *broken]).load(HERE)
+    found = held([*in_topic(2), *broken]).load(HERE)
     assert found is not None and found.seq == 2
 
 
@@ -159,5 +166,5 @@ def test_keys_that_are_none_of_ours_are_passed_over() -> None:
         (b"q/0/1/7/manifest", b"{}"),
         (b"q/0//0/0", b""),
     ]
-    found = Held([*strangers, *in_topic(2)]).load(HERE)
+    found = held([*strangers, *in_topic(2)]).load(HERE)
     assert found is not None and found.seq == 2

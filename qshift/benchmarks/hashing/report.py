@@ -11,7 +11,8 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from qshift.benchmarks.hashing.run import DIRECTIONS, PLACES, Cell, Direction, Done, Score
-from qshift.benchmarks.suite.report_html import COLOURS, STYLE, script_json
+from qshift.benchmarks.suite.plots import COLOURS
+from qshift.benchmarks.suite.report_html import STYLE, script_json
 from qshift.terminal.sheet import Head, Sheet
 
 Results = Mapping[Cell, Done]

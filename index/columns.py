@@ -1,0 +1,67 @@
+"""What a gallery keeps of its items, a row each in position order: read-only arrays, and unit features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import GalleryError
+from core.types import Floats
+
+
+class Features:
+    """Unit features [N, D], kept as float16 and given back as float32 at unit length again.
+
+    Args:
+        rows: as `half` gives them.
+    """
+
+    def __init__(self, rows: NDArray[np.float16]) -> None:
+        self.rows = frozen(rows)
+        values = rows.astype(np.float32)
+        self._scale = frozen((1 / np.sqrt(np.einsum("nd,nd->n", values, values))).astype(np.float32))
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.rows.shape[1])
+
+    def at(self, position: NDArray[np.intp], unused: NDArray[np.bool_]) -> Floats:
+        """Positions [...] -> [..., D]; zeros where unused."""
+        found = gathered(self.rows, position, unused).astype(np.float32)
+        found *= gathered(self._scale, position, unused)[..., None]
+        return found
+
+
+def half(features: NDArray[Any]) -> NDArray[np.float16]:
+    """Unit features as they are kept; float16 is taken as it is, so that loading changes no bit."""
+    rows = np.asarray(features)
+    if rows.ndim != 2 or not np.isfinite(rows).all() or not (np.abs(rows).max(axis=1, initial=0) > 0).all():
+        raise GalleryError(
+            f"expected finite features [N, D], none zero, got shape {rows.shape}: encode again"
+        )
+    if rows.dtype == np.float16:
+        return rows
+    values = rows.astype(np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    return values.astype(np.float16)
+
+
+def gathered(rows: NDArray[Any], position: NDArray[np.intp], unused: NDArray[np.bool_]) -> NDArray[Any]:
+    """Rows at positions [...] -> [..., ...]; zeros where unused."""
+    if not len(rows):
+        return np.zeros((*position.shape, *rows.shape[1:]), rows.dtype)
+    found = rows[position]
+    if unused.any():
+        blank = unused.reshape(unused.shape + (1,) * (rows.ndim - 1))
+        return np.where(blank, rows.dtype.type(0), found)
+    return np.asarray(found)
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array, not to be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

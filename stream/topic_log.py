@@ -1,0 +1,210 @@
+"""A partition of a topic as a log: what is appended is acknowledged, what is read reaches the present end.
+
+Both are tried again while Kafka is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.net.compat import KafkaNetClient
+
+from core.errors import ArtifactError, DeliveryError
+from stream.contradictions import ANEW
+from stream.patience import Backoff, Patience
+from stream.records import tolerant
+
+log = logging.getLogger("qshift.changelog")
+
+CONNECT_SECONDS = 5.0
+"""Of one attempt; a stop has to wait for it."""
+LOOK_SECONDS = 0.5
+"""How often a call that waits looks whether it is to hurry."""
+BACKOFF_SECONDS = (0.1, 2.0)
+"""First and longest pause between attempts."""
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+Keyed = tuple[bytes, bytes | None]
+"""Key and value."""
+
+
+class TopicLog:
+    """Writes to and reads from partitions, for one thread.
+
+    Args:
+        bootstrap_servers: host:port of any broker of the cluster.
+        delivery_seconds: how long one delivery may take.
+        retry_seconds: how long a broker may be away before a call gives up.
+        hurry: once it is set, calls give up soon.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        delivery_seconds: float,
+        retry_seconds: float,
+        hurry: threading.Event | None = None,
+    ) -> None:
+        self._servers, self._delivery_seconds = bootstrap_servers, delivery_seconds
+        self._retry_seconds, self._hurry = retry_seconds, hurry
+        self._producer: Any = None
+
+    def connect(self, topics: Iterable[str]) -> None:
+        """Connects the producer to topics, which the first append would wait for."""
+        producer = self._open_producer()
+        for topic in topics:
+            producer.partitions_for(topic)
+
+    def close(self) -> None:
+        self._discard()
+
+    def append(self, topic: str, partition: int, keyed: Sequence[Keyed]) -> list[int]:
+        """Offsets of the records, all acknowledged. Raises DeliveryError after `retry_seconds`."""
+        attempts = self._attempts()
+        while True:
+            try:
+                producer = self._open_producer()
+                sent = [producer.send(topic, value=v, key=k, partition=partition) for k, v in keyed]
+                return [_offset(future, attempts) for future in sent]
+            except (KafkaError, OSError, ValueError) as error:  # ValueError: no such partition
+                # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
+                self._discard()
+                if isinstance(error, TOO_LARGE) or not attempts.again(error, topic):
+                    raise DeliveryError(
+                        f"{topic}/{partition} did not acknowledge {len(keyed)} records within "
+                        f"{self._retry_seconds:.0f} s: {error}; is Kafka up, and does the topic exist?"
+                    ) from error
+
+    def read(
+        self, topic: str, partition: int, start: int
+    ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        """(offset, key, value) up to the present end.
+
+        Raises:
+            ArtifactError: the log ends before `start`, where it once was.
+            DeliveryError: after a silence.
+        """
+        at, end, position = TopicPartition(topic, partition), None, start
+        attempts = self._attempts()
+        while True:
+            reader: Any = None
+            try:
+                reader = self._reader(at)
+                end = reader.end_offsets([at])[at] if end is None else end
+                if position > end:
+                    raise _made_anew(topic, position, end)
+                reader.seek(at, position)
+                while position < end:
+                    before = position
+                    for record in reader.poll(timeout_ms=500).get(at, []):
+                        yield record.offset, record.key, record.value
+                        position = record.offset + 1
+                    # Compaction leaves holes, at the end of the log too.
+                    position = max(position, reader.position(at))
+                    if position > before:
+                        attempts = self._attempts()
+                    elif attempts.left() <= 0:
+                        raise KafkaTimeoutError(f"nothing came at offset {position}, {end} is the end")
+                return
+            except (KafkaError, OSError) as error:
+                if not attempts.again(error, topic):
+                    raise DeliveryError(
+                        f"{topic}/{partition} could not be read within {self._retry_seconds:.0f} s: {error}; "
+                        "is Kafka up, and does the topic exist?"
+                    ) from error
+            finally:
+                if reader is not None:
+                    reader.close()
+
+    def _attempts(self) -> _Attempts:
+        return _Attempts(self._retry_seconds, self._hurry)
+
+    def _reader(self, at: TopicPartition) -> Any:
+        limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
+        reader = _connected(
+            KafkaConsumer,
+            bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
+            auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
+            max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
+            request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
+        )  # fmt: skip
+        tolerant(reader).assign([at])
+        return reader
+
+    def _open_producer(self) -> Any:
+        if self._producer is None:
+            limit_ms = int(1000 * min(self._delivery_seconds, self._retry_seconds))
+            self._producer = _connected(
+                KafkaProducer,
+                bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
+                allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
+                request_timeout_ms=min(10_000, limit_ms),
+                max_block_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
+                bootstrap_timeout_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
+                reconnect_backoff_max_ms=1000,
+            )  # fmt: skip
+        return self._producer
+
+    def _discard(self) -> None:
+        """Drops the producer together with whatever it has not sent."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            # close() alone first waits for a flush, and leaves the thread sending when that fails.
+            producer._sender.force_close()
+            with suppress(KafkaError):
+                producer.close(timeout=5)
+
+
+def _connected(kind: Any, **options: Any) -> Any:
+    """A client of Kafka. One that cannot connect raises, and would leave its thread and sockets behind."""
+    opened: list[Any] = []
+
+    def client(**config: Any) -> Any:
+        opened.append(KafkaNetClient(**config))
+        return opened[-1]
+
+    try:
+        return kind(kafka_client=client, **options)
+    except KafkaError:
+        for one in opened:
+            one.close()
+        raise
+
+
+def _made_anew(topic: str, wanted: int, end: int) -> ArtifactError:
+    return ArtifactError(
+        f"the topic {topic} was made anew: it ends at {end}, and the newest checkpoint was "
+        f"made at {wanted} of the old one, so what came after it is gone: {ANEW}"
+    )
+
+
+class _Attempts(Patience):
+    """Time and pauses of one call."""
+
+    def __init__(self, seconds: float, hurry: threading.Event | None) -> None:
+        super().__init__(seconds, hurry)
+        self._backoff = Backoff(*BACKOFF_SECONDS)
+
+    def again(self, error: Exception, topic: str) -> bool:
+        """Waits before the next attempt; False when the time is up."""
+        if self.left() <= 0:
+            return False
+        log.warning("Kafka failed, trying again", extra={"topic": topic, "error": str(error)})
+        self.pause(self._backoff.next())
+        return True
+
+
+def _offset(future: Any, attempts: Patience) -> int:
+    """Where a record was stored. Raises KafkaError when it was not, or the time is up."""
+    while True:
+        try:
+            return int(future.get(timeout=min(LOOK_SECONDS, attempts.left())).offset)
+        except KafkaTimeoutError:
+            if future.is_done or attempts.left() <= 0:
+                raise
