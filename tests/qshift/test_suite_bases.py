@@ -23,9 +23,11 @@ from qshift.benchmarks.suite.tasks import DEVELOP, TASKS, _matched, balanced, dr
 from qshift.benchmarks.suite.word_tasks import BASE_OF_FASHION
 from qshift.benchmarks.tasks.types import Picture, Sample, Task
 from qshift.data.emoji import EmojiSet
+from qshift.recipes.encode import BATCH, Progress
 from qshift.recipes.gallery import build_gallery
-from qshift.recipes.measure import BATCH, Progress, Step, measure, resize_input
+from qshift.recipes.measure import Step, measure
 from qshift.recipes.open_clip_base import fit_open_clip_base
+from qshift.recipes.packaged import resize_input
 
 QUICK = ScratchConfig(
     image_size=16, patch=8, width=16, heads=2, image_layers=1, text_layers=1, embed=16, context=16, steps=2,
