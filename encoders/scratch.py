@@ -40,7 +40,7 @@ SCALE_CEILING = math.log(100)  # CLIP clamps the logit scale at 100
 
 @dataclass(frozen=True, slots=True)
 class ScratchConfig:
-    """Sizes and training. Learning rate, decay, warm-up and batch are those of docs/methods/encoders.md.
+    """Sizes and training.
 
     `rotation` is in radians, `scale` a share, `shift` in units of half a side: the jitter of the demo.
     On the 1,918 emoji (seed 0) 1,000 steps find .68 of the pictures by their names first, 2,000 steps .79.
