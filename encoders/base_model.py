@@ -123,8 +123,8 @@ def _calibration(
         found[modality] = Calibration(arrays["features"], half["mean"], half["sd"], tuple(widths))
         check_calibration(modality, found[modality])
         check_width(f"{modality} calibration features", arrays["features"], width)
-        tower: Any = encoders.get(modality)
-        if not hasattr(tower, "bn_widths") or tower.bn_widths() != found[modality].widths:
+        tower = encoders.get(modality)
+        if tower is None or tower.bn_widths() != found[modality].widths:
             raise ArtifactError(
                 f"the {modality} tower's BatchNorms are not those of its calibration: build it again"
             )
