@@ -67,15 +67,23 @@ def load_open_clip(
         why = COARSE.get(precision, "it is not known")
         raise ConfigError(f'precision {precision!r} cannot be used with adaptation, {why}: "fp32" or "bf16"')
     config = model_config(source)
-    options: dict[str, Any] = {}
-    if source.startswith((LOCAL, HUB)):
-        if weights is not None:
-            raise ConfigError(
-                f"{source} brings its own weights, open_clip would ignore {weights!r}: leave it out"
-            )
+    if not source.startswith((LOCAL, HUB)):
+        options = _named_options(source, config, weights, quick_gelu)
+    elif weights is None:
         options = _local_options(source, config)
     else:
-        options = _named_options(source, config, weights, quick_gelu)
+        raise ConfigError(
+            f"{source} brings its own weights, open_clip would ignore {weights!r}: leave it out"
+        )
+    model = _created(source, weights, options)
+    if precision == "bf16":
+        for tower in (model.visual, model.text):
+            assert isinstance(tower, nn.Module)
+            to_bfloat16(tower)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _created(source: str, weights: str | None, options: Mapping[str, Any]) -> nn.Module:
     try:
         # Loading draws throw-away initial values: the caller's generator notices only "random".
         forked = torch.random.fork_rng(devices=[], enabled=weights != RANDOM)
@@ -85,15 +93,11 @@ def load_open_clip(
             model: nn.Module = open_clip.create_model(
                 source, precision="fp32", device="cpu", force_custom_text=True, **options
             )
+            return model
     except UserWarning as error:
         raise ConfigError(f"{error}; use the -quickgelu config or quick_gelu=True") from error
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"cannot load {source} ({weights or 'own weights'}): {error}") from error
-    if precision == "bf16":
-        for tower in (model.visual, model.text):
-            assert isinstance(tower, nn.Module)
-            to_bfloat16(tower)
-    return model.to(device).eval().requires_grad_(False)
 
 
 def model_config(source: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
 from core.errors import ArtifactError
 from core.types import Codes, Floats, Modality
@@ -137,92 +136,6 @@ def itq(features: Floats, mean: Floats, bits: int, iterations: int = 50, seed: i
     *_, rotation = itq_rotations(centred @ axes, iterations, seed)
     weight: Floats = (axes @ rotation).T.astype(np.float32)
     return weight
-
-
-def fit_head(
-    features: Floats,
-    class_text: Floats | None,
-    bits: int,
-    *,
-    steps: int = 400,
-    rate: float = 1e-2,
-    batch: int = 256,
-    seed: int = 0,
-) -> HashHead:
-    """Learns one linear head for pictures and texts; no labels, only the texts' own geometry.
-
-    Args:
-        features: gallery features [N, D], unit, of pictures.
-        class_text: unit text features [C, D] of class names or prompts; None drops their terms.
-        bits: L.
-        steps, rate, batch: of Adam.
-        seed: of the first weights and of the batches.
-
-    Returns:
-        A head with a mean for "image" and, with class texts, for "text".
-
-    Raises:
-        ArtifactError: no features, bits not a multiple of 8, or another width of texts.
-    """
-    _check_bits(bits)
-    pictures = torch.from_numpy(np.array(features, dtype=np.float32))
-    if not len(pictures) or not bool(pictures.isfinite().all()):
-        raise ArtifactError("a head is fitted on finite gallery features, got none or NaN: encode them again")
-    texts = None if class_text is None else torch.from_numpy(np.array(class_text, dtype=np.float32))
-    if texts is not None and (not len(texts) or texts.shape[1] != pictures.shape[1]):
-        raise ArtifactError(f"class texts {list(texts.shape)} do not fit features {list(pictures.shape)}")
-    generator = torch.Generator().manual_seed(seed)
-    means: dict[Modality, Tensor] = {"image": pictures.mean(0)}
-    z, t = pictures - means["image"], None
-    if texts is not None:
-        means["text"] = texts.mean(0)
-        t = texts - means["text"]
-    bound = pictures.shape[1] ** -0.5
-    weight = ((torch.rand(bits, pictures.shape[1], generator=generator) * 2 - 1) * bound).requires_grad_()
-    bias = ((torch.rand(bits, generator=generator) * 2 - 1) * bound).requires_grad_()
-    adam = torch.optim.Adam((weight, bias), lr=rate)
-    for _ in range(steps):
-        rows = torch.randint(len(z), (min(batch, len(z)),), generator=generator)
-        text_h = None if t is None else t @ weight.T + bias
-        losses = head_losses(z[rows], z[rows] @ weight.T + bias, t, text_h)
-        loss = losses["pair"] + losses["text"] + 0.1 * losses["magnitude"] + 0.1 * losses["balance"]
-        adam.zero_grad()
-        torch.autograd.backward(loss)
-        adam.step()
-    return HashHead(weight, bias, means)
-
-
-def head_losses(
-    z: Tensor, h: Tensor, t: Tensor | None = None, text_h: Tensor | None = None
-) -> dict[str, Tensor]:
-    """The four terms of the learned head.
-
-    Args:
-        z: centred picture features [B, D]; `h` [B, L] their head outputs.
-        t: centred class texts [C, D]; `text_h` [C, L] their head outputs.
-
-    Returns:
-        pair: squared error of code cosines against feature cosines; text: cross-entropy of codes against
-        class texts, soft targets; magnitude: mean abs(abs(h) - 1)^3; balance: **mean** over bits.
-    """
-    bits = h.shape[1]
-    codes, unit = straight_sign(h), normalize(z, dim=1)
-    pair = (codes @ codes.T / bits - unit @ unit.T).square().mean()
-    text = torch.zeros_like(pair)
-    outputs = h
-    if t is not None and text_h is not None:
-        logits = codes @ straight_sign(text_h).T / (0.2 * bits)
-        # z stays at its length here: normalising it would sharpen the target.
-        text = cross_entropy(logits, (z @ normalize(t, dim=1).T / 0.1).softmax(1))
-        outputs = torch.cat((h, text_h))
-    magnitude = (outputs.abs() - 1).abs().pow(3).mean()
-    balance = h.tanh().mean(0).square().mean()
-    return {"pair": pair, "text": text, "magnitude": magnitude, "balance": balance}
-
-
-def straight_sign(h: Tensor) -> Tensor:
-    """+1 where h >= 0, else -1; the gradient passes as through the identity."""
-    return h + (torch.where(h >= 0, 1.0, -1.0) - h).detach()
 
 
 def _check_bits(bits: int) -> None:

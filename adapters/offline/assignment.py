@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from adapters.lloyd import lloyd
 from core.errors import ConfigError
 
 ROUNDS = 100  # of k-means, most
@@ -39,7 +40,7 @@ def kmeans(points: Tensor, classes: int, seed: int, starts: int = 10) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     best, least = None, float("inf")
     for _ in range(starts):
-        labels, inertia = lloyd(points, _seeds(points, classes, draw))
+        labels, inertia = clustered(points, _seeds(points, classes, draw))
         if inertia < least and int((torch.bincount(labels, minlength=classes) > 0).sum()) == classes:
             best, least = labels, inertia
     if best is None:
@@ -50,15 +51,14 @@ def kmeans(points: Tensor, classes: int, seed: int, starts: int = 10) -> Tensor:
     return best
 
 
-def lloyd(points: Tensor, centres: Tensor) -> tuple[Tensor, float]:
+def clustered(points: Tensor, centres: Tensor) -> tuple[Tensor, float]:
     """Labels [n] of k-means from given centres [C, D], and its inertia."""
-    labels = _nearest(points, centres)[1]
-    for _ in range(ROUNDS):
-        centres = class_means(points, labels, centres)
-        new = _nearest(points, centres)[1]
-        if torch.equal(new, labels):
-            break
-        labels = new
+    labels, centres = lloyd(
+        centres,
+        lambda now: _nearest(points, now)[1],
+        lambda labels, now: class_means(points, labels, now),
+        ROUNDS,
+    )
     return labels, float(_nearest(points, centres)[0].sum())
 
 
@@ -82,8 +82,8 @@ def tied_by_centres(
     for lead in (0, 1):
         own, other = points[lead], points[1 - lead]
         start = class_means(own, alone[lead], own.new_zeros(classes, own.shape[1]))
-        told = lloyd(other, start)[0]
-        back = lloyd(own, class_means(other, told, start))[0]
+        told = clustered(other, start)[0]
+        back = clustered(own, class_means(other, told, start))[0]
         labels = [alone[lead], told] if lead == 0 else [told, alone[lead]]
         found.append((float((back == alone[lead]).float().mean()), labels))
     returned, labels = max(found, key=lambda one: one[0])  # the first where they are level

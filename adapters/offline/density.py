@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from adapters.lloyd import lloyd
 from adapters.offline.spectral import asked_rows, fit_rows
 from adapters.semantics import Floats, Labels, squared_distances
 from core.errors import ConfigError
@@ -76,15 +77,16 @@ def fit(features: ArrayLike, bits: int, seed: int) -> DensityHash:
 
 def groups(rows: Floats, count: int, draw: np.random.Generator) -> tuple[Floats, Floats]:
     """Means [k, D] of the groups of k-means, and their shares [k] of the samples; empty ones are dropped."""
-    centres = rows[draw.choice(len(rows), count, replace=False)]
-    share = np.full(count, 1 / count)
-    for _ in range(ROUNDS):
-        named = squared_distances(rows, centres).argmin(1)
-        order = np.argsort(named, kind="stable")
-        _, start, sizes = np.unique(named[order], return_index=True, return_counts=True)
-        centres = np.add.reduceat(rows[order], start) / sizes[:, None]
-        share = sizes / len(rows)
-    return centres, share
+
+    def means(labels: Labels, _: Floats) -> Floats:
+        order = np.argsort(labels, kind="stable")
+        _, start, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+        return np.asarray(np.add.reduceat(rows[order], start) / sizes[:, None])
+
+    start = rows[draw.choice(len(rows), count, replace=False)]
+    labels, last = lloyd(start, lambda centres: squared_distances(rows, centres).argmin(1), means, ROUNDS - 1)
+    sizes = np.unique(labels, return_counts=True)[1]
+    return means(labels, last), sizes / len(rows)
 
 
 def adjacent(centres: Floats, nearest: int) -> tuple[Labels, Labels]:

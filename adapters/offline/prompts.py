@@ -62,6 +62,11 @@ class DomainPrompts(nn.Module):
         embeds = torch.cat((whole[:, : places.start], context, whole[:, places.stop :]), 1)
         return normalize(self._template.encode(embeds), dim=1)
 
+    @torch.no_grad()
+    def texts(self) -> Tensor:
+        """[2, C, D] of both domains."""
+        return torch.stack([self(d) for d in range(2)])
+
 
 def loss_i2t(v: Tensor, t: Tensor, y: Tensor, temperature: float) -> Tensor:
     """- mean_i log softmax_c(v_i t_c / temperature)[y_i]; v [B, D] and t [C, D] unit, y [B]."""
@@ -139,24 +144,14 @@ def fit_prompts(
     prompts = DomainPrompts(template, classes, seed)
     optimizer = torch.optim.Adam(prompts.parameters(), rate)
     draw = torch.Generator().manual_seed(seed)
-    steps = [-(-len(v) // batch) for v in features]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * sum(steps)))
+    steps = sum(-(-len(v) // batch) for v in features)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * steps))
     new, losses = [y.clone() for y in labels], []
     for epoch in range(epochs):
         if 3 * epoch >= epochs:
-            with torch.no_grad():
-                new = [
-                    repaired(v @ prompts(d).T, y, repair, temperature)
-                    for d, (v, y) in enumerate(zip(features, labels))
-                ]
+            new = _all_repaired(features, labels, prompts.texts(), repair, temperature)
         total = 0.0
-        parts = [
-            (d, rows)
-            for d, v in enumerate(features)
-            for rows in torch.randperm(len(v), generator=draw).tensor_split(steps[d])
-        ]
-        for place in torch.randperm(len(parts), generator=draw).tolist():
-            d, rows = parts[place]
+        for d, rows in _parts(features, batch, draw):
             v, t = features[d][rows], prompts(d)
             loss = loss_i2t(v, t, new[d][rows], temperature) + loss_t2i(v, t, labels[d][rows], temperature)
             optimizer.zero_grad(set_to_none=True)
@@ -164,9 +159,24 @@ def fit_prompts(
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        losses.append(total / len(parts))
+        losses.append(total / steps)
         progress(epoch + 1)
-    with torch.no_grad():
-        text = torch.stack([prompts(d) for d in range(2)])
-        final = [repaired(v @ t.T, y, repair, temperature) for v, t, y in zip(features, text, labels)]
+    text = prompts.texts()
+    final = _all_repaired(features, labels, text, repair, temperature)
     return Prompted(prompts.context.detach(), text, (final[0], final[1]), tuple(losses))
+
+
+def _parts(features: Sequence[Tensor], batch: int, draw: torch.Generator) -> list[tuple[int, Tensor]]:
+    """(domain, rows) of an epoch: every picture once, batches of both domains in random order."""
+    parts = [
+        (d, rows)
+        for d, v in enumerate(features)
+        for rows in torch.randperm(len(v), generator=draw).tensor_split(-(-len(v) // batch))
+    ]
+    return [parts[place] for place in torch.randperm(len(parts), generator=draw).tolist()]
+
+
+def _all_repaired(
+    features: Sequence[Tensor], labels: Sequence[Tensor], texts: Tensor, repair: Repair, temperature: float
+) -> list[Tensor]:
+    return [repaired(v @ t.T, y, repair, temperature) for v, t, y in zip(features, texts, labels)]

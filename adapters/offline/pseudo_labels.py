@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array_api_compat import array_namespace
 
+from adapters.lloyd import lloyd
 from adapters.offline.prototypes import one_hot
 from adapters.semantics import Centres, Floats, Labels, squared_distances, unit_rows
 
@@ -29,15 +30,13 @@ def centres(source: Floats, labels: Labels, target: Floats, classes: int) -> Cen
 
 
 def clusters(points: Floats, start: Floats) -> Floats:
-    """Lloyd's k-means from [C, q] given centres; a cluster that empties keeps its last centre."""
+    """Centres of k-means from [C, q] given ones; a cluster that empties keeps its last centre."""
     xp = array_namespace(points)
-    centre, before = start, None
-    for _ in range(ROUNDS):
-        nearest = squared_distances(points, centre).argmin(1)
-        if before is not None and bool((nearest == before).all()):
-            break
-        members = one_hot(nearest, len(start), points.dtype)
+
+    def means(labels: Labels, centres: Floats) -> Floats:
+        members = one_hot(labels, len(start), points.dtype)
         count = members.sum(0)[:, None]
-        centre = xp.where(count > 0, (members.T @ points) / xp.clip(count, min=1), centre)
-        before = nearest
-    return centre
+        moved: Floats = xp.where(count > 0, (members.T @ points) / xp.clip(count, min=1), centres)
+        return moved
+
+    return lloyd(start, lambda centres: squared_distances(points, centres).argmin(1), means, ROUNDS)[1]

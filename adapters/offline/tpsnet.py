@@ -133,10 +133,7 @@ def fit(
         ConfigError: inputs that do not fit together.
     """
     checked(features, phases, config)
-    if config.tower_rate > 0 and pictures is None:
-        raise ConfigError("pictures expected, since tower_rate is above 0: hand them in, or take 0")
-    if phases is None and getattr(network, "phase", None) is not None:
-        raise ConfigError("phase images expected by the network: hand them in, or build it without")
+    _complete(phases, pictures, network, config)
     team = team or Team()
     team.agreed(network.state_dict().values())
     own = 0 if clusters.tied else config.classes
@@ -153,6 +150,16 @@ def fit(
     means = [run.encoded(d).mean(0) for d in range(2)]
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     return TpsNet(config, state, clusters, prototypes, (means[0], means[1]), tuple(losses))
+
+
+def _complete(
+    phases: Sequence[Tensor] | None, pictures: Sequence[Tensor] | None, network: nn.Module, config: TpsConfig
+) -> None:
+    """Raises ConfigError where the network needs what was not handed in."""
+    if config.tower_rate > 0 and pictures is None:
+        raise ConfigError("pictures expected, since tower_rate is above 0: hand them in, or take 0")
+    if phases is None and getattr(network, "phase", None) is not None:
+        raise ConfigError("phase images expected by the network: hand them in, or build it without")
 
 
 class _Run:

@@ -91,33 +91,21 @@ def fit_two_tower(
     if texts.shape[1] != n or n < 2:
         raise ConfigError(f"image views hold {n} items and text views {texts.shape[1]}: expected equal, >= 2")
     draw = torch.Generator().manual_seed(config.seed)
+    drawn = _Drawn(images, texts, config.noise, draw)
     # Layers are initialised from the global generator: leave it as it was found.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         image = Projection(images.shape[2], config.hidden, config.width)
         text = Projection(texts.shape[2], config.hidden, config.width)
-    spread = [views.std((0, 1)) * config.noise for views in (images, texts)]
     weights = [*image.parameters(), *text.parameters()]
     optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * math.ceil(n / config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-
-    def noisy(views: Tensor, which: Tensor, items: Tensor, deviation: Tensor) -> Tensor:
-        drawn = views[which, items]
-        return drawn + deviation * torch.randn(drawn.shape, generator=draw)
-
     losses = []
     for epoch in range(config.epochs):
         total = 0.0
         for items in _batches(n, config.batch, draw):
-            size = (len(items),)
-            first = torch.randint(len(images), size, generator=draw)
-            second = (first + torch.randint(1, len(images), size, generator=draw)) % len(images)
-            a = image(noisy(images, first, items, spread[0]))
-            b = image(noisy(images, second, items, spread[0]))
-            phrase = torch.randint(len(texts), size, generator=draw)
-            t = text(noisy(texts, phrase, items, spread[1]))
-            loss = (contrast(a, t, config.temperature) + contrast(a, b, config.temperature)) / 2
+            loss = drawn.loss(image, text, items, config.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -127,6 +115,29 @@ def fit_two_tower(
         if progress is not None:
             progress(epoch + 1, config.epochs, "training the two heads")
     return TwoTowerHeads(image.eval(), text.eval(), tuple(losses))
+
+
+class _Drawn:
+    """Views [V, n, D] of pictures and texts, drawn at random and with noise."""
+
+    def __init__(self, images: Tensor, texts: Tensor, noise: float, draw: torch.Generator) -> None:
+        self._images, self._texts, self._draw = images, texts, draw
+        self._spread = [views.std((0, 1)) * noise for views in (images, texts)]
+
+    def loss(self, image: Projection, text: Projection, items: Tensor, temperature: float) -> Tensor:
+        """Of two different pictures and a text of each item."""
+        size, (of_images, of_texts) = (len(items),), self._spread
+        first = torch.randint(len(self._images), size, generator=self._draw)
+        other = torch.randint(1, len(self._images), size, generator=self._draw)
+        second = (first + other) % len(self._images)
+        a = image(self._noisy(self._images[first, items], of_images))
+        b = image(self._noisy(self._images[second, items], of_images))
+        phrase = torch.randint(len(self._texts), size, generator=self._draw)
+        t = text(self._noisy(self._texts[phrase, items], of_texts))
+        return (contrast(a, t, temperature) + contrast(a, b, temperature)) / 2
+
+    def _noisy(self, rows: Tensor, deviation: Tensor) -> Tensor:
+        return rows + deviation * torch.randn(rows.shape, generator=self._draw)
 
 
 def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:

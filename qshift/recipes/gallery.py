@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from core.errors import GalleryError, Refused
+from core.protocols import Encoder
 from core.types import Modality
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery
-
-Progress = Callable[[int, int, str], None]
-BATCH = 64
+from qshift.recipes.encode import BATCH, Progress
 
 
 def build_gallery(
@@ -39,28 +41,36 @@ def build_gallery(
         raise GalleryError(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
-    encoder, features = base.encoders[modality], []
-    waiting, prepared = iter(contents), []
+    encoder = base.encoders[modality]
+    features = _features(encoder, _prepared(encoder, contents, ids, modality), progress)
+    return VersionedGallery(
+        base.bits,
+        ids,
+        base.head.codes(features, modality),
+        labels,
+        features.cpu().numpy(),
+        [Display(title) for title in titles],
+        base_version=base.version,
+    )
+
+
+def _prepared(encoder: Encoder, contents: Iterable[Any], ids: Sequence[str], modality: Modality) -> list[Any]:
+    prepared, waiting = [], iter(contents)
     for name in ids:
         try:  # reading a file may refuse it, too
             prepared.append(encoder.prepare(next(waiting, None)))
         except Refused as refused:
             noun = "picture" if modality == "image" else modality
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
-    import torch
+    return prepared
 
+
+def _features(encoder: Encoder, prepared: Sequence[Any], progress: Progress | None) -> Tensor:
+    """Unit features [N, D]."""
+    features = []
     for start in range(0, len(prepared), BATCH):
         rows = prepared[start : start + BATCH]
         features.append(encoder.encode(encoder.collate(rows, len(rows))))
         if progress:
             progress(min(start + BATCH, len(prepared)), len(prepared), "gallery")
-    stacked = torch.cat(features)
-    return VersionedGallery(
-        base.bits,
-        ids,
-        base.head.codes(stacked, modality),
-        labels,
-        stacked.cpu().numpy(),
-        [Display(title) for title in titles],
-        base_version=base.version,
-    )
+    return torch.cat(features)

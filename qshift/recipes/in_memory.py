@@ -19,7 +19,8 @@ from encoders.head import HashHead, itq, random_rotation
 from encoders.norms import calibrate
 from encoders.tensors import TensorTower
 from index.gallery import VersionedGallery
-from qshift.recipes.measure import BATCH, Count, Step, collated, measure
+from qshift.recipes.encode import BATCH, Count, collated, encoded
+from qshift.recipes.measure import Step, measure
 
 BITS = 128
 NORMED, PLAIN = Step(1e-3, 0.02), Step(3e-3, 0.05)
@@ -47,16 +48,7 @@ def base_in_memory(
     Raises:
         ConfigError: too few pictures, of several sizes, or features of another width.
     """
-    if len(clean) < BATCH:
-        raise ConfigError(f"{len(clean)} clean pictures: expected {BATCH} or more, of the kind that will ask")
-    if not isinstance(clean[0], Tensor) or clean[0].ndim != 3:
-        raise ConfigError("expected clean pictures as tensors [3, H, W], as your preprocessing gives them")
-    tower = TensorTower(model, (int(clean[0].shape[1]), int(clean[0].shape[2])), device)
-    if gallery.shape[1] != tower.width:
-        raise ConfigError(
-            f"gallery features have width {gallery.shape[1]}, the model gives {tower.width}: encode the "
-            "gallery with this model"
-        )
+    tower = _tower(model, gallery, clean, device)
     head = _head(gallery, bits, seed, device)
     features, calibration = _seen(tower, clean)
     order = generator(seed, "clean pictures", "in memory").permutation(len(features))
@@ -64,12 +56,10 @@ def base_in_memory(
     step = NORMED if calibration else PLAIN
     # `measure` works beside the towers, on the CPU: once, and small.
     constants, reference = measure(asking, gallery, head.to("cpu"), "image", step)
-    sha = hashlib.sha256(tower.fingerprint.encode())
-    for part in (head.weight.cpu().numpy(), gallery.mean(0), features):
-        sha.update(np.ascontiguousarray(part).tobytes())
+    version = _version(tower, head.weight.cpu().numpy(), gallery.mean(0), features)
     return Base(
         "in memory", bits, tower.width, {"image": tower}, head, {"image": constants}, calibration,
-        {"image": reference}, sha.hexdigest(),
+        {"image": reference}, version,
     )  # fmt: skip
 
 
@@ -97,6 +87,21 @@ def unit_rows(features: ArrayLike | Tensor) -> Floats:
     return unit
 
 
+def _tower(model: nn.Module, gallery: Floats, clean: Sequence[Tensor] | Tensor, device: str) -> TensorTower:
+    """The model as an encoder of such pictures. Raises ConfigError."""
+    if len(clean) < BATCH:
+        raise ConfigError(f"{len(clean)} clean pictures: expected {BATCH} or more, of the kind that will ask")
+    if not isinstance(clean[0], Tensor) or clean[0].ndim != 3:
+        raise ConfigError("expected clean pictures as tensors [3, H, W], as your preprocessing gives them")
+    tower = TensorTower(model, (int(clean[0].shape[1]), int(clean[0].shape[2])), device)
+    if gallery.shape[1] != tower.width:
+        raise ConfigError(
+            f"gallery features have width {gallery.shape[1]}, the model gives {tower.width}: encode the "
+            "gallery with this model"
+        )
+    return tower
+
+
 def _head(gallery: Floats, bits: int, seed: int, device: str) -> HashHead:
     if bits <= 0 or bits % 8:
         raise ConfigError(f"expected a number of bits divisible by 8, got {bits}")
@@ -110,11 +115,18 @@ def _head(gallery: Floats, bits: int, seed: int, device: str) -> HashHead:
 
 def _seen(tower: TensorTower, clean: Sequence[Tensor] | Tensor) -> tuple[Floats, dict[Modality, Calibration]]:
     """Features [n, D], and where the tower has BatchNorm its statistics. Raises ConfigError."""
-    batches = collated(tower, clean, Count(0, None))
+    silent = Count(0, None)
     try:
         if tower.bn_widths():
-            calibration = calibrate(tower, batches)
+            calibration = calibrate(tower, collated(tower, clean, silent))
             return calibration.features, {"image": calibration}
-        return torch.cat([tower.encode(inputs) for inputs in batches]).cpu().numpy(), {}
+        return encoded(tower, clean, silent), {}
     except Refused as refused:
         raise ConfigError(f"a clean picture cannot be used: {refused.reason}") from refused
+
+
+def _version(tower: TensorTower, *parts: Floats) -> str:
+    sha = hashlib.sha256(tower.fingerprint.encode())
+    for part in parts:
+        sha.update(np.ascontiguousarray(part).tobytes())
+    return sha.hexdigest()

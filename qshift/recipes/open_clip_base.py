@@ -7,24 +7,20 @@ adapts there, without any download. It learns the given captions by heart and kn
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from core.errors import ConfigError
-from core.protocols import Encoder
 from core.seeds import generator
 from core.types import Floats, Modality
-from encoders.base_model import write_base
-from encoders.clip import open_clip_towers
-from encoders.head import HashHead, itq
+from encoders.base_model import Parts
+from encoders.clip import Towers, open_clip_towers
 from encoders.scratch import ScratchConfig, train_clip
 from encoders.threads import one_thread
 from qshift.data.emoji import EmojiSet
-from qshift.recipes.measure import BATCH, Count, Progress, Step, collated, jittered, measure
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded, jittered
+from qshift.recipes.finish import Clean, finish_base, hash_head
+from qshift.recipes.measure import Step, first_hits
 
 CLEAN_QUERIES = 448  # seven batches
 FEWEST_QUERIES = 2 * BATCH
@@ -63,39 +59,21 @@ def fit_open_clip_base(
     """
     config = config or ScratchConfig()
     _check(len(data), bits, config.embed)
-    everything = range(len(data))
-    queries = _drawn(len(data), seed)
-    per_pass = -(-len(data) // BATCH)
-    count = Count(config.steps + 2 * per_pass + 2 * len(queries) // BATCH, progress)
+    contents = [data.content(item) for item in range(len(data))]
+    captions = [data.captions(item) for item in range(len(data))]
+    asked = _drawn(len(data), seed)
+    count = Count(config.steps + 2 * batches_of(len(data)) + 2 * batches_of(len(asked)), progress)
     with tempfile.TemporaryDirectory() as scratch, one_thread():
-        towers_folder = Path(scratch)
-        contents = [data.content(item) for item in everything]
-        captions = [data.captions(item) for item in everything]
         losses = train_clip(
-            towers_folder, contents, captions, config, seed, lambda *_: count.step("training the model")
+            Path(scratch), contents, captions, config, seed, lambda *_: count.step("training the model")
         )
-        towers = open_clip_towers(f"local-dir:{towers_folder}")
-        gallery = _features(towers.image, contents, count)
-        texts = _features(towers.text, [own[0] for own in captions], count)
-        mean = gallery.mean(0)
-        means: dict[Modality, Floats] = {"image": mean, "text": texts.mean(0)}
-        hashing = HashHead(itq(gallery, mean, bits, seed=seed), np.zeros(bits, np.float32), means)
-        looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in queries]
-        words = [captions[item][copy % len(captions[item])] for item, copy in queries]
-        clean: dict[Modality, Floats] = {
-            "image": _features(towers.image, looks, count),
-            "text": _features(towers.text, words, count),
-        }
-        measured = {name: measure(q, gallery, hashing, name, choose_step()) for name, q in clean.items()}
-        write_base(
-            folder,
+        towers = open_clip_towers(f"local-dir:{scratch}")
+        gallery = encoded(towers.image, contents, count)
+        texts = encoded(towers.text, [own[0] for own in captions], count)
+        parts = Parts(
             name=name,
-            towers=towers_folder,
-            projections={},
-            head=hashing,
-            constants={name: constants for name, (constants, _) in measured.items()},
-            calibration={},
-            reference={name: reference for name, (_, reference) in measured.items()},
+            towers=Path(scratch),
+            head=hash_head({"image": gallery, "text": texts}, bits, seed),
             provenance={
                 "pictures": data.attribution,
                 "towers": "trained from scratch on these pictures",
@@ -107,12 +85,19 @@ def fit_open_clip_base(
             },
             preprocess=towers.image.preprocess,
         )
+        finish_base(folder, parts, _asking(data, towers, gallery, asked, seed, count))
 
 
-def first_hits(texts: Floats, gallery: Floats, labels: Sequence[str]) -> float:
-    """Share of texts [n, D] whose most similar picture [n, D] has their own label."""
-    nearest = (texts @ gallery.T).argmax(1)
-    return float(np.mean([labels[int(found)] == labels[own] for own, found in enumerate(nearest)]))
+def _asking(
+    data: EmojiSet, towers: Towers, gallery: Floats, asked: list[tuple[int, int]], seed: int, count: Count
+) -> dict[Modality, Clean]:
+    """Pictures taken again, and captions in turn."""
+    looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in asked]
+    words = [data.captions(item)[copy % len(data.captions(item))] for item, copy in asked]
+    return {
+        "image": Clean(encoded(towers.image, looks, count), gallery, choose_step()),
+        "text": Clean(encoded(towers.text, words, count), gallery, choose_step()),
+    }
 
 
 def _drawn(n: int, seed: int) -> list[tuple[int, int]]:
@@ -123,11 +108,6 @@ def _drawn(n: int, seed: int) -> list[tuple[int, int]]:
         order = generator(seed, f"clean queries {copy}", PURPOSE).permutation(n)
         drawn += [(int(item), copy) for item in order]
     return drawn[:size]
-
-
-def _features(tower: Encoder, contents: Sequence[object], count: Count) -> Floats:
-    found: Floats = torch.cat([tower.encode(inputs) for inputs in collated(tower, contents, count)]).numpy()
-    return found
 
 
 def _check(n: int, bits: int, width: int) -> None:

@@ -18,7 +18,7 @@ from encoders.clip import Towers
 from encoders.features import features
 from encoders.prompting import PromptTower, template
 from qshift.data.emoji import load_emoji
-from qshift.recipes.measure import Progress
+from qshift.recipes.encode import Progress
 
 CACHE = Path("qshift-data/demo")
 SIDE = 112

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.offline.couple import cycled, fit, stratified
-from adapters.offline.couple_config import Couple, CoupleConfig, paper, plus
+from adapters.offline.couple import fit
+from adapters.offline.couple_config import CoupleConfig, paper, plus
+from adapters.offline.couple_results import Couple
+from adapters.offline.couple_steps import cycled, stratified
 from adapters.offline.parallel import Team
 from core.errors import ArtifactError, ConfigError
 

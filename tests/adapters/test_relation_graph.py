@@ -13,23 +13,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from adapters.diffusion import FLOOR, Graph, cap, components, flow_diffuse
-from adapters.offline.relation_graph import (
-    Edges,
-    Pairs,
-    SourceEdges,
-    SparseGraph,
-    agreement,
-    cross_pairs,
-    diffuse,
-    masses,
-    mutual_pairs,
-    nearest_rows,
-    ranked_together,
-    relation_edges,
-    select,
-    selection_report,
-    walk_pairs,
-)
+from adapters.offline.relation_flow import SparseGraph, diffuse, masses
+from adapters.offline.relation_graph import Edges, SourceEdges, mutual_pairs, nearest_rows, relation_edges
+from adapters.offline.relation_pairs import Pairs, cross_pairs, walk_pairs
+from adapters.offline.relation_selection import agreement, ranked_together, select, selection_report
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.int64]

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from core.config import RepairConfig
-from encoders import repair
+from encoders import nearest_words
 from encoders.clip import open_clip_towers
 from encoders.packages import emoji_towers
-from encoders.repair import WORD, Repairer, count_words, fold, kept_whole
+from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
+from encoders.words import WORD, fold
 from qshift.shifts.text import TEXT_SHIFTS
 from qshift.shifts.wording.characters import TYPOS, Typo, hit_words, typos
 
@@ -175,14 +176,14 @@ def print_sweep(data: Path, tower: TextTower) -> None:
         gallery, queries = load(data, 0)
         wrong = shifted(queries, at_rate("misspelt", 0.6))
         for constant, values in SWEEP.items():
-            kept = getattr(repair, constant)
+            kept = getattr(nearest_words, constant)
             for value in values:
-                setattr(repair, constant, value)
+                setattr(nearest_words, constant, value)
                 made = Repairer(count_words(gallery), RepairConfig(), kept_whole(tower))
                 clean = word_score(made, queries, queries)
                 spaces = text_score(made, queries, shifted(queries, lose_spaces))
                 print(f"{name} {constant}={value}: {clean}; {word_score(made, queries, wrong)}; {spaces}")
-            setattr(repair, constant, kept)
+            setattr(nearest_words, constant, kept)
 
 
 def features(tower: TextTower, texts: list[str]) -> np.ndarray:

@@ -19,8 +19,9 @@ from measure_repair import at_rate, coco, fashion, words
 from core.config import RepairConfig
 from encoders.clip import open_clip_towers
 from encoders.packages import emoji_towers
-from encoders.repair import Repairer, count_words, fold, kept_whole
+from encoders.repair import Repairer, count_words, kept_whole
 from encoders.word_lists import english, english_share, written_in
+from encoders.words import fold
 from qshift.data.emoji import TEMPLATES, catalogue
 
 LISTS = ("right_words.txt", "right_words_held_out.txt")

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from core.artifacts import MANIFEST, digest
 from core.errors import ArtifactError, ConfigError
 from core.references import DriftReference, SourceConstants, SourcePairs
-from encoders.base_model import load_base, write_base
+from encoders.base_model import Parts, load_base, write_base
 from encoders.head import HashHead
 from encoders.images import Preprocess
 from encoders.norms import calibrate
@@ -37,8 +37,7 @@ def reference(width: int) -> DriftReference:
 
 def bare(width: int = 8, **changes) -> dict:
     parts = {
-        "name": "vectors", "towers": None, "projections": {}, "head": head(width, "vector"), "constants": {},
-        "calibration": {}, "reference": {}, "provenance": {"data": "none"},
+        "name": "vectors", "towers": None, "head": head(width, "vector"), "provenance": {"data": "none"},
     }  # fmt: skip
     return {**parts, **changes}
 
@@ -51,7 +50,7 @@ def same_head(one: HashHead, two: HashHead) -> bool:
 def test_vectors_only_round_trip(tmp_path: Path) -> None:
     constants = SourceConstants(0.037, 1.61, 0.02, 1e-3, batch=32)
     made = bare(constants={"vector": constants}, reference={"vector": reference(8)})
-    write_base(tmp_path / "base", **made)
+    write_base(tmp_path / "base", Parts(**made))
     base = load_base(tmp_path / "base")
     assert (base.name, base.bits, base.width) == ("vectors", 16, 8)
     assert list(base.encoders) == ["vector"]
@@ -67,7 +66,7 @@ def test_vectors_only_round_trip(tmp_path: Path) -> None:
 def test_equal_parts_give_an_equal_version(tmp_path: Path) -> None:
     versions = []
     for name, made in (("a", bare()), ("b", bare()), ("c", bare(provenance={"data": "other"}))):
-        write_base(tmp_path / name, **made)
+        write_base(tmp_path / name, Parts(**made))
         versions.append(load_base(tmp_path / name).version)
     assert versions[0] == versions[1] != versions[2]
 
@@ -79,7 +78,7 @@ def test_open_clip_towers_and_projections_round_trip(tmp_path: Path, tiny: Path)
     projections = {"image": Projection(32, 20, 12), "text": Projection(32, 20, 12)}
     write_base(
         tmp_path / "base",
-        **bare(12, towers=tiny, projections=projections, head=head(12, "image", "text", "vector")),
+        Parts(**bare(12, towers=tiny, projections=projections, head=head(12, "image", "text", "vector"))),
     )
     base = load_base(tmp_path / "base")
     assert set(base.encoders) == {"image", "text", "vector", "sequence", "composed"}
@@ -108,7 +107,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory):
 
 def test_a_backbone_and_its_calibration_round_trip(tmp_path: Path, photos) -> None:
     made, tower = photos
-    write_base(tmp_path / "base", **made)
+    write_base(tmp_path / "base", Parts(**made))
     base = load_base(tmp_path / "base")
     inputs = tower.collate([tower.prepare(np.full((40, 40, 3), 9, np.uint8))], 2)
     assert torch.equal(base.encoders["image"].encode(inputs), tower.encode(inputs))
@@ -135,9 +134,9 @@ def test_parts_that_do_not_fit_are_refused_when_written(tmp_path: Path, photos) 
         replace(clean, sd=clean.sd * np.nan),
     ):
         with pytest.raises(ArtifactError):
-            write_base(tmp_path / "base", **{**made, "calibration": {"image": calibration}})
+            write_base(tmp_path / "base", Parts(**{**made, "calibration": {"image": calibration}}))
     with pytest.raises(ArtifactError, match="reference"):
-        write_base(tmp_path / "base", **bare(reference={"vector": reference(9)}))
+        write_base(tmp_path / "base", Parts(**bare(reference={"vector": reference(9)})))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +155,7 @@ def test_parts_that_do_not_fit_are_refused_when_loaded(tmp_path: Path, photos) -
         ),
     }
     for name, (parts, message) in cases.items():
-        write_base(tmp_path / name, **parts)
+        write_base(tmp_path / name, Parts(**parts))
         with pytest.raises(ArtifactError, match=message):
             load_base(tmp_path / name)
 
@@ -164,7 +163,7 @@ def test_parts_that_do_not_fit_are_refused_when_loaded(tmp_path: Path, photos) -
 def test_damage_is_an_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no base"):
         load_base(tmp_path / "none")
-    write_base(tmp_path / "base", **bare())
+    write_base(tmp_path / "base", Parts(**bare()))
     head_file = tmp_path / "base" / "head.safetensors"
     content = head_file.read_bytes()
     head_file.write_bytes(content[:-1])
@@ -226,7 +225,7 @@ def test_memory_and_vocabulary_round_trip(tmp_path: Path, tiny: Path) -> None:
     parts = bare(32, towers=tiny, head=head(32, "image", "text", "vector"))
     versions = []
     for name, words in (("a", vocabulary), ("b", dict(sorted(vocabulary.items())))):
-        write_base(tmp_path / name, **parts, memory=memory, vocabulary=words)
+        write_base(tmp_path / name, Parts(**parts, memory=memory, vocabulary=words))
         versions.append(load_base(tmp_path / name).version)
     assert versions[0] == versions[1]  # the order of the words does not matter
     base = load_base(tmp_path / "a")
@@ -254,7 +253,7 @@ def test_memory_and_vocabulary_round_trip(tmp_path: Path, tiny: Path) -> None:
 def test_a_base_without_memory_and_vocabulary_loads(tmp_path: Path) -> None:
     versions = []
     for name, more in (("old", {}), ("empty", {"memory": {}, "vocabulary": {}})):
-        write_base(tmp_path / name, **bare(), **more)
+        write_base(tmp_path / name, Parts(**bare(), **more))
         base = load_base(tmp_path / name)
         assert (base.memory, base.vocabulary) == ({}, {})
         versions.append(base.version)
@@ -280,8 +279,8 @@ def test_a_memory_or_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> 
     for message, memory in memories.items():
         match = r"expected \[n, 8\]" if message == "width" else message
         with pytest.raises(ArtifactError, match=match):
-            write_base(tmp_path / "base", **served, memory=memory)
+            write_base(tmp_path / "base", Parts(**served, memory=memory))
     for vocabulary in ({"": 1}, {"dog": 0}, {"dog": 1.5}, {"dog": True}, {1: 1}):
         with pytest.raises(ArtifactError, match="vocabulary"):
-            write_base(tmp_path / "base", **served, vocabulary=vocabulary)  # type: ignore[arg-type]
+            write_base(tmp_path / "base", Parts(**served, vocabulary=vocabulary))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

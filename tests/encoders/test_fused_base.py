@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from core.artifacts import MANIFEST
 from core.errors import ArtifactError, ConfigError
-from encoders.base_model import Fusion, load_base, write_base
+from encoders.base_model import Fusion, Parts, load_base, write_base
 from encoders.clip import open_clip_towers
 from encoders.head import HashHead
 from encoders.phase import PhaseFusion, Reduced, fused, own_state
@@ -43,10 +43,7 @@ def write(folder: Path, tiny: Path, fusion: Fusion | None, width: int = WIDTH) -
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     head = HashHead(draw(8, width), draw(8), {"image": draw(width)})
-    write_base(
-        folder, name="fused", towers=tiny, projections={}, head=head, constants={}, calibration={},
-        reference={}, provenance={}, fusion=fusion,
-    )  # fmt: skip
+    write_base(folder, Parts(name="fused", towers=tiny, head=head, provenance={}, fusion=fusion))
 
 
 def batch(tower: Any, count: int = 5) -> torch.Tensor:

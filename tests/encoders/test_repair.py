@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from core.config import RepairConfig
-from encoders.repair import WORD, Repairer, count_words, fold, kept_whole
+from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
+from encoders.words import WORD, fold
 
 Support = Callable[[str, list[str], list[list[str]]], float]
 
@@ -392,7 +393,8 @@ def test_count_words() -> None:
 
 def test_the_caches_are_bounded() -> None:
     repairer = made()
-    for cached in (repairer._known, repairer._found, repairer._context._lift):
+    words = repairer._words
+    for cached in (words._known, words.candidates, repairer._context._lift):
         assert 0 < cached.cache_info().maxsize <= 1 << 16  # type: ignore[attr-defined]
 
 

@@ -85,7 +85,7 @@ def write_world(folder: Path, modalities: tuple[Modality, ...], towers: Path | N
     """A base model and a gallery, as `qshift fit` and `qshift gallery build` would leave them."""
     import torch
 
-    from encoders.base_model import load_base, write_base
+    from encoders.base_model import Parts, load_base, write_base
     from encoders.head import HashHead
     from index.gallery import VersionedGallery
 
@@ -97,12 +97,12 @@ def write_world(folder: Path, modalities: tuple[Modality, ...], towers: Path | N
     clean /= np.linalg.norm(clean, axis=1, keepdims=True)
     entropy, nearest = rng.uniform(0.5, 1.5, 128), rng.integers(0, 12, 128)
     drift = DriftReference(clean, entropy.astype(np.float32), nearest.astype(np.float32), SIZE)
-    write_base(
-        folder / "base",
-        name="small", towers=towers, projections={}, head=head,
+    parts = Parts(
+        name="small", towers=towers, head=head, provenance={},
         constants={modality: SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE) for modality in modalities},
-        calibration={}, reference=dict.fromkeys(modalities, drift), provenance={},
+        reference=dict.fromkeys(modalities, drift),
     )  # fmt: skip
+    write_base(folder / "base", parts)
     version = load_base(folder / "base").version
     VersionedGallery(
         BITS, [f"item-{i}" for i in range(ITEMS)], head.codes(torch.from_numpy(features), modalities[0]),

@@ -6,15 +6,14 @@ python tests/qshift/measure_clean_queries.py DATA CACHE [TASK]
 import sys
 from pathlib import Path
 
-import torch
-
 from core.seeds import generator
 from encoders.base_model import load_base
 from index.gallery import VersionedGallery
 from qshift.benchmarks.suite.bases import prepare
 from qshift.benchmarks.suite.picture_base import CLEAN_QUERIES, PURPOSE, STEP
 from qshift.benchmarks.suite.tasks import load_task
-from qshift.recipes.measure import BATCH, Count, collated, measure
+from qshift.recipes.encode import BATCH, Count, encoded
+from qshift.recipes.measure import measure
 from qshift.shifts.images import jitter
 
 
@@ -25,8 +24,7 @@ def main(data: Path, cache: Path, name: str = "pacs/photo-art") -> None:
     tower, items = base.encoders["image"], gallery.features(gallery.keys())
 
     def show(what, pictures, own=None):
-        batches = collated(tower, pictures, Count(1, None))
-        features = torch.cat([tower.encode(inputs) for inputs in batches]).numpy()
+        features = encoded(tower, pictures, Count(1, None))
         found, _ = measure(features, items, base.head, "image", STEP, own=own)
         print(f"{what:40} gap {found.source_gap:.4f}  entropy ceiling {found.entropy_ceiling:.4f}")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from adapters.offline import couple
-from adapters.offline.couple_config import Couple
+from adapters.offline.couple_results import Couple
 from adapters.semantics import Semantics
 from core.config import Config
 from core.errors import ArtifactError, ConfigError

@@ -10,7 +10,8 @@ from core.errors import ConfigError
 from encoders.head import HashHead
 from qshift.data.emoji import EmojiSet
 from qshift.recipes.emoji_base import fit_emoji_base
-from qshift.recipes.measure import BATCH, Step, measure
+from qshift.recipes.encode import BATCH
+from qshift.recipes.measure import Step, measure
 
 
 def unit(n: int, seed: int, width: int = 16) -> NDArray[np.float32]:

@@ -17,8 +17,9 @@ from encoders.scratch import ScratchConfig
 from qshift.data.emoji import EmojiSet
 from qshift.demo.fit import MODELS, fit
 from qshift.recipes.domains.material import FitOptions
-from qshift.recipes.measure import BATCH, measure
-from qshift.recipes.open_clip_base import choose_step, first_hits, fit_open_clip_base
+from qshift.recipes.encode import BATCH
+from qshift.recipes.measure import first_hits, measure
+from qshift.recipes.open_clip_base import choose_step, fit_open_clip_base
 
 QUICK = ScratchConfig(
     image_size=16, patch=8, width=16, heads=2, image_layers=1, text_layers=1, embed=16, context=16, steps=3,

@@ -27,7 +27,7 @@ from qshift.data.emoji import EmojiSet, png
 from qshift.data.pictures import load_pictures
 from qshift.demo.catalogue import SIDE, FolderSet, load_folder, make_query
 from qshift.demo.fit import build
-from qshift.recipes.measure import jittered
+from qshift.recipes.encode import jittered
 from qshift.recipes.open_clip_base import PURPOSE, _drawn, fit_open_clip_base
 from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import run_records

@@ -247,6 +247,8 @@ def test_the_code_of_a_method_is_its_modules_and_what_they_import() -> None:
     rest, tcr = prints.of(["adapters.online.rest"]), prints.of(["adapters.online.tcr"])
     assert rest != tcr and rest == Fingerprints().of(["adapters.online.rest"])
     assert prints.of(["no.such.module"]) == prints.of([])
+    assert prints.of(["encoders.repair"]) != prints.of([])
+    assert {"encoders.nearest_words", "encoders.words", "encoders.context"} <= prints._known.keys()
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -21,7 +21,7 @@ from core.config import Config
 from core.errors import ConfigError, QshiftError
 from core.hooks import Watch
 from core.references import DriftReference, SourceConstants
-from encoders.base_model import load_base, write_base
+from encoders.base_model import Parts, load_base, write_base
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder
 from index.gallery import VersionedGallery
@@ -59,12 +59,12 @@ def make(folder: Path, name: str) -> Ready:
         rng.normal(size=(BITS, WIDTH)).astype(np.float32), np.zeros(BITS, np.float32),
         {"vector": np.zeros(WIDTH, np.float32)},
     )  # fmt: skip
-    write_base(
-        folder, name=name, towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 64)}, calibration={},
+    parts = Parts(
+        name=name, towers=None, head=head, provenance={},
+        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 64)},
         reference={"vector": DriftReference(clean, *np.ones((2, QUERIES), np.float32))},
-        provenance={},
     )  # fmt: skip
+    write_base(folder, parts)
     base = load_base(folder)
     codes = head.codes(torch.from_numpy(items), "vector")
     labels = [f"item {i}" for i in range(ITEMS)]

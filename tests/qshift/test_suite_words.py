@@ -13,7 +13,7 @@ from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
 from encoders.base_model import load_base
 from encoders.scratch import ScratchConfig
-from qshift.benchmarks.suite.pair_base import SIDE, first_hits, fit_pair_base
+from qshift.benchmarks.suite.pair_base import SIDE, fit_pair_base
 from qshift.benchmarks.suite.scratch_base import fit_scratch_base
 from qshift.benchmarks.suite.tasks import DEVELOP
 from qshift.benchmarks.suite.text_base import fit_text_base
@@ -21,7 +21,8 @@ from qshift.benchmarks.suite.word_tasks import BASE_OF_FASHION, RECIPES, TASKS
 from qshift.benchmarks.tasks import composition, fashion
 from qshift.benchmarks.tasks.coco import Captioned, Captions
 from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.measure import BATCH
+from qshift.recipes.encode import BATCH
+from qshift.recipes.measure import first_hits
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -9,7 +9,7 @@ import torch
 
 from core.references import DriftReference, SourceConstants
 from core.types import Floats
-from encoders.base_model import load_base, write_base
+from encoders.base_model import Parts, load_base, write_base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery
 
@@ -39,11 +39,12 @@ def write_vectors(folder: Path) -> Path:
     head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": features.mean(0)})
     clean = unit(features[:CLEAN] + 0.05 * rng.normal(size=(CLEAN, WIDTH)))
     nearest = rng.integers(0, 12, CLEAN).astype(np.float32)
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2)}, calibration={},
-        reference={"vector": DriftReference(clean, np.ones(CLEAN, np.float32), nearest)}, provenance={},
+    parts = Parts(
+        name="small", towers=None, head=head, provenance={},
+        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2)},
+        reference={"vector": DriftReference(clean, np.ones(CLEAN, np.float32), nearest)},
     )  # fmt: skip
+    write_base(folder / "base", parts)
     names = [f"item-{i}" for i in range(ITEMS)]
     VersionedGallery(
         BITS, names, head.codes(torch.from_numpy(features), "vector"), names, features, backend="exact",

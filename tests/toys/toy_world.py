@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from core.references import DriftReference, SourceConstants
-from encoders.base_model import load_base, write_base
+from encoders.base_model import Parts, load_base, write_base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery
 
@@ -22,11 +22,11 @@ def small_world(folder: Path) -> None:
     weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
     head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": items.mean(0)})
     drift = DriftReference(items[:32], np.ones(32, np.float32), np.zeros(32, np.float32), 16)
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
-        reference={"vector": drift}, provenance={},
-    )  # fmt: skip
+    constants = {"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}
+    parts = Parts(
+        name="small", towers=None, head=head, provenance={}, constants=constants, reference={"vector": drift}
+    )
+    write_base(folder / "base", parts)
     version = load_base(folder / "base").version
     codes = head.codes(torch.from_numpy(items), "vector")
     names = [f"item-{number}" for number in range(ITEMS)]

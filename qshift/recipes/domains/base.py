@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -21,25 +22,29 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
-from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
-from encoders.base_model import write_base
+from encoders.base_model import Parts
 from encoders.images import Pixels
 from encoders.norms import calibrate
 from encoders.phase import fused
+from encoders.vision import ImageTower
+from qshift.recipes.domains.checks import check_fit
 from qshift.recipes.domains.couple import couple_head
 from qshift.recipes.domains.material import FitOptions, Learnt, Material, raw_features, unit_pictures
 from qshift.recipes.domains.psca import psca_head
-from qshift.recipes.domains.towers import start
+from qshift.recipes.domains.towers import Start, start
 from qshift.recipes.domains.tpsnet import tpsnet_head
-from qshift.recipes.measure import BATCH, Count, Progress, Step, collated, measure
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated
+from qshift.recipes.finish import Clean, finish_base
+from qshift.recipes.measure import Step
 
 CLEAN_QUERIES = 384  # six batches
 HELD = 5  # one of so many target pictures is held out to measure them
 MEMORY = 128
 STEP = Step(1e-3, 0.02)
 PURPOSE = "domain base"
+VERSIONS = ("numpy", "torch", "timm", "open_clip_torch", "torchvision")
 
 HEADS: Mapping[str, Callable[[Material], Learnt]] = MappingProxyType(
     {"psca": psca_head, "couple": couple_head, "tpsnet": tpsnet_head}
@@ -75,120 +80,137 @@ def fit_domain_base(
         ConfigError: an unknown method, too few pictures or classes, a width of codes that cannot be made.
         ArtifactError: the packages of the demo extra are missing.
     """
-    options = options or FitOptions()
-    _check(method, source, labels, target, options)
-    team = Team.of_environment()
-    told = progress or (lambda done, total, text: None)
-    classes, y = np.unique(np.asarray(labels), return_inverse=True)
-    # What was fitted to lies nearer to the gallery than what will ask: so some are held out.
-    held = min(CLEAN_QUERIES, len(target) // HELD) // BATCH * BATCH
-    asked = held or min(CLEAN_QUERIES, len(target) // BATCH * BATCH)
-    order = generator(options.seed, "clean queries", PURPOSE).permutation(len(target))
-    queries, trained = order[:asked], np.sort(order[held:])
-    count = Count(-(-len(source) // BATCH) + -(-len(target) // BATCH) + -(-asked // BATCH), told)
+    options, told = options or FitOptions(), progress or (lambda done, total, text: None)
+    check_fit(method, HEADS, source, labels, target, options)
+    team, split = Team.of_environment(), Split.of(len(target), options.seed)
+    count = Count(batches_of(len(source), len(target), len(split.asking)), told)
+    checkpoint = folder.with_name(f".{folder.name}-unfinished")
     with tempfile.TemporaryDirectory() as scratch:
-        towers = Path(scratch) / "towers"
-        begun = start(towers, options)
-        tower = begun.image
-        pixels = ([tower.prepare(content) for content in source], [tower.prepare(c) for c in target])
-        raw = [raw_features(tower, rows, lambda: count.step("encoding pictures")) for rows in pixels]
-        checkpoint = folder.with_name(f".{folder.name}-unfinished")
-        material = Material(
-            tower, begun.text, raw[0], y.astype(np.int64), raw[1][trained],
-            (pixels[0], [pixels[1][row] for row in trained]), options, checkpoint, team, told,
-        )  # fmt: skip
-        learnt = HEADS[method](material)
+        begun = start(Path(scratch) / "towers", options)
+        sides = Sides.prepared(begun.image, source, labels, target)
+        learnt = HEADS[method](_material(begun, sides, split, options, checkpoint, team, told, count))
         if team.rank:
             return ()  # the first process writes
-        served = begun.served(learnt.tower, learnt.projection)
-        if learnt.fusion is not None:
-            tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
-            served = fused(served, tensors, learnt.fusion.settings)
-        clean = [_picture(pixels[1][row]) for row in queries.tolist()]
-        calibration = calibrate(served, collated(served, clean, count))
-        asking = unit_pictures(served, [pixels[1][row] for row in queries])
-        constants, reference = measure(asking, learnt.source, learnt.head, "image", STEP)
-        kept = order[-MEMORY:].tolist()
-        write_base(
-            folder,
+        image = _served(begun, learnt)
+        parts = Parts(
             name=options.name or method,
-            towers=towers,
-            projections={"image": learnt.projection},
+            towers=begun.folder,
             head=learnt.head,
-            constants={"image": constants},
-            calibration={"image": calibration},
-            reference={"image": reference},
-            provenance={
-                "method": method,
-                "seed": options.seed,
-                "settings": dict(learnt.config),
-                "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
-                "classes": classes.tolist(),
-                "source_items": len(source),
-                "target_items": len(target),
-                "target_items_held_out": held,
-                "data": _data_hash(pixels, y),
-                "side": options.side,
-                "image_tower": begun.name + (", trained along" if learnt.tower is not None else ""),
-                "versions": {
-                    part: version(part)
-                    for part in ("numpy", "torch", "timm", "open_clip_torch", "torchvision")
-                },
-            },
-            memory={
-                "image": SourcePairs(
-                    tuple(_picture(pixels[1][row]) for row in kept),
-                    unit_pictures(served, [pixels[1][row] for row in kept]),
-                ),
-            },
+            projections={"image": learnt.projection},
+            calibration={"image": calibrate(image, collated(image, sides.pictures(split.asking), count))},
+            provenance={"method": method, **_provenance(begun, learnt, sides, split, options)},
+            memory={"image": SourcePairs(sides.pictures(split.kept), sides.unit(image, split.kept))},
             extras=learnt.extras,
             fusion=learnt.fusion,
-            preprocess=served.preprocess,
+            preprocess=image.preprocess,
         )
+        finish_base(folder, parts, {"image": Clean(sides.unit(image, split.asking), learnt.source, STEP)})
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learnt.notes
 
 
-def _picture(pixels: Pixels) -> NDArray[np.uint8]:
-    """[3, H, W] as prepared -> [H, W, 3]."""
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Places of target pictures.
+
+    What was fitted to lies nearer to the gallery than what will ask: so some are held out.
+
+    Args:
+        asking: in random order, that measure clean queries.
+        trained: ascending, that the method sees.
+        kept: for the base's memory.
+        held: how many of `asking` are held out.
+    """
+
+    asking: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    held: int
+
+    @classmethod
+    def of(cls, targets: int, seed: int) -> Split:
+        held = min(CLEAN_QUERIES, targets // HELD) // BATCH * BATCH
+        asked = held or min(CLEAN_QUERIES, targets // BATCH * BATCH)
+        order = generator(seed, "clean queries", PURPOSE).permutation(targets)
+        return cls(order[:asked], np.sort(order[held:]), order[-MEMORY:], held)
 
 
-def _data_hash(pixels: Sequence[Sequence[Pixels]], labels: NDArray[Any]) -> str:
-    sha = hashlib.sha256(labels.tobytes())
-    for rows in pixels:
-        for row in rows:
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both domains: pictures as the tower takes them, the classes, and of each source picture its own."""
+
+    source: Sequence[Pixels]
+    target: Sequence[Pixels]
+    classes: Sequence[str]
+    y: NDArray[np.intp]
+
+    @classmethod
+    def prepared(
+        cls, tower: ImageTower, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any]
+    ) -> Sides:
+        """Raises Refused for a picture that cannot be read."""
+        classes, y = np.unique(np.asarray(labels), return_inverse=True)
+        own, other = ([tower.prepare(content) for content in side] for side in (source, target))
+        return cls(own, other, classes.tolist(), y)
+
+    def pictures(self, places: NDArray[np.int64]) -> tuple[NDArray[np.uint8], ...]:
+        """Of the target: [H, W, 3]."""
+        return tuple(np.ascontiguousarray(self.target[row].transpose(1, 2, 0)) for row in places.tolist())
+
+    def unit(self, tower: ImageTower, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features [n, D] of target pictures, as the service makes them."""
+        return unit_pictures(tower, [self.target[row] for row in places.tolist()])
+
+    def hash(self) -> str:
+        sha = hashlib.sha256(self.y.tobytes())
+        for row in (*self.source, *self.target):
             sha.update(row.tobytes())
-    return sha.hexdigest()[:16]
+        return sha.hexdigest()[:16]
 
 
-def _check(
-    method: str, source: Sequence[Any], labels: Sequence[str], target: Sequence[Any], options: FitOptions
-) -> None:
-    bits = options.bits
-    if method not in HEADS:
-        raise ConfigError(f"no method {method!r}: expected one of {', '.join(HEADS)}")
-    if options.tower_rate and method == "psca":
-        raise ConfigError("psca trains no tower: leave the tower's rate out, or take couple or tpsnet")
-    if options.epochs is not None and (method == "psca" or options.epochs < 1):
-        raise ConfigError("epochs of couple or tpsnet, at least 1, expected: leave them out")
-    if options.backbone is None and options.weights is not None:
-        raise ConfigError(f"{options.weights} are weights of a backbone: say which with --backbone")
-    if options.backbone is not None and method == "tpsnet":
-        raise ConfigError("tpsnet needs a text tower beside the image tower: leave the backbone out")
-    if bits < 8 or bits % 8:
-        raise ConfigError(f"bits must be a multiple of 8, at least 8, got {bits}")
-    if len(labels) != len(source):
-        raise ConfigError(f"expected a class for each of {len(source)} source pictures, got {len(labels)}")
-    if len(set(labels)) < 2:
-        raise ConfigError(
-            f"the source has {len(set(labels))} class: sort its pictures into a folder for each "
-            "class, two or more"
-        )
-    if len(target) < BATCH:
-        raise ConfigError(f"the target has {len(target)} pictures: at least {BATCH} are needed to measure it")
-    if len(source) + len(target) < bits:
-        raise ConfigError(
-            f"{len(source) + len(target)} pictures are fewer than {bits} bits: add pictures, or take fewer "
-            "bits"
-        )
+def _material(
+    begun: Start,
+    sides: Sides,
+    split: Split,
+    options: FitOptions,
+    checkpoint: Path,
+    team: Team,
+    told: Progress,
+    count: Count,
+) -> Material:
+    source, target = (
+        raw_features(begun.image, side, lambda: count.step("encoding pictures"))
+        for side in (sides.source, sides.target)
+    )
+    pixels = (sides.source, [sides.target[row] for row in split.trained.tolist()])
+    y = sides.y.astype(np.int64)
+    return Material(
+        begun.image, begun.text, source, y, target[split.trained], pixels, options, checkpoint, team, told
+    )
+
+
+def _served(begun: Start, learnt: Learnt) -> ImageTower:
+    """The image tower as the base model will load it."""
+    tower = begun.served(learnt.tower, learnt.projection)
+    if learnt.fusion is None:
+        return tower
+    tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
+    return fused(tower, tensors, learnt.fusion.settings)
+
+
+def _provenance(
+    begun: Start, learnt: Learnt, sides: Sides, split: Split, options: FitOptions
+) -> dict[str, Any]:
+    return {
+        "seed": options.seed,
+        "settings": dict(learnt.config),
+        "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
+        "classes": list(sides.classes),
+        "source_items": len(sides.source),
+        "target_items": len(sides.target),
+        "target_items_held_out": split.held,
+        "data": sides.hash(),
+        "side": options.side,
+        "image_tower": begun.name + (", trained along" if learnt.tower is not None else ""),
+        "versions": {part: version(part) for part in VERSIONS},
+    }

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from adapters.offline.couple import fit
-from adapters.offline.couple_config import Couple, plus
+from adapters.offline.couple_config import plus
+from adapters.offline.couple_results import Couple
 from core.types import Floats
 from encoders.head import HashHead
 from encoders.projection import Projection

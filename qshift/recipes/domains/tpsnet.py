@@ -20,7 +20,7 @@ from encoders.images import Pixels
 from encoders.phase import Ask, PhaseFusion, Reduced, own_state, phase_image
 from encoders.vision import ImageTower
 from qshift.recipes.domains.material import Learnt, Material, batches, raw_features, unit_features
-from qshift.recipes.measure import BATCH, Progress
+from qshift.recipes.encode import BATCH, Progress
 from qshift.recipes.prompt_template import learnable
 
 WIDTH = 256  # of its features: principal axes of the tower's

@@ -1,0 +1,77 @@
+"""The second half of every recipe: a hash head, what clean queries look like to it, and the folder.
+
+A recipe says which towers there are, what they give for its data and what asks them; `finish_base` does the
+rest. `tests/qshift/test_own_recipe.py` holds one of a user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.types import Floats, Modality
+from encoders.base_model import Parts, write_base
+from encoders.head import HashHead, itq
+from qshift.recipes.measure import Step, measure
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Queries as they will come, but without any shift, and the items that they ask.
+
+    Args:
+        queries: unit features [n, D], n a multiple of 64, in random order.
+        items: unit features [N, D], N at least 2.
+        step: what the adapter of their modality starts from.
+        items_are: modality of the items.
+        own: [n] positions of the items that the queries are copies of, where those that will come are none.
+    """
+
+    queries: Floats
+    items: Floats
+    step: Step
+    items_are: Modality = "image"
+    own: NDArray[np.int64] | None = None
+
+
+def hash_head(
+    features: Mapping[Modality, Floats], bits: int, seed: int = 0, items: Modality = "image"
+) -> HashHead:
+    """A head by iterative quantisation.
+
+    Args:
+        features: unit features [n, D] of each modality that is served; their means are told apart.
+        bits: L, a multiple of 8.
+        seed: of the first rotation.
+        items: modality of the items, from whose features the bits are learnt.
+
+    Raises:
+        ArtifactError: fewer items than bits, or bits that are no multiple of 8.
+    """
+    means = {modality: rows.mean(0) for modality, rows in features.items()}
+    weight = itq(features[items], means[items], bits, seed=seed)
+    return HashHead(weight, np.zeros(bits, np.float32), means)
+
+
+def finish_base(folder: Path, parts: Parts, clean: Mapping[Modality, Clean]) -> None:
+    """Measures clean queries of each modality, and writes the base model, all or nothing.
+
+    Args:
+        folder: where; an older base there is replaced.
+        parts: all but constants and reference, which are measured here.
+        clean: by modality of the queries. A modality without is answered, and not learned from.
+
+    Raises:
+        ArtifactError: parts that do not fit each other.
+    """
+    found = {
+        kind: measure(asked.queries, asked.items, parts.head, kind, asked.step, asked.items_are, asked.own)
+        for kind, asked in clean.items()
+    }
+    constants = {kind: constants for kind, (constants, _) in found.items()}
+    reference = {kind: reference for kind, (_, reference) in found.items()}
+    write_base(folder, replace(parts, constants=constants, reference=reference))
