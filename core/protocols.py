@@ -9,22 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.checkpoints import Checkpoint, JournalEntry
-from core.types import (
-    AdaptationStep,
-    Codes,
-    Distances,
-    Encoded,
-    Floats,
-    Hits,
-    Judgement,
-    Keys,
-    Modality,
-    Outcome,
-    Partition,
-    Record,
-    Refusal,
-    Twin,
-)
+from core.records import Judgement, Partition, Record, Refusal
+from core.types import AdaptationStep, Codes, Distances, Encoded, Floats, Hits, Keys, Modality, Outcome, Twin
 
 if TYPE_CHECKING:
     from torch import Tensor

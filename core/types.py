@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import Stage
+from core.records import Coordinates
 
 Modality = Literal["text", "image", "vector", "composed", "sequence"]
 """A composed query is a picture and a text, a sequence a short clip of pictures or vectors."""
@@ -20,30 +20,6 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 Keys = NDArray[np.int64]
 Distances = NDArray[np.int32]
-Partition = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Coordinates:
-    """Where a record stands in the log: the identity of a query."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}/{self.offset}"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Raw bytes with their coordinates, as a source yields them and a sink takes them."""
-
-    at: Coordinates
-    value: bytes | None
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +41,6 @@ class Query:
     repaired: str = ""
     """What query repair made of a text; "" where it changed nothing or is off."""
     repaired_prepared: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A late label: the relevance class of an earlier query, by that query's coordinates."""
-
-    at: Coordinates
-    query: Coordinates
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a record was not processed; becomes exactly one dead letter."""
-
-    record: Record
-    stage: Stage
-    error: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from core.protocols import Observer
-from core.types import Encoded, Hits, Judgement, Outcome, Query, QueryBatch, Refusal, Twin
+from core.records import Judgement, Refusal
+from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 
 log = logging.getLogger("qshift.observers")
 MOST_LABELS = 10_000

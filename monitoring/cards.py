@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from core.types import Coordinates, Hits, Outcome, Query
+from core.records import Coordinates
+from core.types import Hits, Outcome, Query
 
 TOP = 5
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.records import Judgement, Refusal
 from core.references import DriftReference
-from core.types import Floats, Judgement, Modality, Outcome, Refusal
+from core.types import Floats, Modality, Outcome
 
 STATISTICS = ("mean_gap", "entropy_ks", "nearest_ks", "modality_gap")
 Values = NDArray[np.float64]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.types import Coordinates, Judgement, Outcome, Refusal
+from core.records import Coordinates, Judgement, Refusal
+from core.types import Outcome
 from monitoring.cards import Card, Item, chosen, plain
 from monitoring.drift import DriftMonitor
 from monitoring.judged import JudgedQuality

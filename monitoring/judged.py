@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from core.types import Codes, Coordinates, Floats, Judgement, Outcome, Refusal
+from core.records import Coordinates, Judgement, Refusal
+from core.types import Codes, Floats, Outcome
 from monitoring.live import Live, LiveEstimates
 from monitoring.quality import Quality, Score, quality_of
 from monitoring.ranking import Levels, ap_and_first

@@ -18,7 +18,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from core.types import Floats, Judgement, Outcome, Refusal
+from core.records import Judgement, Refusal
+from core.types import Floats, Outcome
 from monitoring.bits import BitHealth, BitWindow
 from monitoring.drift import DriftMonitor, Panel
 from monitoring.estimates import Estimate

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from adapters.semantics import Semantics
 from core.protocols import Observer
-from core.types import Encoded, Floats, Partition, Record
+from core.records import Partition, Record
+from core.types import Encoded, Floats
 from encoders.base_model import Base
 from index.judging import Judge
 from monitoring.aside import Errors

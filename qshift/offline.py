@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from core.checkpoints import JournalEntry
 from core.protocols import Observer
-from core.types import Record
+from core.records import Record
 from qshift.build import Engine
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore

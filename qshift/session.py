@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
-from core.types import AdaptationStep, Coordinates, Floats, Hits, Modality, Outcome, Query, QueryBatch
+from core.records import Coordinates
+from core.types import AdaptationStep, Floats, Hits, Modality, Outcome, Query, QueryBatch
 from index.versions import GalleryVersions
 from qshift.build import Engine, assemble, device, engine, pin_threads
 from qshift.methods import METHODS, known, with_method

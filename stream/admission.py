@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from core.types import Judgement, Modality, Query, Record, Refusal
+from core.records import Judgement, Record, Refusal
+from core.types import Modality, Query
 
 Event = Query | Judgement | Refusal
 Owner = TypeVar("Owner", bound=Hashable)

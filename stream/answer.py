@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.types import Coordinates
+from core.records import Coordinates
 from stream import messages
 from stream.messages import validated
 

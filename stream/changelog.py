@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from core.checkpoints import Checkpoint, JournalEntry
 from core.config import KafkaConfig
 from core.errors import ArtifactError
-from core.types import Partition
+from core.records import Partition
 from stream.chunks import generations, join, manifests, split
 from stream.journal import Journal
 from stream.topic_log import TopicLog

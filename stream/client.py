@@ -10,7 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from core.config import KafkaConfig
 from core.errors import DeliveryError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from stream.cluster import RECONNECT_MS
 from stream.records import tolerant
 from stream.sink import KafkaSink, Sent

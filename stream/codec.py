@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from core.config import KafkaConfig, LimitConfig
-from core.types import Coordinates, Judgement, Outcome, Query, Record, Refusal
+from core.records import Coordinates, Judgement, Record, Refusal
+from core.types import Outcome, Query
 from stream import letters, messages
 from stream.answer import Answer as Answer
 from stream.answer import decode_answer as decode_answer

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError
 from core.identity import difference
-from core.types import Partition
+from core.records import Partition
 
 ANEW = "name another kafka.state and kafka.journal (or state.directory) to start from the base model"
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused, plain
-from core.types import Judgement, Modality, Query, Record, Refusal
+from core.records import Judgement, Record, Refusal
+from core.types import Modality, Query
 from stream import messages
 from stream.contents import Contents
 from stream.letters import short

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.readers.places import bytes_of
-from core.types import Partition
+from core.records import Partition
 from stream.states import (
     checkpoint_from_bytes,
     checkpoint_to_bytes,

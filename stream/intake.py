@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from core.config import Config
 from core.errors import Refused
 from core.protocols import Observer, Sink
-from core.types import Judgement, Query, Record, Refusal
+from core.records import Judgement, Record, Refusal
+from core.types import Query
 from stream.admission import HELD_MESSAGES, Admission
 from stream.codec import Codec
 from stream.lanes import Lane

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from core.checkpoints import JournalEntry
 from core.errors import ArtifactError, DeliveryError
-from core.types import Partition
+from core.records import Partition
 from stream.states import entry_from_bytes, entry_to_bytes, settled
 from stream.topic_log import TopicLog
 

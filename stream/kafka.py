@@ -19,7 +19,7 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 
 from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError
-from core.types import Partition, Record
+from core.records import Partition, Record
 from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from core.checkpoints import JournalEntry, LaneState
 from core.config import BatchConfig
-from core.types import Partition, Query, QueryBatch
+from core.records import Partition
+from core.types import Query, QueryBatch
 from stream.session import Session
 
 PATIENCE = 40

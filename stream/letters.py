@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from core.types import Record, Refusal
+from core.records import Record, Refusal
 from stream.records import content_bytes, encoded_bytes
 
 Headers = list[tuple[str, bytes]]

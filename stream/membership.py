@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from core.errors import BrokerError, DeliveryError, NameTaken, PartitionsLost, QshiftError
-from core.types import Partition
+from core.records import Partition
 from stream.cluster import LOOKUP_SECONDS
 
 log = logging.getLogger("qshift.kafka")

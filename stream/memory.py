@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from core.protocols import Channel
-from core.types import Coordinates, Partition, Record
+from core.records import Coordinates, Partition, Record
 
 
 class Crash(Exception):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from core.checkpoints import Checkpoint, JournalEntry
-from core.types import Partition
+from core.records import Partition
 from stream.states import checkpoint_from_bytes, checkpoint_to_bytes, settled
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, model_validator
 
 from core.errors import Refused, first_fault
-from core.types import Coordinates, Floats
+from core.records import Coordinates
+from core.types import Floats
 from stream.letters import short
 from stream.states import canonical
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from core.checkpoints import Checkpoint, JournalEntry
 from core.protocols import Source, StateStore
-from core.types import Partition, Query, Record
+from core.records import Partition, Record
+from core.types import Query
 from stream.contradictions import (
     check_complete,
     check_fits,

@@ -11,7 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError, OffsetGoneError
-from core.types import Coordinates, Partition, Record
+from core.records import Coordinates, Partition, Record
 from stream.cluster import LOOKUP_SECONDS
 from stream.topic_identity import ANEW
 

@@ -10,7 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, quiet, unreachable
 from stream.records import tolerant
 

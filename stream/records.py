@@ -17,7 +17,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatchBuilder
 from kafka.record.util import decode_varint
 
-from core.types import Record
+from core.records import Record
 
 log = logging.getLogger("qshift.kafka")
 

@@ -20,7 +20,8 @@ from core.config import Config
 from core.errors import DeliveryError, PartitionsLost, Refused
 from core.identity import identity
 from core.protocols import Observer, Sink, Source, StateStore
-from core.types import QueryBatch, Record, Refusal
+from core.records import Record, Refusal
+from core.types import QueryBatch
 from stream.codec import Codec
 from stream.contradictions import note
 from stream.events import Recovered, Saved, Tell, nobody

@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from core.config import KafkaConfig
 from core.errors import DeliveryError, Refused
 from core.protocols import Channel
-from core.types import Coordinates
+from core.records import Coordinates
 from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
 from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted

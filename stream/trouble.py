@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from core.errors import DeliveryError
-from core.types import Partition
+from core.records import Partition
 from stream.events import Delivering, Tell
 from stream.patience import Backoff
 

@@ -16,7 +16,8 @@ import numpy as np
 import typer
 
 from core.config import Config
-from core.types import Judgement, Outcome, Refusal
+from core.records import Judgement, Refusal
+from core.types import Outcome
 from encoders.base_model import load_base
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions

@@ -11,7 +11,7 @@ from core.config import Config
 from core.errors import ConfigError, Refused
 from core.readers.lines import BadLine
 from core.readers.places import shown
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from qshift.data.inventory import SHOWN
 from qshift.replay.admitted import judge
 from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_lines, word_of

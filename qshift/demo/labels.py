@@ -11,7 +11,7 @@ from core.config_file import load_connected
 from core.errors import ConfigError
 from core.readers.lines import BadLine, document, lines
 from core.readers.places import broken, shown
-from core.types import Coordinates
+from core.records import Coordinates
 from qshift.terminal.counts import counted
 from stream import codec
 from stream.client import QueryClient

@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import Console
 
 from core.config import Config
-from core.types import Coordinates, Query, QueryBatch, Record
+from core.records import Coordinates, Record
+from core.types import Query, QueryBatch
 from qshift.build import Engine, engine
 from qshift.demo.catalogue import Catalogue, prepare_catalogue
 from qshift.demo.profile_service import service_seconds

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 
 from core.config import Config
-from core.types import Judgement, Outcome, Refusal
+from core.records import Judgement, Refusal
+from core.types import Outcome
 from qshift.demo.catalogue import Catalogue
 from qshift.replay.schedule import Item
 from qshift.service import Service

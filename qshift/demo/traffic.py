@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from core.config import KafkaConfig
 from core.errors import QshiftError
-from core.types import Coordinates
+from core.records import Coordinates
 from qshift.replay.schedule import Item
 from qshift.terminal.counts import counted
 from stream import codec

@@ -6,7 +6,8 @@ from typing import Any
 
 from core.config import LimitConfig
 from core.errors import Refused
-from core.types import Query, Record, Refusal
+from core.records import Record, Refusal
+from core.types import Query
 from encoders.images import decode
 from encoders.sequence import MOST, spread
 from encoders.text import visible

@@ -11,7 +11,8 @@ from rich.progress import Progress, TaskID
 
 from core.checkpoints import JournalEntry
 from core.config import Config
-from core.types import Judgement, Outcome, Record, Refusal
+from core.records import Judgement, Record, Refusal
+from core.types import Outcome
 from monitoring.quality import Quality
 from qshift.build import engine
 from qshift.observers import judged

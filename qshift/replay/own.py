@@ -11,7 +11,7 @@ from rich.console import Console
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ConfigError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from qshift.methods import check_known
 from qshift.replay.journal import journal_of
 from qshift.replay.own_queries import own_parts, own_queries

@@ -17,8 +17,8 @@ from core.errors import ConfigError, GalleryError, Refused
 from core.readers.lines import BadLine as Unusable
 from core.readers.places import is_file, is_folder, shown
 from core.readers.table import rows
+from core.records import Coordinates, Record
 from core.seeds import generator
-from core.types import Coordinates, Record
 from encoders.base_model import Base, load_base
 from index.gallery import VersionedGallery
 from qshift.data.pictures import composed, load_pictures

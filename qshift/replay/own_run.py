@@ -14,7 +14,8 @@ from rich.console import Console
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ConfigError
-from core.types import Coordinates, Judgement, Outcome, Record, Refusal
+from core.records import Coordinates, Judgement, Record, Refusal
+from core.types import Outcome
 from qshift.build import engine
 from qshift.methods import check_known, with_method
 from qshift.observers import judged

@@ -15,7 +15,7 @@ from typing import Protocol
 from core.checkpoints import JournalEntry
 from core.config import KafkaConfig, LimitConfig
 from core.errors import ArtifactError, ConfigError, OffsetGoneError
-from core.types import Coordinates, Judgement, Partition, Record
+from core.records import Coordinates, Judgement, Partition, Record
 from stream.codec import Codec
 from stream.memory import MemorySource
 from stream.recording import KafkaLog

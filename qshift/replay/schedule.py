@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.types import Coordinates, Modality, Record
+from core.records import Coordinates, Record
+from core.types import Modality
 
 Order = Literal["random", "sorted"]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from core.config import Config
+from core.records import Coordinates
 from core.references import DriftReference
-from core.types import Coordinates, Encoded, Floats, Hits, Twin
+from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
 from index.evidence import COPY, RECOVERED, SEVERE, Drop, Evidence, weight
 from index.fusion import TwinFusion

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from core.config import Config, KafkaConfig
+from core.records import Coordinates, Record
 from core.references import DriftReference, SourceConstants
-from core.types import Coordinates, Floats, Modality, Record
+from core.types import Floats, Modality
 from stream.broker import Broker
 from stream.client import QueryClient, read_all
 from stream.cluster import ensure_topics

@@ -14,7 +14,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, KafkaAdminClient
 from PIL import Image
 
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from qshift.service import Service
 from stream.codec import image_query, text_query, vector_query
 from stream.records import CORRUPT

@@ -19,7 +19,7 @@ from core.artifacts import tensors_hash
 from core.checkpoints import Checkpoint, JournalEntry, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError, DeliveryError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from stream.broker import Broker
 from stream.changelog import ChangelogStore
 from stream.chunks import CHUNK_BYTES

@@ -18,7 +18,7 @@ from kafka.structs import TopicPartition
 
 from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError, DeliveryError, OffsetGoneError, Refused
-from core.types import Partition, Record
+from core.records import Partition, Record
 from stream.broker import Broker
 from stream.client import read_all
 from stream.cluster import ensure_topics

@@ -16,7 +16,7 @@ from kafka.record.util import calc_crc32c
 
 from core.checkpoints import JournalEntry
 from core.config import KafkaConfig
-from core.types import Record
+from core.records import Record
 from stream.broker import Broker
 from stream.changelog import ChangelogStore
 from stream.client import read_all

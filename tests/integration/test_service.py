@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from core.types import Coordinates
+from core.records import Coordinates
 from qshift.service import Service
 from stream.changelog import ChangelogStore
 from stream.codec import label, text_query

@@ -13,7 +13,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 
 from core.config import Config
 from core.errors import ConfigError, OffsetGoneError
-from core.types import Record
+from core.records import Record
 from stream.broker import Broker
 from stream.cluster import ensure_topics
 from stream.kafka import KafkaSource

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from core.types import AdaptationStep, Coordinates, Encoded, Hits, Outcome, Query, QueryBatch, Twin
+from core.records import Coordinates
+from core.types import AdaptationStep, Encoded, Hits, Outcome, Query, QueryBatch, Twin
 
 TOPIC = "qshift.queries"
 DISTANT = 2147483647

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.types import Coordinates, Judgement, Outcome, Record, Refusal
+from core.records import Coordinates, Judgement, Record, Refusal
+from core.types import Outcome
 from monitoring.aside import Aside, Errors, held_bytes
 
 

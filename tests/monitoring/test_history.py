@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
-from core.types import AdaptationStep, Coordinates, Hits, Judgement, Record, Refusal
+from core.types import AdaptationStep, Hits
 from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
 from monitoring.history import History

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from core.types import Coordinates, Judgement
+from core.records import Coordinates, Judgement
 from monitoring.judged import EMPTY, JudgedQuality, included
 from monitoring.quality import Quality
 from monitoring.ranking import average_precision, levels, recall_at_1

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
-from core.types import AdaptationStep, Coordinates, Judgement, Record, Refusal
+from core.types import AdaptationStep
 from monitoring.drift import DriftMonitor
 from monitoring.judged import JudgedQuality
 from monitoring.metrics import Metrics

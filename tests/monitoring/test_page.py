@@ -26,8 +26,9 @@ import pytest
 from PIL import Image, ImageDraw
 from prometheus_client import CollectorRegistry
 
+from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
-from core.types import AdaptationStep, Coordinates, Judgement, Record, Refusal
+from core.types import AdaptationStep
 from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
 from monitoring.history import History

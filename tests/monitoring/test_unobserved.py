@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from core.types import Coordinates, Judgement, Outcome
+from core.records import Coordinates, Judgement
+from core.types import Outcome
 from monitoring.aside import Aside, Errors
 from monitoring.history import History
 from monitoring.judged import JudgedQuality, Remembered

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from monitoring.aside import Errors
 from qshift.observers import Watched, count
 from stream.events import Delivering, Event, Rebalanced, Recovered, Restored, Saved

@@ -8,7 +8,8 @@ import pytest
 from toy_world import WIDTH, small_world
 
 from core.config import Config
-from core.types import Judgement, Outcome, Refusal
+from core.records import Judgement, Refusal
+from core.types import Outcome
 from qshift.build import engine
 from qshift.offline import run_offline
 from qshift.replay.offline import replay

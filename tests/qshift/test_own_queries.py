@@ -18,8 +18,9 @@ from vector_world import write_world
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ArtifactError, ConfigError, GalleryError
+from core.records import Coordinates, Record
 from core.references import DriftReference
-from core.types import Coordinates, Encoded, Hits, Record
+from core.types import Encoded, Hits
 from encoders.base_model import Base
 from encoders.composed import Composed
 from encoders.images import decode

@@ -12,8 +12,9 @@ import torch
 
 from core.config import Config
 from core.protocols import Fusion
+from core.records import Coordinates
 from core.references import DriftReference, SourceConstants
-from core.types import Coordinates, Floats, Hits, Outcome, Query, QueryBatch
+from core.types import Floats, Hits, Outcome, Query, QueryBatch
 from encoders.base_model import Base
 from encoders.head import HashHead
 from encoders.images import Preprocess

@@ -14,7 +14,7 @@ from PIL import Image
 from core.errors import ConfigError
 from core.readers.lines import BadLine, document, lines
 from core.readers.table import rows
-from core.types import Coordinates
+from core.records import Coordinates
 from qshift.data.pictures import load_pictures
 from qshift.demo.labels import read_labels
 from qshift.replay.journal import read_journal

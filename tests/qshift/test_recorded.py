@@ -9,7 +9,7 @@ import pytest
 from core.checkpoints import JournalEntry
 from core.config import KafkaConfig, LimitConfig
 from core.errors import ConfigError, OffsetGoneError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from qshift.replay.recorded import Recording, mark, merged, read_recording
 from stream import codec
 from stream.states import entry_to_bytes

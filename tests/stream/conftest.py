@@ -12,19 +12,9 @@ from adapters.online.objectives import refined
 from adapters.online.rest import Rest
 from core.config import Config
 from core.protocols import Adapter, Gallery
+from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import SourceConstants
-from core.types import (
-    Coordinates,
-    Encoded,
-    Floats,
-    Hits,
-    Judgement,
-    Modality,
-    Outcome,
-    Record,
-    Refusal,
-    Twin,
-)
+from core.types import Encoded, Floats, Hits, Modality, Outcome, Twin
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder
 from index.fuse import fuse

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from core.errors import Refused
-from core.types import Coordinates, Query, Record
+from core.records import Coordinates, Record
+from core.types import Query
 from stream.admission import Admission
 
 PICTURE, TEXT = "image", "text"

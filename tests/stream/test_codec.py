@@ -14,18 +14,8 @@ from pydantic import ValidationError
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused
-from core.types import (
-    Coordinates,
-    Encoded,
-    Hits,
-    Judgement,
-    Outcome,
-    Query,
-    QueryBatch,
-    Record,
-    Refusal,
-    Twin,
-)
+from core.records import Coordinates, Judgement, Record, Refusal
+from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream import codec, letters, messages
 from stream.codec import Codec
 from stream.letters import LEAST_BYTES, fitted

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from core.errors import DeliveryError, Refused
-from core.types import Coordinates, Modality, Record
+from core.records import Coordinates, Record
+from core.types import Modality
 from encoders.images import Preprocess, decode, fit
 from encoders.vector import VectorEncoder
 from stream.codec import image_query, vector_query

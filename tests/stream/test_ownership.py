@@ -10,7 +10,7 @@ import pytest
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, DeliveryError, NameTaken, PartitionsLost
 from core.identity import difference, identity
-from core.types import Partition, Record
+from core.records import Partition, Record
 from stream.events import Delivering, Event, LanesChanged
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore

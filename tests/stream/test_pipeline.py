@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.types import Coordinates, Encoded, Hits, Outcome, Query, QueryBatch, Twin
+from core.records import Coordinates
+from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream.pipeline import Pipeline
 from stream.session import Session
 from stream.warm_up import warm_up

@@ -10,7 +10,7 @@ import pytest
 
 from core.config import Config
 from core.errors import DeliveryError
-from core.types import Coordinates, Record
+from core.records import Coordinates, Record
 from stream.codec import label
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore

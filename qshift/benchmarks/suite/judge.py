@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.types import Coordinates, Judgement, Outcome, Refusal
+from core.records import Coordinates, Judgement, Refusal
+from core.types import Outcome
 from monitoring.judged import Ranked, Remembered
 from monitoring.ranking import Levels, class_average_precision
 

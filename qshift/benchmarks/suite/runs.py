@@ -12,7 +12,8 @@ import numpy as np
 from core.checkpoints import JournalEntry
 from core.config import OWN_METHOD, Config, DecoupleConfig
 from core.errors import QshiftError
-from core.types import Coordinates, Modality, Record
+from core.records import Coordinates, Record
+from core.types import Modality
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
