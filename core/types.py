@@ -26,9 +26,8 @@ Distances = NDArray[np.int32]
 class Query:
     """One accepted query.
 
-    `content` is text, encoded image bytes, a vector [D], a picture with a text (composed) or frames
-    (sequence); `prepared` is what the encoder of its
-    modality made of it (`Encoder.prepare`), so that whatever can be refused is refused before batching.
+    `content` is text, picture bytes, a vector [D], a picture with a text (composed) or frames (sequence);
+    `prepared` is what `Encoder.prepare` made of it: whatever can be refused is refused before batching.
     """
 
     at: Coordinates
@@ -41,6 +40,11 @@ class Query:
     repaired: str = ""
     """What query repair made of a text; "" where it changed nothing or is off."""
     repaired_prepared: Any = None
+
+    @property
+    def meant(self) -> Any:
+        """What an encoder takes of the text as it was meant; of all else, as it was asked."""
+        return self.prepared if self.repaired_prepared is None else self.repaired_prepared
 
 
 @dataclass(frozen=True, slots=True)

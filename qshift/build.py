@@ -53,6 +53,7 @@ from stream.codec import Codec
 from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
+from stream.retrieval import Retrieval
 
 if TYPE_CHECKING:
     from core.protocols import Params
@@ -132,11 +133,9 @@ def assemble(
     pipeline = Pipeline(
         config,
         base.encoders if encoders is None else encoders,
-        base.head.codes,
-        versions.current,
+        Retrieval(base.head.codes, versions.current, fusion, config.answer.shortlist, where),
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
-        fusion,
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, versions),

@@ -21,16 +21,15 @@ class Intake:
     """Takes records in the order of the log; what is refused becomes one dead letter.
 
     Args:
-        labels: position of each label partition, which `Ownership` restores and checkpoints keep.
         decoders: threads that decode pictures beside the loop.
     """
 
     def __init__(
         self, pipeline: Pipeline, codec: Codec, sink: Sink, observers: Sequence[Observer], config: Config,
-        ours: Ownership, labels: dict[str, int], decoders: int,
+        ours: Ownership, decoders: int,
     ) -> None:  # fmt: skip
         self._pipeline, self._codec, self._sink, self._observers = pipeline, codec, sink, observers
-        self._config, self._ours, self._labels = config, ours, labels
+        self._config, self._ours = config, ours
         self.admission: Admission[Owned] = Admission(
             pipeline.admit, decoders, HELD_MESSAGES * config.limits.message_bytes
         )
@@ -53,7 +52,7 @@ class Intake:
                     self._take_query(owned, record, event, self._pipeline.admit)
             return
         # A label, good or bad: its place is part of the checkpoint.
-        self._labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
+        self._ours.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
         if isinstance(event, Judgement):
             self.judgements += 1
             for observer in self._observers:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from core.checkpoints import Checkpoint, JournalEntry
 from core.protocols import Source, StateStore
 from core.records import Partition, Record
-from core.types import Query
+from core.types import Query, QueryBatch
 from stream.contradictions import (
     check_complete,
     check_fits,
@@ -96,16 +96,17 @@ class Ownership:
     """The partitions that the source has assigned to us, loaded from their newest checkpoints.
 
     Args:
-        labels: position of each label partition, shared with the loop; checkpoints restore it.
         tell: of lanes, restores and rebalances.
     """
 
     def __init__(
         self, source: Source, store: StateStore, pipeline: Pipeline, identity: str,
-        clock: Callable[[], float], labels: dict[str, int], tell: Tell,
+        clock: Callable[[], float], tell: Tell,
     ) -> None:  # fmt: skip
         self._source, self._store, self._pipeline, self.identity = source, store, pipeline, identity
-        self.clock, self._labels, self._tell = clock, labels, tell
+        self.clock, self.tell = clock, tell
+        self.labels: dict[str, int] = {}
+        """Position of each label partition; checkpoints restore it."""
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
@@ -127,7 +128,7 @@ class Ownership:
             self.owned.pop(partition, None)
             self._first.pop(partition, None)
         if assigned != self.assigned:
-            self._tell(Rebalanced())
+            self.tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
         for partition in gained:  # all of them first: what was polled must come again if one fails
             offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
@@ -165,7 +166,7 @@ class Ownership:
         self.owned[partition] = owned
         self._seek(owned, checkpoint)
         if checkpoint:
-            self._tell(Restored(self.clock() - began))
+            self.tell(Restored(self.clock() - began))
 
     def _plan(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
         """What the journal holds behind the checkpoint is to be repeated."""
@@ -184,7 +185,7 @@ class Ownership:
         for name, offset in (checkpoint.label_offsets if checkpoint else {}).items():
             topic, _, number = name.rpartition("/")
             self._source.seek((topic, int(number)), offset)
-            self._labels[name] = offset
+            self.labels[name] = offset
         if checkpoint:
             log.info("state restored", extra={"partition": owned.partition, "offset": checkpoint.next_offset})
 
@@ -193,6 +194,17 @@ class Ownership:
         if owned.first is None:
             check_reached(owned.partition, owned.journalled, offset, self._store.place)
             owned.first = offset
+
+    def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
+        """What the journal has to know of a batch before it is answered."""
+        label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
+        return JournalEntry(
+            *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation
+        )
+
+    def checkpoint(self, owned: Owned) -> Checkpoint:
+        """The next checkpoint of a partition."""
+        return owned.checkpoint(self.identity, dict(self.labels), self.generation, self._source.log_id())
 
     def confirm(self, owned: Owned) -> None:
         """Returns only while the group knows us as the partition's owner."""
@@ -235,4 +247,4 @@ class Ownership:
         return dict(sorted(hashes.items()))
 
     def _shown(self) -> None:
-        self._tell(LanesChanged(self.lanes()))
+        self.tell(LanesChanged(self.lanes()))

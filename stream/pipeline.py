@@ -6,9 +6,8 @@ reference of gradient decoupling, and a voter in the served answer (fusion).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +17,15 @@ from torch import Tensor
 
 from core.config import Config
 from core.hooks import Watch
-from core.protocols import Adapter, Aligner, Encoder, Fusion, Gallery
-from core.types import AdaptationStep, Modality, Outcome, Query, QueryBatch, Twin
+from core.protocols import Adapter, Aligner, Encoder
+from core.types import AdaptationStep, Modality, Outcome, QueryBatch
 from stream.patches import shuffle_patches
 from stream.preparation import Preparation, Repair
 from stream.retrieval import Retrieval
+from stream.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from core.protocols import Hash, Hook, Params
+    from core.protocols import Hook, Params
     from stream.session import Session
 
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
@@ -37,10 +37,8 @@ class Pipeline:
 
     Args:
         encoders: one per modality served.
-        hash_: features -> codes.
-        gallery: the current version, asked once per batch (it may be swapped between batches).
+        retrieval: looks at the gallery once per batch; it may be swapped between batches.
         new_adapter, new_aligner: fresh state for a session of a modality.
-        fusion: what is answered from the shortlists of both twins.
         entropy: the refined entropy of the objectives, for drift.
         repair: mends misspelt texts; None leaves them.
     """
@@ -49,19 +47,16 @@ class Pipeline:
         self,
         config: Config,
         encoders: Mapping[Modality, Encoder],
-        hash_: Hash,
-        gallery: Callable[[], Gallery],
+        retrieval: Retrieval,
         new_adapter: Callable[[Modality], Adapter],
         new_aligner: Callable[[Modality], Aligner | None],
-        fusion: Fusion,
         entropy: Entropy,
         device: str = "cpu",
         repair: Repair | None = None,
     ) -> None:
         self.config, self.encoders, self.entropy = config, encoders, entropy
         self.new_adapter, self.new_aligner = new_adapter, new_aligner
-        self.retrieval = Retrieval(hash_, gallery, fusion, config.answer.shortlist, device)
-        self.device, self.admit = device, Preparation(encoders, repair)
+        self.retrieval, self.device, self.admit = retrieval, device, Preparation(encoders, repair)
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -107,12 +102,13 @@ class BatchPass:
 
     def __init__(self, pipeline: Pipeline, session: Session, batch: QueryBatch, repeated: bool) -> None:
         self._pipeline, self._session, self.batch, self._repeated = pipeline, session, batch, repeated
-        self._encoder, self._retrieval = pipeline.encoders[batch.modality], pipeline.retrieval
-        self._gallery = self._retrieval.current()
+        self._encoder, self._view = pipeline.encoders[batch.modality], pipeline.retrieval.view(batch.modality)
+        self.neighbours, self.shortlist = self._view.neighbours, self._view.shortlist
+        self.gallery, self.timed = self._view.whole, Stopwatch()
         self._rows, self._forwards = pipeline.rows(len(batch)), 0
         self.mask = torch.arange(self._rows, device=pipeline.device) < len(batch)
         self.ids = tuple(str(query.at) for query in batch.queries)
-        self.gallery_version, self.state_hash = self._gallery.version, session.state_hash()
+        self.gallery_version, self.state_hash = self._view.version, session.state_hash()
         self._mended = np.array([bool(query.repaired) for query in batch.queries])
         self._params = session.adapter.parameters()
         self._trainable = any(tensor.requires_grad for tensor in self._params.values())
@@ -121,7 +117,6 @@ class BatchPass:
         self._moved: Tensor | None = None
         self._ready: Tensor | None = None
         self._step: AdaptationStep | None = None
-        self.seconds: dict[str, float] = {}
 
     # -- steps, in order --------------------------------------------------------------------------------
 
@@ -135,12 +130,11 @@ class BatchPass:
         with self.timed("encode_frozen"):
             self._plain = self.source = self._forward(self._asked, None, self._watch)
             if self._mended.any():
-                self._inputs = self._encoder.collate([_meant(query) for query in queries], self._rows)
+                self._inputs = self._encoder.collate([query.meant for query in queries], self._rows)
                 self.source = self._forward(self._inputs, None)
         with self.timed("search"):
-            self.frozen = self._twin(self._plain)
-            fusion, modality = self._retrieval.fusion, self.batch.modality
-            self.quiet = fusion.quiet(self._gallery, modality, self.frozen, self._mended)
+            self.frozen = self._view.twin(self._plain, len(queries))
+            self.quiet = self._view.quiet(self.frozen, self._mended)
         session.expects_shift = not self.quiet
 
     def align(self) -> None:
@@ -186,15 +180,12 @@ class BatchPass:
                 features = (self.source if self._moved is None else self._moved).detach()
                 if not self.quiet:
                     features = self._session.adapter.transform(features, self)
-                self.adapted = self._twin(features)
+                self.adapted = self._view.twin(features, len(self.batch))
 
     def fuse(self) -> None:
         """What is served; and the entropy of the frozen twin, for drift."""
-        fusion, modality = self._retrieval.fusion, self.batch.modality
         with self.timed("search"):
-            self.served, self.weights = fusion.together(
-                self._gallery, modality, self.frozen, self.adapted, self._mended
-            )
+            self.served, self.weights = self._view.together(self.frozen, self.adapted, self._mended)
             self._frozen_entropy = self._entropy()
 
     def update(self) -> None:
@@ -210,15 +201,8 @@ class BatchPass:
         return Outcome(
             self.batch, self.frozen, self.adapted, self.served, self.weights,
             self.gallery_version, self.state_hash, self._frozen_entropy,
-            step, dict(self.seconds), self._forwards, self.quiet, self._repeated,
+            step, dict(self.timed.seconds), self._forwards, self.quiet, self._repeated,
         )  # fmt: skip
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds the wall time of a block to a stage."""
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
     # -- what adapters see ------------------------------------------------------------------------------
 
@@ -235,15 +219,6 @@ class BatchPass:
             return ready
         return self._forward(self._inputs, params, self.aligned)
 
-    def neighbours(self, features: Tensor) -> Tensor:
-        return self._retrieval.neighbours(self._gallery, features, self.batch.modality)
-
-    def shortlist(self, features: Tensor) -> Tensor:
-        return self._retrieval.shortlist(self._gallery, features, self.batch.modality)
-
-    def gallery(self) -> Tensor:
-        return self._retrieval.whole(self._gallery)
-
     def scrambled(self, params: Params) -> Tensor | None:
         if self.batch.modality != "image":
             return None
@@ -259,17 +234,9 @@ class BatchPass:
         self._forwards += 1
         return self._encoder.encode(inputs, params, hook)
 
-    def _twin(self, features: Tensor) -> Twin:
-        return self._retrieval.twin(self._gallery, features, len(self.batch), self.batch.modality)
-
     @torch.no_grad()
     def _entropy(self) -> NDArray[np.float32]:
         """Refined entropy [n] of the frozen features of the real rows."""
-        nearest = self._retrieval.nearest(self._gallery, self._plain, self.frozen.hits)
+        nearest = self._view.nearest(self._plain, self.frozen.hits)
         entropy = self._pipeline.entropy(self.batch.modality, self._plain, nearest, self.mask)
         return entropy[: len(self.batch)].cpu().numpy().astype(np.float32)
-
-
-def _meant(query: Query) -> Any:
-    """What the encoder of a text that was mended takes."""
-    return query.prepared if query.repaired_prepared is None else query.repaired_prepared

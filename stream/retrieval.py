@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from core.protocols import Fusion, Gallery
-from core.types import Encoded, Hits, Modality, Twin
+from core.types import Encoded, Floats, Hits, Modality, Twin
 
 if TYPE_CHECKING:
     from core.protocols import Hash
@@ -18,11 +20,11 @@ NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual cen
 
 
 class Retrieval:
-    """Retrieves from a gallery of which the caller says which version.
+    """Retrieves from the gallery in use.
 
     Args:
         hash_: features -> codes.
-        current: the version in use (it may be swapped between batches).
+        current: the gallery version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
     """
@@ -31,36 +33,12 @@ class Retrieval:
         self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
     ) -> None:
         self.current, self.fusion = current, fusion
-        self._hash, self._size, self._device = hash_, shortlist, device
+        self.hash, self.size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
-    def twin(self, gallery: Gallery, features: Tensor, count: int, modality: Modality) -> Twin:
-        """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
-        rows = features[:count].detach().float()
-        encoded = Encoded(rows.cpu().numpy(), self._hash(rows, modality))
-        hits = gallery.search(encoded.codes, self._size)
-        return Twin(encoded, hits, self.fusion.alone(gallery, encoded, hits))
-
-    def shortlist(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""
-        rows = features.detach().float()
-        hits = gallery.search(self._hash(rows, modality), self._size)
-        return torch.from_numpy(gallery.features(hits.keys)).to(rows.device)
-
-    @torch.no_grad()
-    def neighbours(self, gallery: Gallery, features: Tensor, modality: Modality) -> Tensor:
-        """[B, D] -> [B, 16, D]: Hamming shortlist, then the best by float cosine, best first."""
-        rows = features.detach().float()
-        return _best(rows, self.shortlist(gallery, rows, modality), NEAREST)
-
-    @torch.no_grad()
-    def nearest(self, gallery: Gallery, features: Tensor, hits: Hits) -> Tensor:
-        """[B, D] with the shortlist [n, K] of its first n rows -> their nearest items [B, D], else zeros."""
-        count = len(hits.keys)
-        candidates = torch.from_numpy(gallery.features(hits.keys)).to(features.device)
-        nearest = torch.zeros_like(features)
-        nearest[:count] = _best(features[:count].float(), candidates, 1)[:, 0]
-        return nearest
+    def view(self, modality: Modality) -> View:
+        """The gallery in use now, for queries of a modality."""
+        return View(self, self.current(), modality)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""
@@ -68,6 +46,54 @@ class Retrieval:
             features = torch.from_numpy(gallery.features(gallery.keys())).to(self._device)
             self._whole = (gallery.version, features)
         return self._whole[1]
+
+
+class View:
+    """One gallery version, asked by queries of one modality: what one batch sees."""
+
+    def __init__(self, retrieval: Retrieval, gallery: Gallery, modality: Modality) -> None:
+        self._retrieval, self._gallery, self._modality = retrieval, gallery, modality
+        self.version = gallery.version
+
+    def twin(self, features: Tensor, count: int) -> Twin:
+        """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
+        rows = features[:count].detach().float()
+        encoded = Encoded(rows.cpu().numpy(), self._retrieval.hash(rows, self._modality))
+        hits = self._gallery.search(encoded.codes, self._retrieval.size)
+        return Twin(encoded, hits, self._retrieval.fusion.alone(self._gallery, encoded, hits))
+
+    def quiet(self, frozen: Twin, mended: NDArray[np.bool_]) -> bool:
+        """Whether the frozen side shows no shift."""
+        return self._retrieval.fusion.quiet(self._gallery, self._modality, frozen, mended)
+
+    def together(self, frozen: Twin, adapted: Twin, mended: NDArray[np.bool_]) -> tuple[Hits, Floats]:
+        """What is served of both twins, and the adapted one's weights [n]."""
+        return self._retrieval.fusion.together(self._gallery, self._modality, frozen, adapted, mended)
+
+    def shortlist(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""
+        rows = features.detach().float()
+        hits = self._gallery.search(self._retrieval.hash(rows, self._modality), self._retrieval.size)
+        return torch.from_numpy(self._gallery.features(hits.keys)).to(rows.device)
+
+    @torch.no_grad()
+    def neighbours(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, 16, D]: Hamming shortlist, then the best by float cosine, best first."""
+        rows = features.detach().float()
+        return _best(rows, self.shortlist(rows), NEAREST)
+
+    @torch.no_grad()
+    def nearest(self, features: Tensor, hits: Hits) -> Tensor:
+        """[B, D] with the shortlist [n, K] of its first n rows -> their nearest items [B, D], else zeros."""
+        count = len(hits.keys)
+        candidates = torch.from_numpy(self._gallery.features(hits.keys)).to(features.device)
+        nearest = torch.zeros_like(features)
+        nearest[:count] = _best(features[:count].float(), candidates, 1)[:, 0]
+        return nearest
+
+    def whole(self) -> Tensor:
+        """Unit features [N, D] of the gallery."""
+        return self._retrieval.whole(self._gallery)
 
 
 def _best(features: Tensor, candidates: Tensor, count: int) -> Tensor:

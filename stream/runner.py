@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import DeliveryError, PartitionsLost, Refused
 from core.identity import identity
@@ -76,10 +75,9 @@ def run(
     """
     stop = stop or threading.Event()
     trouble = Trouble(Backoff(*backoff_seconds), tell)
-    labels: dict[str, int] = {}
-    ours = Ownership(source, store, pipeline, identity(config, base_version), clock, labels, tell)
-    intake = Intake(pipeline, codec, sink, observers, config, ours, labels, decoders)
-    loop = _Loop(source, codec, sink, store, observers, config, ours, intake, trouble, labels, tell)
+    ours = Ownership(source, store, pipeline, identity(config, base_version), clock, tell)
+    intake = Intake(pipeline, codec, sink, observers, config, ours, decoders)
+    loop = _Loop(source, codec, sink, store, observers, config, ours, intake, trouble)
     try:
         while not stop.is_set():
             try:
@@ -100,12 +98,11 @@ class _Loop:
 
     def __init__(
         self, source: Source, codec: Codec, sink: Sink, store: StateStore, observers: Sequence[Observer],
-        config: Config, ours: Ownership, intake: Intake, trouble: Trouble, labels: dict[str, int], tell: Tell,
+        config: Config, ours: Ownership, intake: Intake, trouble: Trouble,
     ) -> None:  # fmt: skip
         self.source, self.codec, self.sink, self.store, self.observers = source, codec, sink, store, observers
-        self.config, self.ours, self.intake, self.trouble, self.tell = config, ours, intake, trouble, tell
-        self.labels, self.report = labels, Report()
-        self.paused = self.worked = False
+        self.config, self.ours, self.intake, self.trouble = config, ours, intake, trouble
+        self.report, self.paused, self.worked = Report(), False, False
 
     def turn(self, stop: threading.Event, poll_seconds: float) -> bool:
         """Polls, takes in, works; True when there is nothing more to come."""
@@ -120,7 +117,9 @@ class _Loop:
             self.intake.take(record)
         self.intake.take_back(0.0 if self.worked else poll_seconds, stop)
         self.worked = self.work(False, stop)
-        self.pause_when_full()
+        if self.intake.full != self.paused:  # the source pauses while as many queries wait as may
+            self.paused = not self.paused
+            source.pause(self.paused)
         if source.exhausted and not records and not self.worked and not len(waiting):
             self.work(True, stop)
             return True
@@ -128,12 +127,6 @@ class _Loop:
         self.rested()
         ours.confirm_idle()
         return False
-
-    def pause_when_full(self) -> None:
-        """The source pauses while as many queries wait as may."""
-        if self.intake.full != self.paused:
-            self.paused = not self.paused
-            self.source.pause(self.paused)
 
     # -- batches ----------------------------------------------------------------------------------------
 
@@ -154,7 +147,7 @@ class _Loop:
 
     def batch(self, owned: Owned, lane: Lane, batch: QueryBatch, planned: bool) -> None:
         if not planned:
-            self.store.journal(self.boundary(owned, lane, batch))
+            self.store.journal(self.ours.boundary(owned, lane, batch))
         answered = lane.session.answer(batch, repeated=planned)
         if not planned:  # what the journal had planned is answered alike by everybody
             self.ours.confirm(owned)
@@ -169,12 +162,6 @@ class _Loop:
         # In trouble every batch has a checkpoint: what is sent in vain, and again, is one batch at a time.
         if self.trouble or owned.since_checkpoint >= self.config.state.every_batches:
             self.checkpoint(owned)
-
-    def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
-        label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
-        return JournalEntry(
-            *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.ours.generation
-        )
 
     def send(self, answered: BatchPass) -> None:
         generation = ("x-generation", str(self.ours.generation).encode())
@@ -191,16 +178,14 @@ class _Loop:
     def checkpoint(self, owned: Owned) -> None:
         """1 answers flushed, 2 state saved, 3 offsets committed."""
         self.sink.flush(FLUSH_SECONDS)
-        checkpoint = owned.checkpoint(
-            self.ours.identity, dict(self.labels), self.ours.generation, self.source.log_id()
-        )
+        checkpoint = self.ours.checkpoint(owned)
         self.store.save(checkpoint)
         owned.note = note(checkpoint, self.store.place)
         self.source.commit({owned.partition: checkpoint.next_offset}, owned.note)
         owned.checkpoint_made(checkpoint, self.ours.clock())
         self.trouble.delivered(owned.partition)
         self.report.checkpoints += 1
-        self.tell(Saved(checkpoint.nbytes))
+        self.ours.tell(Saved(checkpoint.nbytes))
 
     def checkpoint_idle(self) -> None:
         """What was done stays unsaved for a while at most, also where it was to refuse, or fewer batches."""
@@ -211,7 +196,7 @@ class _Loop:
     def failed(self, error: DeliveryError) -> float:
         """After a failed delivery: forget what is in memory; returns the seconds to wait."""
         self.report.recoveries += 1
-        self.tell(Recovered())
+        self.ours.tell(Recovered())
         pause = self.trouble.failed(error, self.ours.assigned)
         self.ours.drop()
         return pause

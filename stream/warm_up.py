@@ -14,15 +14,12 @@ UNKNOWN_WORD = "qzxqzxqzx"
 @torch.no_grad()
 def warm_up(pipeline: Pipeline) -> None:
     """Loads lists, imports and caches; answers do not depend on it."""
-    retrieval = pipeline.retrieval
-    gallery = retrieval.current()
     for modality, encoder in pipeline.encoders.items():
         pipeline.new_adapter(modality)  # the first optimizer imports torch._dynamo, which takes seconds
         pipeline.new_aligner(modality)
         features = encoder.encode(encoder.collate([], pipeline.config.batch.size))
-        retrieval.neighbours(gallery, features, modality)
-        # Looks at all clean queries, once.
-        one = retrieval.twin(gallery, features, 1, modality)
-        retrieval.fusion.quiet(gallery, modality, one, np.zeros(1, np.bool_))
+        view = pipeline.retrieval.view(modality)
+        view.neighbours(features)
+        view.quiet(view.twin(features, 1), np.zeros(1, np.bool_))  # looks at all clean queries, once
     if pipeline.admit.repair is not None:
         pipeline.admit.repair(UNKNOWN_WORD)

@@ -22,6 +22,7 @@ from index.gallery import VersionedGallery
 from stream.codec import Codec, text_query, vector_query
 from stream.memory import MemorySink
 from stream.pipeline import Pipeline
+from stream.retrieval import Retrieval
 
 WIDTH, BITS, ITEMS = 24, 32, 40
 
@@ -113,8 +114,11 @@ def make_world() -> Callable[..., World]:
             return Rest(encoder.adaptable(), constants, config.adapt, config.batch.floor)
 
         pipeline = Pipeline(
-            config, {"vector": encoder}, head.codes, lambda: gallery, adapter, lambda modality: None,
-            ToyFusion(config.answer.top),
+            config, {"vector": encoder},
+            Retrieval(
+                head.codes, lambda: gallery, ToyFusion(config.answer.top), config.answer.shortlist, "cpu"
+            ),
+            adapter, lambda modality: None,
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],
         )  # fmt: skip
         codec = Codec(config.limits, config.kafka, lambda version, key: gallery.identifier(key))

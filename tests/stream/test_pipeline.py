@@ -10,6 +10,7 @@ import torch
 from core.records import Coordinates
 from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream.pipeline import Pipeline
+from stream.retrieval import Retrieval
 from stream.session import Session
 from stream.warm_up import warm_up
 
@@ -78,8 +79,11 @@ class Texts:
         marks = self.marks
         self.pipeline = Pipeline(
             world.config, {"text": self.encoder},  # type: ignore[dict-item]
-            lambda features, _: world.head.codes(features, "vector"), own.retrieval.current,
-            lambda modality: own.new_adapter("vector"), lambda modality: None, Adapted(),
+            Retrieval(
+                lambda features, _: world.head.codes(features, "vector"), own.retrieval.current, Adapted(),
+                world.config.answer.shortlist, "cpu",
+            ),
+            lambda modality: own.new_adapter("vector"), lambda modality: None,
             lambda modality, q, near, mask: torch.zeros(len(q)), repair=repair,
         )  # fmt: skip
 
