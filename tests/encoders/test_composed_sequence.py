@@ -6,69 +6,23 @@ import time
 import numpy as np
 import pytest
 import torch
+import toy_towers
 from torch import Tensor, nn
+from toy_towers import WIDTH, Read, encoded, pictures, tokenize
 
 from core.errors import ArtifactError, ConfigError, QshiftError, Refused
 from core.references import Calibration
 from encoders.composed import Composed, composed_calibration, composed_mean, united
-from encoders.images import Preprocess
 from encoders.norms import calibrate
 from encoders.sequence import FrameSequence, spread
 from encoders.text import TextTower
 from encoders.vector import VectorEncoder
 from encoders.vision import ImageTower
 
-WIDTH = 6
-LETTERS = 16
-
-
-class Look(nn.Module):
-    """A picture tower with BatchNorm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut, self.norm, self.out = nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.Linear(16, WIDTH)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        out: Tensor = self.out(self.norm(self.cut(pixels)).relu().flatten(1))
-        return out
-
-
-class Read(nn.Module):
-    """A text tower with LayerNorm; id 0 is padding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.norm = nn.Embedding(LETTERS, WIDTH), nn.LayerNorm(WIDTH)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        known = (ids > 0)[..., None]
-        out: Tensor = self.norm((self.words(ids) * known).sum(1) / known.sum(1))
-        return out
-
-
-def tokenize(texts: list[str]) -> Tensor:
-    return torch.tensor([[(ord(c) % (LETTERS - 1) + 1) for c in text[:8].ljust(8, "z")] for text in texts])
-
 
 @pytest.fixture(scope="module")
 def towers() -> tuple[ImageTower, TextTower]:
-    torch.manual_seed(0)
-    look, read = Look(), Read()
-    with torch.no_grad():
-        for tensor in (*look.norm.parameters(), *read.norm.parameters()):
-            tensor.add_(0.2 * torch.randn_like(tensor))
-    return ImageTower(look, Preprocess(size=(8, 8))), TextTower(read, tokenize)
-
-
-def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8))
-
-
-def encoded(encoder: object, contents: list, rows: int | None = None, **options: object) -> Tensor:
-    prepared = [encoder.prepare(content) for content in contents]  # type: ignore[attr-defined]
-    rows = len(prepared) if rows is None else rows
-    return encoder.encode(encoder.collate(prepared, rows), **options)  # type: ignore[attr-defined,no-any-return]
+    return toy_towers.towers()
 
 
 def by_hand(rows: list[list[float]]) -> list[float]:
