@@ -156,7 +156,7 @@ class ContentAlignment:
     def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> _Pass:
         """Starts a batch from its frozen features [B, D] and that forward's early inputs [B, C, H, W]."""
         routing, labels = None, torch.zeros(len(mask), dtype=torch.int64, device=mask.device)
-        if self._styles is not None and early:
+        if self._styles is not None and early and bool(mask.any()):
             routing = self._styles.route(self._styles.styles([inputs[mask] for inputs in early]))
             labels[mask] = torch.from_numpy(routing.labels).to(labels.device)
         return self._pass(source, mask, labels, routing)
