@@ -38,6 +38,7 @@ BATTERY: dict[str, Callable[[], Aligner]] = {
 
 @pytest.fixture(params=BATTERY)
 def make(request: pytest.FixtureRequest) -> Callable[[], Aligner]:
+    assert type(BATTERY[request.param]()).__name__ == request.param.split()[0]
     return BATTERY[request.param]
 
 

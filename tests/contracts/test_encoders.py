@@ -56,8 +56,10 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
 
 
 @pytest.fixture
-def encoder(case: Case) -> Encoder:
-    return case[0]()
+def encoder(case: Case, request: pytest.FixtureRequest) -> Encoder:
+    made = case[0]()
+    assert type(made).__name__ == request.node.callspec.params["case"].split()[0]
+    return made
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ BATTERY: dict[str, Callable[[], Fusion]] = {
 
 @pytest.fixture(params=BATTERY)
 def fusion(request: pytest.FixtureRequest) -> Fusion:
-    return BATTERY[request.param]()
+    made_one = BATTERY[request.param]()
+    assert type(made_one).__name__ == request.param.split()[0]
+    return made_one
 
 
 def queries(seed: int, shift: float, rows: int = ROWS) -> np.ndarray:

@@ -60,7 +60,9 @@ def _swapped() -> VersionedGallery:
 
 @pytest.fixture(params=BATTERY)
 def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Gallery:
-    return BATTERY[request.param](tmp_path / "gallery")
+    made_one = BATTERY[request.param](tmp_path / "gallery")
+    assert type(made_one).__name__ == request.param.split()[0]
+    return made_one
 
 
 def distance(query: np.ndarray, code: np.ndarray) -> int:

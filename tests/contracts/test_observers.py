@@ -120,6 +120,7 @@ BATTERY: dict[str, Callable[[Engine], Observer]] = {
 @pytest.fixture(params=BATTERY)
 def observer(request: pytest.FixtureRequest, built: Engine) -> Iterator[Observer]:
     made = BATTERY[request.param](built)
+    assert type(made).__name__ == request.param
     yield made
     if isinstance(made, Aside):
         made.close()

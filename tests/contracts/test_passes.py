@@ -82,7 +82,9 @@ BATTERY: dict[str, Case] = {
 
 @pytest.fixture(params=BATTERY)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return BATTERY[request.param](tmp_path)
+    found = BATTERY[request.param](tmp_path)
+    assert type(found.seen).__name__ == request.param.split()[0]
+    return found
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ BATTERY: dict[str, Callable[[], Made]] = {"MemorySink": in_memory}
 def sink_of(request: pytest.FixtureRequest) -> Iterator[Made]:
     """A sink, and what a channel holds."""
     made = BATTERY[request.param]()
+    assert type(made[0]).__name__ == request.param
     yield made
     made[0].close()
 

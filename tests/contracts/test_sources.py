@@ -41,6 +41,7 @@ def source_of(request: pytest.FixtureRequest) -> Iterator[Open]:
 
     def opener(written: Written) -> Made:
         source, topic = BATTERY[request.param](written)
+        assert type(source).__name__ == request.param
         opened.append(source)
         return source, topic
 
