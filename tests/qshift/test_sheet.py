@@ -1,14 +1,17 @@
 """Tables never cut a value, whatever the width; where room is short, the least important columns go."""
 
 import io
+import json
 import os
 import pty
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from toy_world import small_world
 
 from qshift.replay.own_run import OwnRow, own_table
 from qshift.replay.table import PhaseRow, render
@@ -91,3 +94,50 @@ def test_a_pipe_has_no_width_and_a_terminal_its_own() -> None:
     os.close(follower)
     assert os.read(leader, 100).split() == [b"80", b"80"]
     os.close(leader)
+
+
+DEMO = """
+from test_sheet import PHASES
+from qshift.commands.options import CONSOLE
+from qshift.replay.table import render
+render(PHASES, "qshift demo").print(CONSOLE)
+"""
+"""What `qshift demo` prints its table with."""
+
+
+def piped(*arguments: str) -> str:
+    """Standard output of a process as `make demo | cat` gives it on a narrow terminal."""
+    path = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1] / "toys")))
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), path)))
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demos_table_comes_whole_through_a_pipe() -> None:
+    text = piped("-c", DEMO)
+    assert "…" not in text and "no room for" not in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    for row in render(PHASES, "demo").rows:
+        assert " ".join(str(value) for value in row) in lines, "a row stands on one line, every value whole"
+
+
+def test_a_replay_comes_whole_through_a_pipe(tmp_path: Path) -> None:
+    small_world(tmp_path)
+    rows, arguments = tmp_path / "rows.json", [f"--{part}={tmp_path / part}" for part in ("base", "gallery")]
+    method = "--method=tcr+fused,default"
+    text = piped(
+        "-m", "qshift.cli", "replay", "queries", str(tmp_path / "queries.jsonl"), *arguments, method,
+        f"--json={rows}",
+    )  # fmt: skip
+    assert "…" not in text and "no room for" not in text
+    found = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    written = json.loads(rows.read_text())
+    assert [row["method"] for row in written] == ["frozen", "tcr+fused", "default"]
+    for row in written:
+        figures = [f"{row[name]:.1f}" for name in ("map", "map_adapted", "r1")]
+        expected = [row["method"], str(row["queries"]), str(row["labels"]), *figures]
+        assert found[row["method"]][: len(expected)] == expected
