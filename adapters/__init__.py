@@ -1,0 +1,1 @@
+"""Methods of adaptation: `online` while queries are answered, `offline` before."""

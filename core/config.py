@@ -91,6 +91,8 @@ class Section(BaseModel):
 
 
 class KafkaConfig(Section):
+    """Where Kafka is, what the topics are called, and how long a delivery may take."""
+
     bootstrap_servers: Annotated[str, AfterValidator(addresses)] = ""  # empty: the embedded broker
     group: Name = "qshift"
     queries: Topic = "qshift.queries"
@@ -117,6 +119,8 @@ class KafkaConfig(Section):
 
 
 class BatchConfig(Section):
+    """When the queries of a lane become a batch, and which batches are learned from."""
+
     size: int = Field(64, ge=1, le=4096)  # TCR, all published configurations
     linger_seconds: float = Field(0.25, ge=0, le=3600)
     floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
@@ -143,6 +147,8 @@ class ClusterConfig(Section):
 
 
 class AlignConfig(Section):
+    """Alignment of channel statistics, a stage under any method: docs/methods/alignment.md."""
+
     enabled: bool = True
     strength: float = Field(0.5, ge=0, le=1)  # k of BN-rel, docs/methods/alignment.md
     forgetting: float = Field(0.8, ge=0, lt=1)
@@ -155,6 +161,8 @@ class AlignConfig(Section):
 
 
 class DecoupleConfig(Section):
+    """What the gradient of `rest` must not undo, and how it is kept from it."""
+
     # D1 source_kl, D2 memory, D3 weights or subspace: docs/methods/rest.md
     reference: Literal["none", "source_kl", "memory", "weights", "subspace"] = "source_kl"
     strength: float = Field(1.0, gt=0, le=1)
@@ -191,6 +199,8 @@ Method = Annotated[str, AfterValidator(method)]
 
 
 class AdaptConfig(Section):
+    """The method, and what it learns by."""
+
     method: Method = "rest"
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
@@ -212,6 +222,8 @@ class AdaptConfig(Section):
 
 
 class AnswerConfig(Section):
+    """How many items are compared and served, and how the twins are fused."""
+
     top: int = Field(10, ge=1, le=1000)
     shortlist: int = Field(100, ge=1, le=10000)
     fuse: Literal["none", "max", "sum", "mixture"] = "mixture"  # docs/lab/log.md 2026-11-24
@@ -240,18 +252,24 @@ class RepairConfig(Section):
 
 
 class StateConfig(Section):
+    """Where checkpoints go, and how many batches apart they are."""
+
     store: Literal["directory", "changelog"] = "changelog"
     directory: Location = Path("qshift-data/state")
     every_batches: int = Field(4, ge=1, le=100_000)
 
 
 class LabelConfig(Section):
+    """Which queries a label is asked for, and how long it may take to come."""
+
     rate: float = Field(0.3, ge=0, le=1)
     key: Name = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
     ttl_queries: int = Field(20000, ge=1)
 
 
 class LimitConfig(Section):
+    """What a stranger's query may cost in bytes, pixels and memory."""
+
     text_characters: int = Field(2000, ge=1)
     image_bytes: int = Field(512 << 10, ge=1)
     image_pixels: int = Field(1 << 24, ge=1)  # 4096 x 4096; towers see a few hundred a side
@@ -262,6 +280,8 @@ class LimitConfig(Section):
 
 
 class HttpConfig(Section):
+    """The process that shows metrics and the live page."""
+
     enabled: bool = True
     host: Name = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
@@ -269,6 +289,8 @@ class HttpConfig(Section):
 
 
 class Config(Section):
+    """Everything that can be set, a section for each part; unknown keys are refused."""
+
     base: Location = Path("qshift-data/base")
     gallery: Location = Path("qshift-data/gallery")
     seed: int = Field(0, ge=0, lt=1 << 63)

@@ -1,0 +1,1 @@
+"""Queries -> unit features -> codes: towers, hash head, strict decoding, query repair."""

@@ -1,0 +1,1 @@
+"""Codes -> items: the bit convention, search, galleries, and the fusion of both twins."""

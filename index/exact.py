@@ -128,6 +128,7 @@ def unused(rows: int, k: int) -> Hits:
 
 
 def checked_k(k: int) -> None:
+    """Raises GalleryError where no neighbour is asked for."""
     if k < 1:
         raise GalleryError(f"expected k >= 1 neighbours, got {k}")
 

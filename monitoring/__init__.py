@@ -1,0 +1,1 @@
+"""What watches: sampled quality, drift, series, the HTTP process, the live page."""

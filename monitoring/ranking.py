@@ -1,5 +1,7 @@
-"""Tie-aware ranking measures from distances. Hamming distances tie all the time, so every measure here is
-its mean over all orders inside ties: no order is favoured, and no generator is needed.
+"""Tie-aware ranking measures from distances.
+
+Hamming distances tie all the time, so every measure here is its mean over all orders inside ties: no order is
+favoured, and no generator is needed.
 
 Positions do not matter, only distances do; a NaN distance ranks behind everything else, as one tie.
 """

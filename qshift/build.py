@@ -85,6 +85,7 @@ def pin_threads(config: Config) -> None:
 
 
 def device(config: Config) -> str:
+    """Where tensors live: "auto" takes a GPU where torch sees one. Raises ConfigError where it sees none."""
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if config.device == "cuda" and not torch.cuda.is_available():

@@ -146,6 +146,7 @@ def _admin(bootstrap_servers: str, budget_seconds: float) -> Iterator[Any]:
 
 
 def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:
+    """The error of an address where no Kafka answers; to be raised."""
     return BrokerError(
         f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
         "`qshift broker up`, or correct kafka.bootstrap_servers"

@@ -107,11 +107,13 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def made(folder: Path) -> Path:
+    """The folder, with its parents, where it was not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def tell(on_progress: Progress | None, text: str) -> None:
+    """Says what is going on in the log, and to whom watches."""
     log.info(text)
     if on_progress is not None:
         on_progress(text)

@@ -144,8 +144,11 @@ def paper(**changes: Any) -> CoupleConfig:
 
 
 def plus(**changes: Any) -> CoupleConfig:
-    """With our additions: a trusted share that grows, edges between labels that count little, and trust by
-    flow and by confidence that neighbours share."""
+    """With our additions.
+
+    A trusted share that grows, edges between labels that count little, and trust by flow and by confidence
+    that neighbours share.
+    """
     ours = {"rho_start": 0.2, "rho": 0.9, "label_eps": 0.05, "selection": "both"}
     return CoupleConfig(**{**ours, **changes})
 

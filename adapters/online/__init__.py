@@ -1,0 +1,1 @@
+"""Methods that learn while queries are answered, one a file, and what they share."""

@@ -1,5 +1,7 @@
-"""CSV with a header: every row has every column and no more; rows of empty cells, as Excel leaves them, are
-none."""
+"""CSV with a header: every row has every column and no more.
+
+Rows of empty cells, as Excel leaves them, are none.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What is measured: tasks, streams of shifts, suites and their reports."""

@@ -41,6 +41,8 @@ BURST = 64
 
 @dataclass(slots=True)
 class DemoOptions:
+    """What `qshift demo` can be told; see its help."""
+
     data: Path | None = None
     cache: Path = Path("qshift-data/demo")
     short: bool = False

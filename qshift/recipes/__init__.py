@@ -1,0 +1,1 @@
+"""How base models and galleries are made, in folders or around a model in memory."""

@@ -1,0 +1,1 @@
+"""Runs without Kafka: the demo's schedule, a user's own queries, recorded topics."""

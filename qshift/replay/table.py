@@ -34,6 +34,7 @@ class PhaseRow:
 
 
 def as_json(rows: Sequence[PhaseRow]) -> list[dict[str, object]]:
+    """Rows for `--json`, rounded to 3 digits; null for what cannot be known."""
     return [{key: _rounded(value) for key, value in asdict(row).items()} for row in rows]
 
 

@@ -152,6 +152,7 @@ def fit_tpsnet(training: Training, codes: bool = False, phase: bool = True, **se
 
 
 def fit_raw(training: Training) -> Fitted:
+    """The features as they are: the ceiling of what codes of them can find."""
     return Fitted(lambda rows, domain: rows.features, exact=True)
 
 

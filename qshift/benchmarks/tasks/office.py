@@ -1,5 +1,8 @@
-"""Office-Caltech-10: ten kinds of office things from a shop's pages, two cameras and the web (Gong et al.,
-Geodesic Flow Kernel for Unsupervised Domain Adaptation, CVPR 2012). Longest side 160 pixels.
+"""Office-Caltech-10: ten kinds of office things from a shop's pages, two cameras and the web.
+
+Longest side 160 pixels.
+
+Reference: Gong et al., Geodesic Flow Kernel for Unsupervised Domain Adaptation, CVPR 2012.
 """
 
 from __future__ import annotations

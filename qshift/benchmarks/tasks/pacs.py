@@ -1,5 +1,6 @@
-"""PACS: seven kinds of things as photos and as paintings (Li et al., Deeper, Broader and Artier Domain
-Generalization, ICCV 2017). Two of its four domains, 112 x 112 pixels.
+"""PACS: seven kinds of things as photos and as paintings; two of its four domains, 112 x 112 pixels.
+
+Reference: Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017.
 """
 
 from __future__ import annotations

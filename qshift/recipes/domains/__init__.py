@@ -1,0 +1,1 @@
+"""Base models between two domains, trained by PSCA, COUPLE or TPSNet."""
