@@ -86,6 +86,7 @@ def read_state(data_dir: Path) -> BrokerState | None:
 
 
 def write_state(data_dir: Path, state: BrokerState) -> None:
+    """In one step: whoever reads meets the old state or the new one."""
     draft = data_dir / ".broker.json"
     draft.write_text(json.dumps(asdict(state)))
     draft.rename(data_dir / "broker.json")

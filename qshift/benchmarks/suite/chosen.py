@@ -117,5 +117,6 @@ def check_patterns(patterns: Sequence[str]) -> None:
 
 
 def seeds_of(suite: Suite, options: Options) -> range:
+    """Seeds of a suite: as many as were asked for, else as many as it has, fewer of a quick one."""
     count = options.seeds or (suite.quick_seeds if options.quick else suite.seeds)
     return range(suite.first_seed, suite.first_seed + count)

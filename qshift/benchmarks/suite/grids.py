@@ -196,10 +196,12 @@ def cell_text(cell: Cell) -> str:
 
 
 def colour(low: float, high: float) -> str:
+    """Green for an interval above zero, red for one below, else none."""
     return "green" if low > 0 else "red" if high < 0 else "default"
 
 
 def passes(report: Report, name: str) -> str:
+    """Forward and backward passes of a query under a method, mean over its runs: 2.0 + 1.0."""
     own = report.of(name)
     forwards, backwards = (
         sum(getattr(c, part) for c in own) / len(own) for part in ("forwards", "backwards")
