@@ -57,7 +57,13 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "tcr guarded and centred": ("tcr", {"align": {"enabled": True}, **GUARDS}),
     "eata guarded": ("eata", GUARDS),
 }
-CASES = [(kind, name) for kind, names in BATTERY.items() for name in names]
+OFTEN = {names[0] for names in BATTERY.values()} | {"training_free queue", "tcr in steps", "rest-memory"}
+"""One of each class, and what has a state of its own kind; the others are no part of the quick suite."""
+CASES = [
+    pytest.param((kind, name), id=name, marks=() if name in OFTEN else pytest.mark.slow)
+    for kind, names in BATTERY.items()
+    for name in names
+]
 Make = Callable[[], Adapter]
 
 
@@ -69,7 +75,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return replace(load_base(folder / "base"), memory={"vector": pairs})
 
 
-@pytest.fixture(params=CASES, ids=[name for _, name in CASES])
+@pytest.fixture(params=CASES)
 def make(request: pytest.FixtureRequest, base: Base) -> Iterator[Make]:
     kind, name = request.param
     method, changes = MORE.get(name, (name, {}))

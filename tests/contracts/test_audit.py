@@ -29,7 +29,6 @@ EXCLUDED = {
     ("Sink", "QueryClient"): "has methods of these names for the other end: queries go out, answers come in",
     ("Adapter", "Descent"): "a template: its subclasses say what an inner step is",
     ("Adapter", "Peer"): "a template: its subclasses say what the objective is",
-    ("Observer", "Ticker"): "local to a function: moves its progress bar and holds nothing",
 }
 LOCAL = {
     "adapters/offline/tpsnet.py:Network": "what the three networks of one offline method have in common",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 from toy_vectors import shifted, write_vectors
 
 from core.config import Config
@@ -25,7 +26,9 @@ from qshift.build import Engine, engine
 from qshift.demo.profile_service import _Ends
 from qshift.methods import with_method
 from qshift.observers import judged, ranked
+from qshift.replay.offline import _Ticker
 from qshift.replay.own_run import _Watch
+from qshift.terminal.bars import bars
 from stream.session import Session
 
 SIZE, BATCHES = 64, 4
@@ -104,6 +107,11 @@ def suite_judge(built: Engine) -> Judge:
     return Judge(labels, ranked(built), {})
 
 
+def ticking() -> _Ticker:
+    progress = bars(Console(quiet=True))
+    return _Ticker(progress, progress.add_task("answered", total=SIZE * BATCHES))
+
+
 BATTERY: dict[str, Callable[[Engine], Observer]] = {
     "JudgedQuality": quality,
     "DriftMonitor": lambda built: DriftMonitor(built.base.reference, null_windows=500),
@@ -113,6 +121,7 @@ BATTERY: dict[str, Callable[[Engine], Observer]] = {
     "Angles": lambda built: Angles(),
     "_Watch": lambda built: _Watch(),
     "_Ends": lambda built: _Ends(2),
+    "_Ticker": lambda built: ticking(),
     "Aside": lambda built: Aside([quality(built), History()], Errors()),
 }
 
