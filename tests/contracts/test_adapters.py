@@ -220,6 +220,22 @@ def test_an_error_from_outside_leaves_no_half_batch(make: Make, base: Base) -> N
             method.restore(*json_like(*learned(make, base, 2).snapshot()))
 
 
+def test_a_batch_that_breaks_on_the_way_is_undone(make: Make, base: Base) -> None:
+    """The first forward is sound; what later ones give, of the parameters that it moved, is no number."""
+    method, seen = learned(make, base, 2), batch(base, 5)
+    before, version, calls = state(method), method.version, list[int]()
+
+    def worse(params: Any) -> Tensor:
+        calls.append(len(calls))
+        return seen.encode(params) * (torch.nan if len(calls) > 1 else 1.0)
+
+    step, _ = method.update(replace(seen, encode=worse))
+    if len(calls) > 1:
+        assert not step.updated and step.reason
+    if not step.updated:
+        assert state(method) == before and method.version == version
+
+
 def test_equal_queries_are_refused_or_learned_finitely(make: Make, base: Base) -> None:
     def equal(inputs: Tensor) -> None:
         inputs[:] = inputs[0].clone()

@@ -91,7 +91,7 @@ def test_a_twin_alone_answers_from_its_shortlist(fusion: Fusion) -> None:
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
 def test_what_is_served_comes_from_either_shortlist(fusion: Fusion, shift: float) -> None:
     gallery = small()
-    frozen, adapted = seen(fusion, gallery, queries(1, shift)), seen(fusion, gallery, queries(1, shift / 2))
+    frozen, adapted = seen(fusion, gallery, queries(1, shift)), seen(fusion, gallery, queries(2, shift / 2))
     served, weights = fusion.together(gallery, "vector", frozen, adapted, np.zeros(ROWS, bool))
     assert served.keys.shape == (ROWS, TOP) and weights.shape == (ROWS,) and weights.dtype == np.float32
     assert bool((weights >= 0).all())
