@@ -184,10 +184,7 @@ class Fusion(Protocol):
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
     ) -> tuple[Hits, Floats]:
-        """The served answer and the adapted twin's weights [B].
-
-        `repaired` [B]: rows whose text was mended, of which the frozen twin read another query.
-        """
+        """The served answer and the adapted twin's weights [B]; `repaired` [B]: texts that were mended."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows so little of a shift that the adapted twin's weight will be 0."""
