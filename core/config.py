@@ -93,7 +93,7 @@ class Section(BaseModel):
 class KafkaConfig(Section):
     """Where Kafka is, what the topics are called, and how long a delivery may take."""
 
-    bootstrap_servers: Annotated[str, AfterValidator(addresses)] = ""  # empty: the embedded broker
+    bootstrap_servers: Annotated[str, AfterValidator(addresses)] = ""  # empty: none; the demo starts its own
     group: Name = "qshift"
     queries: Topic = "qshift.queries"
     answers: Topic = "qshift.answers"

@@ -128,22 +128,6 @@ def recall_at_1(distance: NDArray[Any], relevant: Relevant) -> float:
     return precision_at(distance, relevant, 1) if np.any(relevant) else float("nan")
 
 
-def reciprocal_rank(distance: NDArray[Any], relevant: Relevant) -> float:
-    """Expected 1 / rank of the first relevant item; NaN when nothing is relevant."""
-    counts = levels(distance, relevant)
-    holds = np.flatnonzero(counts[0])
-    if not len(holds):
-        return float("nan")
-    level = int(holds[0])
-    s, t, r = int(counts[:, :level].sum()), int(counts[:, level].sum()), int(counts[0, level])
-    expected, none_yet = 0.0, 1.0
-    for place in range(t - r + 1):
-        here = r / (t - place)
-        expected += none_yet * here / (s + place + 1)
-        none_yet *= 1.0 - here
-    return expected
-
-
 def _found(counts: Levels, k: int) -> float:
     """Expected number of relevant items in the first k places: whole levels, then a share of one."""
     if k < 1:

@@ -27,10 +27,6 @@ def plain_ap(ranked):
     return total / sum(ranked)
 
 
-def plain_rr(ranked):
-    return 1.0 / (ranked.index(True) + 1)
-
-
 def expected(measure, distance, relevant):
     values = [measure(ranked) for ranked in orders(distance, relevant)]
     return sum(values) / len(values)
@@ -52,7 +48,6 @@ CASES = [
 def test_every_measure_is_the_mean_over_all_orders(distance, relevant):
     d, r = np.array(distance), np.array(relevant, bool)
     assert ranking.average_precision(d, r) == pytest.approx(expected(plain_ap, distance, relevant), abs=1e-14)
-    assert ranking.reciprocal_rank(d, r) == pytest.approx(expected(plain_rr, distance, relevant), abs=1e-14)
     assert ranking.recall_at_1(d, r) == pytest.approx(expected(lambda x: x[0], distance, relevant), abs=1e-14)
     for k in (1, 2, 3, 5, 6, 9):
         found = expected(lambda x: sum(x[:k]), distance, relevant)  # noqa: B023
@@ -119,7 +114,6 @@ def test_edges():
     assert np.isnan(ranking.average_precision(np.arange(3), none))
     assert np.isnan(ranking.recall_at_1(np.arange(3), none))
     assert np.isnan(ranking.recall_at(np.arange(3), none, 2))
-    assert np.isnan(ranking.reciprocal_rank(np.arange(3), none))
     assert ranking.precision_at(np.arange(3), none, 2) == 0.0
     assert np.isnan(ranking.average_precision(np.zeros(0), np.zeros(0, bool)))
     with_nan, right = np.array([np.nan, 2.0, np.nan, 1.0]), np.array([1, 0, 0, 0], bool)
