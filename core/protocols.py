@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Affine = tuple[Tensor, Tensor]
     """Scale > 0 and shift, [C] or [B, C] each: the input of a BatchNorm becomes scale x + shift."""
     Hook = Callable[[int, Tensor], Affine | None]
-    """Called with the index and input [B, C, ...] of each BatchNorm; None leaves it as it is."""
+    """Called with the index and the input [B, C, ...] of each normalisation; None leaves it as it is."""
     Hash = Callable[[Tensor, Modality], Codes]
     """Unit features [B, D] of a modality -> packed codes [B, L/8]; frozen on-line."""
 
@@ -138,8 +138,8 @@ class Encoder(Protocol):
     def adaptable(self) -> dict[str, Tensor]:
         """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
 
-    def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm that calls the hook, in its order; () for towers without."""
+    def hook_widths(self) -> tuple[int, ...]:
+        """Channels of each call of a hook, in order; () where none is called."""
 
 
 class Gallery(Protocol):

@@ -91,9 +91,9 @@ class Composed:
         towers = zip(PARTS, (self._image, self._text))
         return {part + name: t for part, tower in towers for name, t in tower.adaptable().items()}
 
-    def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm of the image tower, in hook order."""
-        return self._image.bn_widths()
+    def hook_widths(self) -> tuple[int, ...]:
+        """Of the image tower."""
+        return self._image.hook_widths()
 
 
 def _routed(params: Params) -> tuple[Params, Params]:

@@ -1,4 +1,4 @@
-"""Normalisation layers: what adapts, the hook in front of BatchNorm, float32 norms in a bfloat16 body.
+"""Normalisation layers: what adapts, clean statistics, float32 norms in a bfloat16 body.
 
 Layers are found by class, never by name: names differ between libraries, and even between the two model
 classes of open_clip.
@@ -7,7 +7,7 @@ classes of open_clip.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.errors import ArtifactError
 from core.protocols import Encoder
 from core.references import Calibration
-
-if TYPE_CHECKING:
-    from core.protocols import Hook
 
 
 def affine_tensors(module: nn.Module, exclude: Sequence[str] = ()) -> Iterator[tuple[str, Tensor]]:
@@ -40,52 +37,6 @@ def affine_tensors(module: nn.Module, exclude: Sequence[str] = ()) -> Iterator[t
                 yield f"{path}.{part}", tensor
 
 
-def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """BatchNorm layers in order of definition: the index a hook is called with."""
-    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-
-
-class Hooks:
-    """Lets a function see, and move, the input of every BatchNorm while `current` is set.
-
-    A move (scale, shift), [C] each, is folded into the statistics that the layer normalises with, which costs
-    nothing: elementwise it would take as long as the layer itself, forward and backward.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.current: Hook | None = None
-        self._held: list[tuple[_BatchNorm, Tensor, Tensor]] = []
-        for index, layer in enumerate(batch_norms(module)):
-            layer.register_forward_pre_hook(self._before(index))
-            layer.register_forward_hook(lambda *_: self.release())
-
-    def _before(self, index: int) -> Any:
-        def before(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            move = None if self.current is None else self.current(index, inputs[0])
-            if move is None:
-                return None
-            scale, shift = move
-            if scale.ndim > 1:  # every row its own move: no statistics to fold it into
-                shape = scale.shape + (1,) * (inputs[0].ndim - 2)
-                return torch.addcmul(shift.view(shape), inputs[0], scale.view(shape)), *inputs[1:]
-            mean, var = layer.running_mean, layer.running_var
-            if mean is None or var is None:
-                raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
-            self._held.append((layer, mean, var))
-            # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
-            layer.running_mean = (mean - shift) / scale
-            layer.running_var = (var + layer.eps) / scale.square() - layer.eps
-            return None
-
-        return before
-
-    def release(self) -> None:
-        """Gives every layer its source statistics back."""
-        while self._held:
-            layer, mean, var = self._held.pop()
-            layer.running_mean, layer.running_var = mean, var
-
-
 def to_bfloat16(module: nn.Module) -> None:
     """Casts all but the normalisation layers; those compute in float32 between two casts.
 
@@ -103,21 +54,21 @@ def to_bfloat16(module: nn.Module) -> None:
 
 
 def calibrate(encoder: Encoder, batches: Iterable[Any]) -> Calibration:
-    """Channel statistics of clean pictures in front of every BatchNorm of the frozen encoder.
+    """Channel statistics of clean pictures at every normalisation layer of the frozen encoder.
 
     Args:
-        encoder: a tower with BatchNorm.
+        encoder: a tower with `hook_widths`.
         batches: collated inputs without padding rows, n pictures in all.
 
     Returns:
         Features [n, D], mean and (biased) sd [n, W] per picture and channel over its pixels.
 
     Raises:
-        ArtifactError: no BatchNorm, no pictures, or statistics that are not finite.
+        ArtifactError: no such layer, no pictures, or statistics that are not finite.
     """
-    widths = encoder.bn_widths()
+    widths = encoder.hook_widths()
     if not widths:
-        raise ArtifactError("the tower has no BatchNorm: statistics alignment does not apply, leave it out")
+        raise ArtifactError("the tower has no normalisation layer that calls a hook: leave alignment out")
     features, means, sds = [], [], []
     for inputs in batches:
         moments: dict[int, tuple[Tensor, Tensor]] = {}

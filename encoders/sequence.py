@@ -121,9 +121,9 @@ class FrameSequence:
     def adaptable(self) -> dict[str, Tensor]:
         return self._frames.adaptable()
 
-    def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm of the frames' tower, in hook order."""
-        return self._frames.bn_widths()
+    def hook_widths(self) -> tuple[int, ...]:
+        """Of the frames' tower."""
+        return self._frames.hook_widths()
 
 
 def spread(count: int, most: int) -> list[int]:

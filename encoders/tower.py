@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
-from encoders.norms import Hooks, affine_tensors, batch_norms
+from encoders.hooks import ROWS, Hooks
+from encoders.norms import affine_tensors
 from encoders.projection import Affine, Projection
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class UnitFeatures(nn.Module):
 class Tower:
     """What image and text encoders share. Subclasses prepare and collate.
 
+    `tokens` says whether hooks are called at LayerNorms, in towers without BatchNorm.
+
     Args:
         tower: gives raw features [B, width]; put in eval mode, BatchNorm keeps its source statistics.
         example: one collated input, to learn the width from.
@@ -55,6 +59,8 @@ class Tower:
         exclude: norm layers that do not adapt, by the last parts of their path (`tcr-paper`: `ln_final`).
         device: where parameters live and inputs go.
     """
+
+    tokens = False
 
     def __init__(
         self,
@@ -65,17 +71,17 @@ class Tower:
         device: str = "cpu",
     ) -> None:
         self.device = device
-        self._hooks = Hooks(tower)
-        self._widths = tuple(int(layer.num_features) for layer in batch_norms(tower))
-        self.channels_last = bool(self._widths)
+        self.channels_last = any(isinstance(layer, _BatchNorm) for layer in tower.modules())
         if self.channels_last:  # convolutions run 1.7 times as fast on CPU
             tower = tower.to(memory_format=torch.channels_last)
         tower = tower.to(device).eval().requires_grad_(False)
+        bare, rows = UnitFeatures(tower, None, None), example.to(device).expand(ROWS, *example.shape[1:])
         with torch.no_grad():
-            raw = UnitFeatures(tower, None, None)(example.to(device)).shape[1]
+            raw = bare(rows[:1]).shape[1]
+            self._hooks = Hooks(tower, (lambda: bare(rows)) if self.tokens else None)
         # AlexNet and plain VGG have no norm layer: adaptation holds on to an affine behind them.
-        bare = next(affine_tensors(tower), None) is None
-        affine = Affine(raw).to(device) if bare else None
+        plain = next(affine_tensors(tower), None) is None
+        affine = Affine(raw).to(device) if plain else None
         if projection is not None and projection.inputs != raw:
             raise ArtifactError(
                 f"the projection takes {projection.inputs} features, the tower gives {raw}: fit it again"
@@ -129,9 +135,9 @@ class Tower:
         """Copies of the source values, float32: `tower.<path>.weight` and `.bias`."""
         return {name: tensor.detach().float().clone() for name, tensor in self._source.items()}
 
-    def bn_widths(self) -> tuple[int, ...]:
-        """Channels of each BatchNorm, in hook order; () for towers without."""
-        return self._widths
+    def hook_widths(self) -> tuple[int, ...]:
+        """Channels of each call of a hook, in order: see `encoders.hooks`."""
+        return self._hooks.widths
 
     @property
     def fingerprint(self) -> str:

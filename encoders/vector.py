@@ -86,7 +86,7 @@ class VectorEncoder:
             "affine.bias": torch.zeros(self._width, device=self.device),
         }
 
-    def bn_widths(self) -> tuple[int, ...]:
+    def hook_widths(self) -> tuple[int, ...]:
         return ()
 
     @property

@@ -32,6 +32,8 @@ class ImageTower(Tower):
         projection, exclude, device: see `Tower`.
     """
 
+    tokens = True
+
     def __init__(
         self,
         tower: nn.Module,

@@ -117,8 +117,13 @@ def _seen(tower: TensorTower, clean: Sequence[Tensor] | Tensor) -> tuple[Floats,
     """Features [n, D], and where the tower has BatchNorm its statistics. Raises ConfigError."""
     silent = Count(0, None)
     try:
-        if tower.bn_widths():
+<<<<<<< HEAD
+        if tower.hook_widths():
             calibration = calibrate(tower, collated(tower, clean, silent))
+=======
+        if tower.hook_widths():
+            calibration = calibrate(tower, batches)
+>>>>>>> 8f5bab7 (Hooks at LayerNorm: the first token and the others apart)
             return calibration.features, {"image": calibration}
         return encoded(tower, clean, silent), {}
     except Refused as refused:

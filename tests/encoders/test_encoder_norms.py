@@ -41,7 +41,7 @@ def inputs(tower: ImageTower, count: int = 5) -> torch.Tensor:
 def test_calibration_equals_a_loop(tower: ImageTower) -> None:
     batch = inputs(tower)
     found = calibrate(tower, [batch[:3], batch[3:]])
-    assert found.widths == (4, 6, 6) == tower.bn_widths()
+    assert found.widths == (4, 6, 6) == tower.hook_widths()
     assert found.mean.shape == found.sd.shape == (5, 16)
     np.testing.assert_allclose(found.features, tower.encode(batch).numpy(), atol=1e-6)
     net: Small = tower.raw  # type: ignore[assignment]
@@ -191,7 +191,7 @@ def test_bfloat16_body_with_batch_norm(tower: ImageTower) -> None:
 
 def test_what_cannot_be_calibrated_is_refused(tower: ImageTower) -> None:
     bare = ImageTower(nn.Sequential(nn.Flatten(), nn.Linear(432, 8)), Preprocess((12, 12)))
-    with pytest.raises(ArtifactError, match="no BatchNorm"):
+    with pytest.raises(ArtifactError, match="no normalisation layer"):
         calibrate(bare, [inputs(bare)])
     with pytest.raises(ArtifactError, match="got none"):
         calibrate(tower, [])

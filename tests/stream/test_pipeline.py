@@ -45,7 +45,7 @@ class Letters:
     def adaptable(self) -> dict[str, torch.Tensor]:
         return {"affine.weight": torch.ones(WIDTH), "affine.bias": torch.zeros(WIDTH)}
 
-    def bn_widths(self) -> tuple[int, ...]:
+    def hook_widths(self) -> tuple[int, ...]:
         return ()
 
 

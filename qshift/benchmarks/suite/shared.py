@@ -82,8 +82,8 @@ class SharedEncoder:
     def adaptable(self) -> dict[str, Tensor]:
         return self._encoder.adaptable()
 
-    def bn_widths(self) -> tuple[int, ...]:
-        return self._encoder.bn_widths()
+    def hook_widths(self) -> tuple[int, ...]:
+        return self._encoder.hook_widths()
 
 
 def _digest(inputs: Any) -> bytes:

@@ -1,0 +1,141 @@
+"""Lets a function see, and move, what a tower's normalisation layers normalise, while it is set.
+
+In towers with BatchNorm that is the input of each BatchNorm. A move (scale, shift), [C] each, is folded into
+the statistics that the layer normalises with, which costs nothing.
+
+In transformers for pictures it is z of each LayerNorm: what is normalised, before the layer's own scale and
+shift. The first token, which a ViT answers from, and the other tokens have statistics of their own (their
+means lie several sd apart), so each LayerNorm calls the hook twice: with z of the other tokens as
+[B, C, T - 1], and with that of the first as [B, C]. Layers that normalise one vector a picture [B, C] or a
+grid [B, H, W, C] call it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from core.protocols import Affine, Hook
+
+ROWS = 3
+"""Of the example that LayerNorms are met with: a number that no grid or sequence has."""
+
+
+class Hooks:
+    """The hooks of one tower.
+
+    Args:
+        module: the tower.
+        run: runs it on ROWS inputs, so that its LayerNorms are met; None leaves those alone: in towers for
+            texts, where padding stands among the tokens.
+    """
+
+    def __init__(self, module: nn.Module, run: Callable[[], object] | None = None) -> None:
+        self.current: Hook | None = None
+        self._held: list[tuple[_BatchNorm, Tensor, Tensor]] = []
+        batch = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+        self.widths: tuple[int, ...] = tuple(int(layer.num_features) for layer in batch)
+        for index, layer in enumerate(batch):
+            layer.register_forward_pre_hook(self._before(index))
+            layer.register_forward_hook(lambda *_: self.release())
+        if run is not None and not batch:
+            self.widths = self._of_tokens(module, run)
+
+    # -- BatchNorm --------------------------------------------------------------------------------------
+
+    def _before(self, index: int) -> Any:
+        def before(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            move = None if self.current is None else self.current(index, inputs[0])
+            if move is None:
+                return None
+            scale, shift = move
+            if scale.ndim > 1:  # every row its own move: no statistics to fold it into
+                shape = scale.shape + (1,) * (inputs[0].ndim - 2)
+                return torch.addcmul(shift.view(shape), inputs[0], scale.view(shape)), *inputs[1:]
+            mean, var = layer.running_mean, layer.running_var
+            if mean is None or var is None:
+                raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
+            self._held.append((layer, mean, var))
+            # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
+            layer.running_mean = (mean - shift) / scale
+            layer.running_var = (var + layer.eps) / scale.square() - layer.eps
+            return None
+
+        return before
+
+    def release(self) -> None:
+        """Gives every layer its source statistics back."""
+        while self._held:
+            layer, mean, var = self._held.pop()
+            layer.running_mean, layer.running_var = mean, var
+
+    # -- LayerNorm --------------------------------------------------------------------------------------
+
+    def _of_tokens(self, module: nn.Module, run: Callable[[], object]) -> tuple[int, ...]:
+        """Meets the LayerNorms in the order in which they run; returns the widths."""
+        met: list[tuple[nn.LayerNorm, torch.Size]] = []
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.LayerNorm)]
+        noting = [
+            layer.register_forward_pre_hook(lambda one, inputs: met.append((one, inputs[0].shape)))
+            for layer in layers
+        ]
+        run()
+        for handle in noting:
+            handle.remove()
+        widths: list[int] = []
+        for layer, shape in met:
+            often = sum(one is layer for one, _ in met) > 1
+            # What does not hold one picture a row (windows, sequences first) has no moves by row.
+            if often or shape[0] != ROWS or len(layer.normalized_shape) > 1 or len(shape) not in (2, 3, 4):
+                continue
+            layer.register_forward_hook(self._after(len(widths)))
+            widths += [layer.normalized_shape[0]] * (2 if len(shape) == 3 else 1)
+        return tuple(widths)
+
+    def _after(self, index: int) -> Any:
+        def after(layer: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            hook = self.current
+            if hook is None:
+                return None
+            z = layer_norm(inputs[0], layer.normalized_shape, None, None, layer.eps)
+            moves = [hook(index + number, group) for number, group in enumerate(_groups(z))]
+            if all(move is None for move in moves):
+                return None
+            scale, shift = _spread(z, moves)
+            if layer.weight is not None:
+                scale, shift = scale * layer.weight, shift * layer.weight
+            if layer.bias is not None:
+                shift = shift + layer.bias
+            return torch.addcmul(shift, z, scale).to(output.dtype)
+
+        return after
+
+
+def _groups(z: Tensor) -> Iterator[Tensor]:
+    """z [B, T, C] -> the other tokens [B, C, T - 1], then the first [B, C]; one group of anything else."""
+    if z.ndim == 3:
+        yield z[:, 1:].transpose(1, 2)
+        yield z[:, 0]
+    else:
+        yield z if z.ndim == 2 else z.movedim(-1, 1)
+
+
+def _spread(z: Tensor, moves: list[Affine | None]) -> Affine:
+    """Moves of each group, [C] or [B, C], as scale and shift that broadcast over z."""
+    like = next(move for move in moves if move is not None)[0]
+    none = (torch.ones_like(like), torch.zeros_like(like))
+    others, *first = [none if move is None else move for move in moves]
+    scale, shift = (side if side.ndim == 1 else side.view(len(z), *[1] * (z.ndim - 2), -1) for side in others)
+    if not first:
+        return scale, shift
+    at_first = torch.arange(z.shape[1], device=z.device)[:, None] == 0
+    scale_first, shift_first = (side.unsqueeze(-2) for side in first[0])
+    return torch.where(at_first, scale_first, scale), torch.where(at_first, shift_first, shift)

@@ -1,0 +1,185 @@
+"""Hooks at LayerNorm: what they are shown, and that a move is what its formula says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoders.clip import open_clip_towers
+from encoders.images import Preprocess
+from encoders.norms import calibrate
+from encoders.text import TextTower
+from encoders.vision import ImageTower
+
+WIDTH, SIDE, PATCH = 6, 12, 4
+TOKENS = (SIDE // PATCH) ** 2 + 1
+
+
+class Small(nn.Module):
+    """A ViT of one block: patches and a class token, a norm of all tokens, a norm of the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.norm, self.mix = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat((self.token.expand(len(x), -1, -1), self.patches(x).flatten(2).transpose(1, 2)), 1)
+        tokens = tokens + self.mix(self.norm(tokens)).relu().mean(1, keepdim=True)
+        return self.last(tokens[:, 0])
+
+
+@pytest.fixture
+def tower() -> ImageTower:
+    torch.manual_seed(0)
+    module = Small()
+    for layer in (module.norm, module.last):
+        nn.init.normal_(layer.weight, 1, 0.3)
+        nn.init.normal_(layer.bias, 0, 0.3)
+    return ImageTower(module, Preprocess((SIDE, SIDE)))
+
+
+def inputs(tower: ImageTower, count: int = 4) -> Tensor:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    return tower.collate([tower.prepare(p) for p in pixels], count)
+
+
+def z_of(rows: Tensor, eps: float) -> Tensor:
+    """Vectors less their mean, over their sd."""
+    out = torch.empty_like(rows)
+    for place in np.ndindex(*rows.shape[:-1]):
+        values = rows[place].tolist()
+        mean = sum(values) / len(values)
+        sd = (sum((value - mean) ** 2 for value in values) / len(values) + eps) ** 0.5
+        out[place] = torch.tensor([(value - mean) / sd for value in values])
+    return out
+
+
+def by_hand(net: Small, x: Tensor, move: Callable[[int, int], tuple[Tensor, Tensor]]) -> Tensor:
+    """The tower with moves (layer, row) -> scale, shift, one token after the other."""
+    tokens = torch.cat((net.token.expand(len(x), -1, -1), net.patches(x).flatten(2).transpose(1, 2)), 1)
+    z, moved = z_of(tokens, net.norm.eps), torch.empty_like(tokens)
+    for row in range(len(x)):
+        for token in range(TOKENS):
+            scale, shift = move(1 if token == 0 else 0, row)
+            moved[row, token] = (scale * z[row, token] + shift) * net.norm.weight + net.norm.bias
+    tokens = tokens + net.mix(moved).relu().mean(1, keepdim=True)
+    z = z_of(tokens[:, 0], net.last.eps)
+    out = torch.stack([move(2, row)[0] * z[row] + move(2, row)[1] for row in range(len(x))])
+    return nn.functional.normalize(out * net.last.weight + net.last.bias, dim=1)
+
+
+def test_hooks_see_other_tokens_and_the_first_apart(tower: ImageTower) -> None:
+    seen: dict[int, Tensor] = {}
+    batch = inputs(tower)
+    plain = tower.encode(batch)
+    watched = tower.encode(batch, None, lambda layer, z: seen.update({layer: z}))
+    assert torch.equal(plain, watched) and tower.hook_widths() == (WIDTH, WIDTH, WIDTH)
+    net: Any = tower.raw
+    with torch.no_grad():
+        patches = net.patches(batch).flatten(2).transpose(1, 2)
+    assert [tuple(z.shape) for z in seen.values()] == [(4, WIDTH, TOKENS - 1), (4, WIDTH), (4, WIDTH)]
+    torch.testing.assert_close(seen[0].transpose(1, 2), z_of(patches, 1e-5), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("layers", [(0, 1, 2), (0,), (1,), (2,)])
+def test_moves_equal_the_loop(tower: ImageTower, layers: tuple[int, ...], per_row: bool) -> None:
+    torch.manual_seed(1)
+    shape = (4, WIDTH) if per_row else (WIDTH,)
+    moves = {layer: (torch.rand(shape) + 0.5, torch.randn(shape)) for layer in layers}
+    batch = inputs(tower)
+    got = tower.encode(batch, None, lambda layer, z: moves.get(layer))
+
+    def move(layer: int, row: int) -> tuple[Tensor, Tensor]:
+        if layer not in moves:
+            return torch.ones(WIDTH), torch.zeros(WIDTH)
+        scale, shift = moves[layer]
+        return (scale[row], shift[row]) if per_row else (scale, shift)
+
+    with torch.no_grad():
+        expected = by_hand(tower.raw, batch, move)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+    assert not torch.allclose(got, tower.encode(batch), atol=1e-3)
+    assert torch.equal(tower.encode(batch), tower.encode(batch)), "a hook leaves nothing behind"
+
+
+def test_gradients_flow_to_adapted_scales_through_a_move(tower: ImageTower) -> None:
+    batch, params = inputs(tower), {name: t.requires_grad_() for name, t in tower.adaptable().items()}
+    move = (torch.full((WIDTH,), 2.0), torch.ones(WIDTH))
+    source = tower.encode(batch, None, lambda layer, z: move)
+    adapted = tower.encode(batch, params, lambda layer, z: move)
+    torch.testing.assert_close(adapted.detach(), source)
+    adapted[:, 0].sum().backward()
+    assert all(t.grad is not None and t.grad.abs().max() > 0 for t in params.values())
+
+
+def test_clean_statistics_are_those_of_the_groups(tower: ImageTower) -> None:
+    batch, seen = inputs(tower), dict[int, Tensor]()
+    tower.encode(batch, None, lambda layer, z: seen.update({layer: z}))
+    found = calibrate(tower, [batch])
+    assert found.widths == tower.hook_widths()
+    np.testing.assert_allclose(found.mean[:, :WIDTH], seen[0].mean(2), atol=1e-6)
+    np.testing.assert_allclose(found.sd[:, :WIDTH], seen[0].std(2, correction=0), atol=1e-6)
+    np.testing.assert_allclose(found.mean[:, WIDTH : 2 * WIDTH], seen[1], atol=1e-6)
+    assert not found.sd[:, WIDTH:].any(), "one token has no spread of its own"
+
+
+class Grid(nn.Module):
+    """A norm over the channels of a grid, as in ConvNeXt; then one layer that stands in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.twice = (
+            nn.Conv2d(3, WIDTH, PATCH, PATCH),
+            nn.LayerNorm(WIDTH),
+            nn.LayerNorm(WIDTH),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.norm(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2))
+        twice: Tensor = self.twice(self.twice(pooled) + 1)
+        return twice
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
+    torch.manual_seed(2)
+    tower = ImageTower(Grid(), Preprocess((SIDE, SIDE)))
+    assert tower.hook_widths() == (WIDTH,)
+    shape = (4, WIDTH) if per_row else (WIDTH,)
+    scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
+    batch, shapes = inputs(tower), list[torch.Size]()
+
+    def hook(layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        shapes.append(z.shape)
+        return scale, shift
+
+    got = tower.encode(batch, None, hook)
+    assert shapes == [(4, WIDTH, SIDE // PATCH, SIDE // PATCH)]
+    net: Any = tower.raw
+    with torch.no_grad():
+        z = z_of(net.patches(batch).permute(0, 2, 3, 1), 1e-5)
+        place = (slice(None), None, None) if per_row else ()
+        pooled = (z * scale[place] + shift[place]).mean((1, 2))
+        expected = nn.functional.normalize(net.twice(net.twice(pooled) + 1), dim=1)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+
+
+def test_open_clip_towers_have_hooks_for_pictures_alone(tiny: Path) -> None:
+    towers = open_clip_towers(f"local-dir:{tiny}")
+    widths = towers.image.hook_widths()
+    assert len(widths) > 4 and len(set(widths)) == 1
+    assert isinstance(towers.text, TextTower) and towers.text.hook_widths() == ()
+    called: list[int] = []
+    blank = towers.image.collate([], 2)
+    features = towers.image.encode(blank, None, lambda layer, z: called.append(layer))
+    assert called == list(range(len(widths))) and torch.equal(features, towers.image.encode(blank))
