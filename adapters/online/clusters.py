@@ -29,6 +29,8 @@ INERTIA = 256  # a centroid never weighs more queries than this, so that it can 
 EPS = 1e-3
 ROUNDS = 3  # of finding the members of a new kind
 SHRINK = 0.1  # of the clean covariance towards its diagonal
+SHRINK_FEW = 0.5  # where there are few pictures
+FEW = 2  # pictures for each number of a style below which they are few
 APART = 0.9  # radii between a founded centroid and any other
 LINEAR = 1.15  # radii up to which lengths count fully; beyond, their logarithm
 PATIENCE = 64  # batches a cluster must have been unused before a new kind of query may take its place
@@ -84,12 +86,10 @@ class StyleSpace:
         mean, sd = (side.astype(np.float64) for side in (calibration.mean, calibration.sd))
         clean = np.concatenate([_style(mean[:, part], sd[:, part]) for part in parts], axis=1)
         self.width = clean.shape[1]
-        self._centre = clean.mean(0)
-        covariance = np.cov(clean.T)
-        diagonal = np.diag(np.diag(covariance) + EPS**2)
-        factor = np.linalg.cholesky((1 - SHRINK) * covariance + SHRINK * diagonal)
-        self._whiten = np.linalg.inv(factor).T
-        lengths = np.linalg.norm((clean - self._centre) @ self._whiten, axis=1)
+        self._centre, self._whiten = _whitening(clean)
+        # With few pictures for so many numbers, whitening fits its own pictures better than any others.
+        few = len(clean) < FEW * self.width
+        lengths = _held_out_lengths(clean) if few else _lengths(clean, self._centre, self._whiten)
         self.radius = float(np.quantile(lengths, config.quantile))
 
     def styles(self, early: Sequence[Tensor]) -> Styles:
@@ -243,6 +243,26 @@ class StyleClusters:
 
 def _style(mean: Styles, sd: Styles) -> Styles:
     return np.concatenate((mean, np.log(sd + EPS)), axis=1)
+
+
+def _whitening(clean: Styles) -> tuple[Styles, Styles]:
+    """Centre [S] and whitening matrix [S, S] of clean styles [n, S]."""
+    covariance = np.cov(clean.T)
+    diagonal = np.diag(np.diag(covariance) + EPS**2)
+    shrink = SHRINK if len(clean) >= FEW * clean.shape[1] else SHRINK_FEW
+    factor = np.linalg.cholesky((1 - shrink) * covariance + shrink * diagonal)
+    return clean.mean(0), np.linalg.inv(factor).T
+
+
+def _lengths(styles: Styles, centre: Styles, whiten: Styles) -> Styles:
+    lengths: Styles = np.linalg.norm((styles - centre) @ whiten, axis=1)
+    return lengths
+
+
+def _held_out_lengths(clean: Styles) -> Styles:
+    """Lengths of clean styles by the whitening of the other half."""
+    halves = clean[::2], clean[1::2]
+    return np.concatenate([_lengths(one, *_whitening(other)) for one, other in (halves, halves[::-1])])
 
 
 def _part(widths: Sequence[int], layer: int) -> slice:
