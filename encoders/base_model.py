@@ -126,7 +126,7 @@ def _calibration(
         tower = encoders.get(modality)
         if tower is None or tower.hook_widths() != found[modality].widths:
             raise ArtifactError(
-                f"the {modality} tower's normalisation layers are not those of its calibration: build it again"
+                f"the {modality} tower's normalisation layers are not those of its calibration: fit it again"
             )
     return found
 

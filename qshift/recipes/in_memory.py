@@ -114,16 +114,11 @@ def _head(gallery: Floats, bits: int, seed: int, device: str) -> HashHead:
 
 
 def _seen(tower: TensorTower, clean: Sequence[Tensor] | Tensor) -> tuple[Floats, dict[Modality, Calibration]]:
-    """Features [n, D], and where the tower has BatchNorm its statistics. Raises ConfigError."""
+    """Features [n, D], and statistics of its normalisation layers where it has any. Raises ConfigError."""
     silent = Count(0, None)
     try:
-<<<<<<< HEAD
         if tower.hook_widths():
             calibration = calibrate(tower, collated(tower, clean, silent))
-=======
-        if tower.hook_widths():
-            calibration = calibrate(tower, batches)
->>>>>>> 8f5bab7 (Hooks at LayerNorm: the first token and the others apart)
             return calibration.features, {"image": calibration}
         return encoded(tower, clean, silent), {}
     except Refused as refused:
