@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -150,14 +150,32 @@ class AlignConfig(Section):
     """Alignment of channel statistics, a stage under any method: docs/methods/alignment.md."""
 
     enabled: bool = True
-    strength: float = Field(0.5, ge=0, le=1)  # k of BN-rel, docs/methods/alignment.md
-    forgetting: float = Field(0.8, ge=0, lt=1)
+    # None: .5 at BatchNorm, 1 at LayerNorm; k of BN-rel, docs/methods/alignment.md
+    strength: float | None = Field(None, ge=0, le=1)
+    # None: .8 at BatchNorm; 0 at LayerNorm, where the tokens of a batch are enough: docs/methods/layernorm.md
+    forgetting: float | None = Field(None, ge=0, lt=1)
     neighbours: int = Field(5, ge=1)
     temperature: float = Field(0.05, gt=0)
     shrink: Span = (0.35, 0.6)  # total variation where content matching starts and is full
-    matched: bool = True
+    matched: bool | None = None  # None: at BatchNorm alone, where shifted content still looks like itself
     passes: Literal[1, 2] = 1  # 2: content is matched again on the aligned features
     clusters: ClusterConfig = ClusterConfig()
+
+    def settled(self, layer_norm: bool) -> AlignSettings:
+        """With what is left open decided by the kind of the tower's normalisation layers."""
+        chosen = {name: value for name, value in self if value is not None}
+        return AlignSettings(**{**(LAYER_NORM if layer_norm else {}), **chosen})
+
+
+class AlignSettings(AlignConfig):
+    """Nothing is left open. The defaults are those at BatchNorm."""
+
+    strength: float = Field(0.5, ge=0, le=1)
+    forgetting: float = Field(0.8, ge=0, lt=1)
+    matched: bool = True
+
+
+LAYER_NORM: dict[str, Any] = {"strength": 1.0, "forgetting": 0.0, "matched": False}
 
 
 class DecoupleConfig(Section):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.checkpoints import Checkpoint, JournalEntry
+from core.hooks import HookPoints
 from core.records import Judgement, Partition, Record, Refusal
 from core.types import AdaptationStep, Codes, Distances, Encoded, Floats, Hits, Keys, Modality, Outcome, Twin
 
@@ -138,8 +139,8 @@ class Encoder(Protocol):
     def adaptable(self) -> dict[str, Tensor]:
         """Source values of the adaptable tensors (norm affine), by full parameter name, float32, detached."""
 
-    def hook_widths(self) -> tuple[int, ...]:
-        """Channels of each call of a hook, in order; () where none is called."""
+    def hook_points(self) -> HookPoints:
+        """Where `encode` calls a hook."""
 
 
 class Gallery(Protocol):

@@ -124,7 +124,7 @@ def _calibration(
         check_calibration(modality, found[modality])
         check_width(f"{modality} calibration features", arrays["features"], width)
         tower = encoders.get(modality)
-        if tower is None or tower.hook_widths() != found[modality].widths:
+        if tower is None or tower.hook_points().widths != found[modality].widths:
             raise ArtifactError(
                 f"the {modality} tower's normalisation layers are not those of its calibration: fit it again"
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from core.errors import ArtifactError, ConfigError, Refused
+from core.hooks import HookPoints
 from core.protocols import Encoder
 from core.references import Calibration
 from core.types import Floats, Modality
@@ -91,9 +92,9 @@ class Composed:
         towers = zip(PARTS, (self._image, self._text))
         return {part + name: t for part, tower in towers for name, t in tower.adaptable().items()}
 
-    def hook_widths(self) -> tuple[int, ...]:
+    def hook_points(self) -> HookPoints:
         """Of the image tower."""
-        return self._image.hook_widths()
+        return self._image.hook_points()
 
 
 def _routed(params: Params) -> tuple[Params, Params]:

@@ -21,6 +21,7 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
+from core.hooks import HookPoints
 
 if TYPE_CHECKING:
     from core.protocols import Affine, Hook
@@ -42,12 +43,12 @@ class Hooks:
         self.current: Hook | None = None
         self._held: list[tuple[_BatchNorm, Tensor, Tensor]] = []
         batch = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-        self.widths: tuple[int, ...] = tuple(int(layer.num_features) for layer in batch)
+        self.points = HookPoints(tuple(int(layer.num_features) for layer in batch))
         for index, layer in enumerate(batch):
             layer.register_forward_pre_hook(self._before(index))
             layer.register_forward_hook(lambda *_: self.release())
         if run is not None and not batch:
-            self.widths = self._of_tokens(module, run)
+            self.points = HookPoints(self._of_tokens(module, run), True)
 
     # -- BatchNorm --------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def calibrate(encoder: Encoder, batches: Iterable[Any]) -> Calibration:
     """Channel statistics of clean pictures at every normalisation layer of the frozen encoder.
 
     Args:
-        encoder: a tower with `hook_widths`.
+        encoder: a tower that calls hooks.
         batches: collated inputs without padding rows, n pictures in all.
 
     Returns:
@@ -66,7 +66,7 @@ def calibrate(encoder: Encoder, batches: Iterable[Any]) -> Calibration:
     Raises:
         ArtifactError: no such layer, no pictures, or statistics that are not finite.
     """
-    widths = encoder.hook_widths()
+    widths = encoder.hook_points().widths
     if not widths:
         raise ArtifactError("the tower has no normalisation layer that calls a hook: leave alignment out")
     features, means, sds = [], [], []

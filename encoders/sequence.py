@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ConfigError, Refused
+from core.hooks import HookPoints
 from core.protocols import Encoder
 from core.types import Modality
 from encoders.composed import united
@@ -121,9 +122,9 @@ class FrameSequence:
     def adaptable(self) -> dict[str, Tensor]:
         return self._frames.adaptable()
 
-    def hook_widths(self) -> tuple[int, ...]:
+    def hook_points(self) -> HookPoints:
         """Of the frames' tower."""
-        return self._frames.hook_widths()
+        return self._frames.hook_points()
 
 
 def spread(count: int, most: int) -> list[int]:

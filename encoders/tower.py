@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
+from core.hooks import HookPoints
 from encoders.hooks import ROWS, Hooks
 from encoders.norms import affine_tensors
 from encoders.projection import Affine, Projection
@@ -135,9 +136,9 @@ class Tower:
         """Copies of the source values, float32: `tower.<path>.weight` and `.bias`."""
         return {name: tensor.detach().float().clone() for name, tensor in self._source.items()}
 
-    def hook_widths(self) -> tuple[int, ...]:
-        """Channels of each call of a hook, in order: see `encoders.hooks`."""
-        return self._hooks.widths
+    def hook_points(self) -> HookPoints:
+        """Where `encode` calls a hook: see `encoders.hooks`."""
+        return self._hooks.points
 
     @property
     def fingerprint(self) -> str:

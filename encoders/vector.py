@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from core.errors import ArtifactError, Refused
+from core.hooks import HookPoints
 from core.types import Floats, Modality
 from encoders.rows import check_rows
 
@@ -86,8 +87,8 @@ class VectorEncoder:
             "affine.bias": torch.zeros(self._width, device=self.device),
         }
 
-    def hook_widths(self) -> tuple[int, ...]:
-        return ()
+    def hook_points(self) -> HookPoints:
+        return HookPoints()
 
     @property
     def fingerprint(self) -> str:

@@ -293,7 +293,8 @@ class Aligners:
         """None for towers without BatchNorm, and where the paper's preset is asked for."""
         if not _aligned(self._config) or modality not in self._base.calibration:
             return None
-        align = self._config.adapt.align
+        layer_norm = self._base.encoders[modality].hook_points().layer_norm
+        align = self._config.adapt.align.settled(layer_norm)
         if modality not in self._clean:
             self._check_layers(modality)
             self._clean[modality] = CleanSide(self._base.calibration[modality], align, self._where)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from adapters.online.clusters import Routing, StyleClusters, StyleSpace
 from adapters.online.matching import CleanDomain
-from core.config import AlignConfig
+from core.config import AlignSettings
 from core.references import Calibration
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class CleanSide:
         device: where tensors live.
     """
 
-    def __init__(self, calibration: Calibration, config: AlignConfig, device: str = "cpu") -> None:
+    def __init__(self, calibration: Calibration, config: AlignSettings, device: str = "cpu") -> None:
         self.device, self.domain = device, CleanDomain(calibration, config, device)
         clusters = config.clusters
         possible = clusters.enabled and max(clusters.layers) < len(calibration.widths)
@@ -137,7 +137,7 @@ class ContentAlignment:
         batch: rows of a full batch, the unit of forgetting.
     """
 
-    def __init__(self, clean: CleanSide, config: AlignConfig, batch: int) -> None:
+    def __init__(self, clean: CleanSide, config: AlignSettings, batch: int) -> None:
         self._config, self._batch, self._device = config, batch, clean.device
         self._domain = clean.domain
         self._styles = None if clean.space is None else StyleClusters(clean.space, config.clusters)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adapters.lloyd import lloyd
-from core.config import AlignConfig
+from core.config import AlignSettings
 from core.references import Calibration
 from core.types import Floats
 
@@ -31,7 +31,7 @@ class CleanDomain:
         config: neighbours, temperature, and the variation between which matching sets in.
     """
 
-    def __init__(self, calibration: Calibration, config: AlignConfig, device: str = "cpu") -> None:
+    def __init__(self, calibration: Calibration, config: AlignSettings, device: str = "cpu") -> None:
         if calibration.mean.shape[1] != sum(calibration.widths):
             raise ValueError(
                 f"calibration has {calibration.mean.shape[1]} channels, layers {calibration.widths}"

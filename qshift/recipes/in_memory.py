@@ -117,7 +117,7 @@ def _seen(tower: TensorTower, clean: Sequence[Tensor] | Tensor) -> tuple[Floats,
     """Features [n, D], and statistics of its normalisation layers where it has any. Raises ConfigError."""
     silent = Count(0, None)
     try:
-        if tower.hook_widths():
+        if tower.hook_points().widths:
             calibration = calibrate(tower, collated(tower, clean, silent))
             return calibration.features, {"image": calibration}
         return encoded(tower, clean, silent), {}

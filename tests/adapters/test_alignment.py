@@ -12,7 +12,7 @@ import torch
 from adapters.online import clusters
 from adapters.online.alignment import EPS, FOUNDED, LARGE, CleanSide, ContentAlignment
 from adapters.online.matching import CleanDomain
-from core.config import AlignConfig, ClusterConfig
+from core.config import AlignSettings, ClusterConfig
 from core.references import Calibration
 
 WIDTHS = (3, 2)
@@ -28,7 +28,7 @@ def calibration(seed: int = 0, n: int = 40) -> Calibration:
     return Calibration(features, mean, sd, WIDTHS)
 
 
-def aligning(clean: Calibration, config: AlignConfig) -> ContentAlignment:
+def aligning(clean: Calibration, config: AlignSettings) -> ContentAlignment:
     return ContentAlignment(CleanSide(clean, config), config, BATCH)
 
 
@@ -81,7 +81,7 @@ def slow(
 @pytest.mark.parametrize("k", [0.25, 0.5, 1.0])
 def test_first_batch_equals_the_slow_loop(rows: int, k: float) -> None:
     source = calibration()
-    config = AlignConfig(strength=k, matched=False)
+    config = AlignSettings(strength=k, matched=False)
     aligned = aligning(source, config)
     mask = torch.arange(BATCH) < rows
     done = aligned.begin(queries(), mask)
@@ -93,13 +93,13 @@ def test_first_batch_equals_the_slow_loop(rows: int, k: float) -> None:
 
 
 def test_strength_zero_is_the_identity() -> None:
-    aligned = aligning(calibration(), AlignConfig(strength=0.0))
+    aligned = aligning(calibration(), AlignSettings(strength=0.0))
     x = inputs(0)
     torch.testing.assert_close(apply(aligned.begin(queries(), ALL), 0, x), x, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_does_not_count() -> None:
-    aligned = aligning(calibration(), AlignConfig())
+    aligned = aligning(calibration(), AlignSettings())
     mask = torch.arange(BATCH) < 6
     x, other = inputs(0), inputs(0)
     other[6:] = 1e6
@@ -110,7 +110,7 @@ def test_padding_does_not_count() -> None:
 
 
 def test_answering_changes_nothing_and_later_encodes_use_the_same_statistics() -> None:
-    aligned = aligning(calibration(), AlignConfig())
+    aligned = aligning(calibration(), AlignSettings())
     before = aligned.snapshot()
     done = aligned.begin(queries(), ALL)
     x = inputs(0)
@@ -123,7 +123,7 @@ def test_answering_changes_nothing_and_later_encodes_use_the_same_statistics() -
 
 
 def test_statistics_carry_no_gradient() -> None:
-    aligned = aligning(calibration(), AlignConfig())
+    aligned = aligning(calibration(), AlignSettings())
     x = inputs(0).requires_grad_()
     out = apply(aligned.begin(queries(), ALL), 0, x)
     (gradient,) = torch.autograd.grad(out.sum(), x)
@@ -141,17 +141,17 @@ def run(aligned: ContentAlignment, seeds: list[int]) -> list[torch.Tensor]:
 
 
 def test_restoring_continues_to_the_last_bit() -> None:
-    one = aligning(calibration(), AlignConfig())
+    one = aligning(calibration(), AlignSettings())
     run(one, [1, 2, 3])
     tensors, meta = one.snapshot()
-    other = aligning(calibration(), AlignConfig())
+    other = aligning(calibration(), AlignSettings())
     other.restore(tensors, meta)
     for a, b in zip(run(one, [4, 5]), run(other, [4, 5])):
         assert torch.equal(a, b)
 
 
 def test_non_finite_statistics_are_not_remembered() -> None:
-    aligned = aligning(calibration(), AlignConfig())
+    aligned = aligning(calibration(), AlignSettings())
     before = aligned.snapshot()
     done = aligned.begin(queries(), ALL)
     bad = inputs(0)
@@ -168,7 +168,7 @@ def test_matching_follows_a_skewed_batch_and_ignores_a_balanced_one() -> None:
     features = np.repeat(centres, 24, axis=0) + 0.05 * rng.normal(size=(384, 20))
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     source = Calibration(features, np.zeros((384, 5), np.float32), np.ones((384, 5), np.float32), WIDTHS)
-    domain = CleanDomain(source, AlignConfig())
+    domain = CleanDomain(source, AlignSettings())
     balanced = domain.weights(torch.from_numpy(features[::6]))
     assert float((balanced - 1 / 384).abs().max()) < 1e-6
     skewed = domain.weights(torch.from_numpy(features[:24].repeat(3, axis=0)[:64]))
@@ -181,7 +181,7 @@ def test_a_stream_of_clean_statistics_stays_where_it_is() -> None:
     source = calibration()
     moments = np.stack((source.mean, source.mean**2 + source.sd**2)).astype(np.float64).mean(1)
     sd = np.sqrt(moments[1] - moments[0] ** 2)
-    aligned = aligning(source, AlignConfig(matched=False))
+    aligned = aligning(source, AlignSettings(matched=False))
     x = torch.randn(BATCH, 3, 15, 15, generator=torch.Generator().manual_seed(0))
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True, unbiased=False)
     x = x * torch.tensor(sd[:3]).float()[:, None, None] + torch.tensor(moments[0, :3]).float()[:, None, None]
@@ -191,7 +191,7 @@ def test_a_stream_of_clean_statistics_stays_where_it_is() -> None:
 def test_a_calibration_that_does_not_fit_is_refused() -> None:
     source = calibration()
     with pytest.raises(ValueError, match="channels"):
-        aligning(Calibration(source.features, source.mean, source.sd, (3, 3)), AlignConfig())
+        aligning(Calibration(source.features, source.mean, source.sd, (3, 3)), AlignSettings())
 
 
 # Running moments over several batches and kinds, against a loop in float64
@@ -247,7 +247,7 @@ def prior_of(source: Calibration) -> np.ndarray:
 def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> None:
     """The weight of what was seen before is decayed, never forgotten: total = decay total + share."""
     source = calibration()
-    config = AlignConfig(strength=k, forgetting=0.7, shrink=MATCHED, clusters=ClusterConfig(enabled=False))
+    config = AlignSettings(strength=k, forgetting=0.7, shrink=MATCHED, clusters=ClusterConfig(enabled=False))
     aligned, domain = aligning(source, config), CleanDomain(source, config)
     running = Running(prior_of(source), 1.0)
     for seed, size in enumerate(sizes):
@@ -270,7 +270,7 @@ def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> 
 
 
 def test_the_weight_saturates() -> None:
-    aligned = aligning(calibration(), AlignConfig(forgetting=0.8))
+    aligned = aligning(calibration(), AlignSettings(forgetting=0.8))
     for seed in range(60):
         run(aligned, [seed])
     assert aligned.snapshot()[1]["totals"]["0"] == pytest.approx(1 / (1 - 0.8), rel=1e-4)
@@ -297,7 +297,7 @@ MIX = [0, 1, 0, 1, 1, 0, 1, 0]
 @pytest.mark.parametrize("rows", [BATCH, 7])
 def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
     source = calibration()
-    config = AlignConfig(strength=0.5, shrink=MATCHED, clusters=KINDS)
+    config = AlignSettings(strength=0.5, shrink=MATCHED, clusters=KINDS)
     aligned, domain = aligning(source, config), CleanDomain(source, config)
     assert aligned.early == (0,) and aligned.styles() == 1
     mask = torch.arange(BATCH) < rows
@@ -327,28 +327,28 @@ def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
 
 
 def test_one_kind_alone_is_moved_by_channel() -> None:
-    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
+    aligned = aligning(calibration(), AlignSettings(clusters=KINDS))
     early = kinds_of(calibration(), [0] * BATCH)
     move = aligned.begin(queries(), ALL, early)(0, early[0])
     assert move is not None and move[0].shape == (3,)
 
 
 def test_without_early_inputs_all_rows_are_of_the_clean_kind() -> None:
-    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
+    aligned = aligning(calibration(), AlignSettings(clusters=KINDS))
     done = aligned.begin(queries(), ALL)
     assert set(done.labels.tolist()) == {0} and done.routing is None
 
 
 def test_a_tower_with_too_few_layers_has_one_kind() -> None:
-    aligned = aligning(calibration(), AlignConfig(clusters=ClusterConfig(layers=(0, 2))))
+    aligned = aligning(calibration(), AlignSettings(clusters=ClusterConfig(layers=(0, 2))))
     assert aligned.early == ()
-    off = AlignConfig(clusters=ClusterConfig(enabled=False, layers=(0,)))
+    off = AlignSettings(clusters=ClusterConfig(enabled=False, layers=(0,)))
     assert aligning(calibration(), off).early == ()
 
 
 def test_the_second_pass_matches_content_anew_and_keeps_the_kinds() -> None:
     source = calibration()
-    config = AlignConfig(shrink=MATCHED, clusters=KINDS)
+    config = AlignSettings(shrink=MATCHED, clusters=KINDS)
     aligned, domain = aligning(source, config), CleanDomain(source, config)
     early, moved = kinds_of(source, MIX), queries(9)
     first = aligned.begin(queries(), ALL, early)
@@ -391,7 +391,7 @@ def served(aligned: ContentAlignment, labels: list[int], seed: int = 0) -> list[
 def test_a_retired_kind_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "PATIENCE", 2)
     few = ClusterConfig(layers=(0,), founding=3, most=2)
-    aligned = aligning(calibration(), AlignConfig(clusters=few))
+    aligned = aligning(calibration(), AlignSettings(clusters=few))
     served(aligned, MIX)
     assert set(aligned.snapshot()[1]["totals"]) == {"0", "1"}
     served(aligned, [0] * BATCH)
@@ -401,7 +401,7 @@ def test_a_retired_kind_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_merged_kind_leaves_nothing_behind() -> None:
-    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
+    aligned = aligning(calibration(), AlignSettings(clusters=KINDS))
     served(aligned, MIX)
     served(aligned, [2 * kind for kind in MIX])
     tensors, meta = copy.deepcopy(aligned.snapshot())
@@ -414,7 +414,7 @@ def test_a_merged_kind_leaves_nothing_behind() -> None:
 
 
 def test_statistics_that_are_not_finite_found_no_kind() -> None:
-    aligned = aligning(calibration(), AlignConfig(clusters=KINDS))
+    aligned = aligning(calibration(), AlignSettings(clusters=KINDS))
     early = kinds_of(calibration(), MIX)
     done = aligned.begin(queries(), ALL, early)
     broken = early[0].clone()
@@ -426,10 +426,10 @@ def test_statistics_that_are_not_finite_found_no_kind() -> None:
 
 
 def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
-    one = aligning(calibration(), AlignConfig(clusters=KINDS))
+    one = aligning(calibration(), AlignSettings(clusters=KINDS))
     served(one, MIX)
     tensors, meta = one.snapshot()
-    other = aligning(calibration(), AlignConfig(clusters=KINDS))
+    other = aligning(calibration(), AlignSettings(clusters=KINDS))
     other.restore(tensors, json.loads(json.dumps(meta)))
     for seed, labels in enumerate(
         (MIX, [2 * kind for kind in MIX], [2 * kind for kind in MIX], MIX), start=1
@@ -443,7 +443,7 @@ def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
 
 
 def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
-    aligned = aligning(calibration(), AlignConfig())
+    aligned = aligning(calibration(), AlignSettings())
     small = torch.randn(BATCH, 3, LARGE // 2, LARGE // 2, generator=torch.Generator().manual_seed(0))
     patches = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = aligned.begin(queries(), ALL)(0, small)
@@ -461,7 +461,7 @@ def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
 
 def test_lanes_share_the_clean_side_and_nothing_else() -> None:
     """Ten thousand lanes must not hold ten thousand copies of the calibration."""
-    config = AlignConfig(clusters=KINDS)
+    config = AlignSettings(clusters=KINDS)
     clean = CleanSide(calibration(), config)
     lanes = [ContentAlignment(clean, config, BATCH) for _ in range(3)]
     fresh = lanes[1].snapshot()[0]

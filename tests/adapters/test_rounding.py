@@ -13,7 +13,7 @@ import torch
 
 from adapters.offline import density, graph_hash, spectral
 from adapters.online.alignment import CleanSide, ContentAlignment
-from core.config import AlignConfig, ClusterConfig
+from core.config import AlignSettings, ClusterConfig
 from core.references import Calibration
 from encoders.head import itq
 
@@ -51,7 +51,7 @@ def test_hashes(name: str, rank: int) -> None:
 def test_clusters_and_alignment() -> None:
     draw = np.random.default_rng(0)
     mean, sd = draw.normal(size=(200, 12)), draw.uniform(0.5, 2.0, size=(200, 12))
-    config = AlignConfig(clusters=ClusterConfig(layers=(0, 1)))
+    config = AlignSettings(clusters=ClusterConfig(layers=(0, 1)))
     states: list[dict[str, Any]] = []
     for noise in (0.0, 1e-12):
         moved = [part + noise * draw.normal(size=part.shape) for part in (rows(5, 24)[:200], mean, sd)]

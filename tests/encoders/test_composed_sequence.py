@@ -109,7 +109,7 @@ def test_composed_empty_and_padding_only(towers: tuple[ImageTower, TextTower]) -
 
 def test_tap_of_composed_is_the_image_towers(towers: tuple[ImageTower, TextTower]) -> None:
     both, seen = Composed(*towers), []
-    assert both.hook_widths() == (4,) and both.width == WIDTH
+    assert both.hook_points().widths == (4,) and both.width == WIDTH
 
     def hook(layer: int, entering: Tensor) -> tuple[Tensor, Tensor]:
         seen.append((layer, tuple(entering.shape)))
@@ -222,7 +222,7 @@ def test_frames_may_be_vectors() -> None:
     found = encoded(clips, [np.array([[3.0, 0], [0, 0.1]]), [[0, 2], [0, -2]]])
     np.testing.assert_allclose(found, [[0.5**0.5] * 2, [0, 1]], atol=1e-6)
     assert set(clips.adaptable()) == {"affine.weight", "affine.bias"}
-    assert clips.hook_widths() == () and clips.modality == "sequence"
+    assert clips.hook_points().widths == () and clips.modality == "sequence"
     with pytest.raises(Refused, match="frame 1 of 1: expected a vector of 2"):
         clips.prepare([[1, 2, 3]])
 

@@ -112,7 +112,7 @@ def test_a_backbone_and_its_calibration_round_trip(tmp_path: Path, photos) -> No
     inputs = tower.collate([tower.prepare(np.full((40, 40, 3), 9, np.uint8))], 2)
     assert torch.equal(base.encoders["image"].encode(inputs), tower.encode(inputs))
     found, clean = base.calibration["image"], made["calibration"]["image"]
-    assert found.widths == clean.widths == tower.hook_widths()
+    assert found.widths == clean.widths == tower.hook_points().widths
     np.testing.assert_array_equal(found.features, clean.features)
     for part in ("mean", "sd"):
         assert getattr(found, part).dtype == np.float32

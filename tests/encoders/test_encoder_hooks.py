@@ -82,7 +82,7 @@ def test_hooks_see_other_tokens_and_the_first_apart(tower: ImageTower) -> None:
     batch = inputs(tower)
     plain = tower.encode(batch)
     watched = tower.encode(batch, None, lambda layer, z: seen.update({layer: z}))
-    assert torch.equal(plain, watched) and tower.hook_widths() == (WIDTH, WIDTH, WIDTH)
+    assert torch.equal(plain, watched) and tower.hook_points().widths == (WIDTH, WIDTH, WIDTH)
     net: Any = tower.raw
     with torch.no_grad():
         patches = net.patches(batch).flatten(2).transpose(1, 2)
@@ -126,7 +126,7 @@ def test_clean_statistics_are_those_of_the_groups(tower: ImageTower) -> None:
     batch, seen = inputs(tower), dict[int, Tensor]()
     tower.encode(batch, None, lambda layer, z: seen.update({layer: z}))
     found = calibrate(tower, [batch])
-    assert found.widths == tower.hook_widths()
+    assert found.widths == tower.hook_points().widths
     np.testing.assert_allclose(found.mean[:, :WIDTH], seen[0].mean(2), atol=1e-6)
     np.testing.assert_allclose(found.sd[:, :WIDTH], seen[0].std(2, correction=0), atol=1e-6)
     np.testing.assert_allclose(found.mean[:, WIDTH : 2 * WIDTH], seen[1], atol=1e-6)
@@ -154,7 +154,7 @@ class Grid(nn.Module):
 def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
     torch.manual_seed(2)
     tower = ImageTower(Grid(), Preprocess((SIDE, SIDE)))
-    assert tower.hook_widths() == (WIDTH,)
+    assert tower.hook_points().widths == (WIDTH,)
     shape = (4, WIDTH) if per_row else (WIDTH,)
     scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
     batch, shapes = inputs(tower), list[torch.Size]()
@@ -176,9 +176,9 @@ def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
 
 def test_open_clip_towers_have_hooks_for_pictures_alone(tiny: Path) -> None:
     towers = open_clip_towers(f"local-dir:{tiny}")
-    widths = towers.image.hook_widths()
+    widths = towers.image.hook_points().widths
     assert len(widths) > 4 and len(set(widths)) == 1
-    assert isinstance(towers.text, TextTower) and towers.text.hook_widths() == ()
+    assert isinstance(towers.text, TextTower) and towers.text.hook_points().widths == ()
     called: list[int] = []
     blank = towers.image.collate([], 2)
     features = towers.image.encode(blank, None, lambda layer, z: called.append(layer))

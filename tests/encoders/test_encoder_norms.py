@@ -41,7 +41,7 @@ def inputs(tower: ImageTower, count: int = 5) -> torch.Tensor:
 def test_calibration_equals_a_loop(tower: ImageTower) -> None:
     batch = inputs(tower)
     found = calibrate(tower, [batch[:3], batch[3:]])
-    assert found.widths == (4, 6, 6) == tower.hook_widths()
+    assert found.widths == (4, 6, 6) == tower.hook_points().widths
     assert found.mean.shape == found.sd.shape == (5, 16)
     np.testing.assert_allclose(found.features, tower.encode(batch).numpy(), atol=1e-6)
     net: Small = tower.raw  # type: ignore[assignment]

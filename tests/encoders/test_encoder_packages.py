@@ -35,8 +35,8 @@ def test_the_folder_holds_no_path(emoji: Path) -> None:
 
 def test_towers_give_raw_widths(towers: Towers) -> None:
     assert (towers.image.width, towers.text.width) == (1280, 384)
-    assert (len(towers.image.hook_widths()), len(towers.image.adaptable())) == (49, 98)
-    assert (len(towers.text.hook_widths()), len(towers.text.adaptable())) == (0, 26)
+    assert (len(towers.image.hook_points().widths), len(towers.image.adaptable())) == (49, 98)
+    assert (len(towers.text.hook_points().widths), len(towers.text.adaptable())) == (0, 26)
 
 
 def test_text_features_equal_mean_pooled_minilm(towers: Towers) -> None:

@@ -12,7 +12,7 @@ def test_vectors_pass_through_at_unit_length() -> None:
     inputs = encoder.collate(rows, 4)
     expected = [[0.6, 0, 0.8], [0, -1, 0], [0, -1, 0], [0, -1, 0]]
     np.testing.assert_allclose(encoder.encode(inputs).numpy(), expected, atol=1e-7)
-    assert encoder.hook_widths() == ()
+    assert encoder.hook_points().widths == ()
     assert encoder.encode(encoder.collate([], 0)).shape == (0, 3)
 
 

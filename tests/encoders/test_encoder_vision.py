@@ -31,8 +31,8 @@ def batch(tower, count: int = 2) -> torch.Tensor:
 )
 def test_backbones_with_batch_norm(name: str, width: int, norms: int, tensors: int) -> None:
     tower = vision_tower(name, preprocess=SMALL)  # type: ignore[arg-type]
-    assert (tower.width, len(tower.hook_widths()), len(tower.adaptable())) == (width, norms, tensors)
-    assert len(tower.hook_widths()) == norms
+    assert (tower.width, len(tower.hook_points().widths), len(tower.adaptable())) == (width, norms, tensors)
+    assert len(tower.hook_points().widths) == norms
     inputs, seen = batch(tower), []
     features = tower.encode(inputs, None, lambda layer, x: seen.append(layer))
     assert sorted(seen) == list(range(norms))  # the order of definition, not of execution, in shortcuts
@@ -44,7 +44,7 @@ def test_backbones_with_batch_norm(name: str, width: int, norms: int, tensors: i
 def test_vit_b_16_adapts_its_layer_norms() -> None:
     tower = vision_tower("vit_b_16")
     adaptable = tower.adaptable()
-    assert (tower.width, len(tower.hook_widths()), len(adaptable)) == (768, 0, 50)
+    assert (tower.width, len(tower.hook_points().widths), len(adaptable)) == (768, 0, 50)
     assert sum(t.numel() for t in adaptable.values()) == 25 * 2 * 768
     assert tower.preprocess.size == (224, 224)
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import Config
+from core.config import AlignConfig, Config
 from core.errors import ConfigError
+from core.hooks import HookPoints
 from core.references import Calibration
 from qshift.build import Aligners
 
@@ -20,9 +21,9 @@ def base(layers: int) -> Any:
     features = rng.normal(size=(40, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     statistics = rng.uniform(0.5, 1.5, (40, 4 * layers)).astype(np.float32)
-    return SimpleNamespace(
-        calibration={"image": Calibration(features, statistics, statistics, (4,) * layers)}
-    )
+    found = Calibration(features, statistics, statistics, (4,) * layers)
+    tower = SimpleNamespace(hook_points=lambda: HookPoints(found.widths))
+    return SimpleNamespace(calibration={"image": found}, encoders={"image": tower})
 
 
 def config(layers: list[int], enabled: bool = True) -> Config:
@@ -45,3 +46,12 @@ def test_a_layer_that_the_tower_has_not_is_one_sentence() -> None:
 def test_a_layer_that_it_has_is_taken_and_the_default_never_stops_a_small_tower() -> None:
     for settings, layers in ((config([4]), 5), (config([0, 2]), 2), (config([99], enabled=False), 5)):
         assert Aligners(settings, base(layers), "cpu")("image") is not None
+
+
+def test_what_is_left_open_is_settled_by_the_kind_of_norm() -> None:
+    open_, chosen = AlignConfig(), AlignConfig(strength=0.3, matched=True)
+    at_batch, at_layer = open_.settled(False), open_.settled(True)
+    assert (at_batch.strength, at_batch.forgetting, at_batch.matched) == (0.5, 0.8, True)
+    assert (at_layer.strength, at_layer.forgetting, at_layer.matched) == (1.0, 0.0, False)
+    settled = chosen.settled(True)
+    assert (settled.strength, settled.forgetting, settled.matched) == (0.3, 0.0, True)

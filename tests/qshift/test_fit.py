@@ -62,7 +62,7 @@ def test_base_is_whole(written: tuple[Path, list[tuple[int, int, str]]], base: B
     assert base.calibration == {}  # no BatchNorm to align
     for modality in ("image", "text"):
         encoder = base.encoders[modality]
-        assert encoder.hook_widths() == ()
+        assert encoder.hook_points().widths == ()
         assert encoder.adaptable() and all("ln_" in name for name in encoder.adaptable())
         constants, reference = base.constants[modality], base.reference[modality]
         assert (constants.learning_rate, constants.temperature, constants.batch) == (3e-3, 0.05, BATCH)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.hooks import HookPoints
 from core.records import Coordinates
 from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream.pipeline import Pipeline
@@ -45,8 +46,8 @@ class Letters:
     def adaptable(self) -> dict[str, torch.Tensor]:
         return {"affine.weight": torch.ones(WIDTH), "affine.bias": torch.zeros(WIDTH)}
 
-    def hook_widths(self) -> tuple[int, ...]:
-        return ()
+    def hook_points(self) -> HookPoints:
+        return HookPoints()
 
 
 TEXTS = ["a dog", "a hrose", "two cats", "a bycicle", "a car", "a tree", "red", "blue"] * 2

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.hooks import Watch
+from core.hooks import HookPoints, Watch
 from core.protocols import Encoder
 from core.types import Modality
 
@@ -82,8 +82,8 @@ class SharedEncoder:
     def adaptable(self) -> dict[str, Tensor]:
         return self._encoder.adaptable()
 
-    def hook_widths(self) -> tuple[int, ...]:
-        return self._encoder.hook_widths()
+    def hook_points(self) -> HookPoints:
+        return self._encoder.hook_points()
 
 
 def _digest(inputs: Any) -> bytes:
