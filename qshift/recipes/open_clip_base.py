@@ -12,13 +12,14 @@ from pathlib import Path
 
 from core.errors import ConfigError
 from core.seeds import generator
-from core.types import Floats, Modality
+from core.types import Modality
 from encoders.base_model import Parts
-from encoders.clip import Towers, open_clip_towers
+from encoders.clip import open_clip_towers
+from encoders.norms import calibrate
 from encoders.scratch import ScratchConfig, train_clip
 from encoders.threads import one_thread
 from qshift.data.emoji import EmojiSet
-from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded, jittered
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded, jittered
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, first_hits
 
@@ -70,10 +71,13 @@ def fit_open_clip_base(
         towers = open_clip_towers(f"local-dir:{scratch}")
         gallery = encoded(towers.image, contents, count)
         texts = encoded(towers.text, [own[0] for own in captions], count)
+        looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in asked]
+        calibration = calibrate(towers.image, collated(towers.image, looks, count))
         parts = Parts(
             name=name,
             towers=Path(scratch),
             head=hash_head({"image": gallery, "text": texts}, bits, seed),
+            calibration={"image": calibration},
             provenance={
                 "pictures": data.attribution,
                 "towers": "trained from scratch on these pictures",
@@ -85,19 +89,12 @@ def fit_open_clip_base(
             },
             preprocess=towers.image.preprocess,
         )
-        finish_base(folder, parts, _asking(data, towers, gallery, asked, seed, count))
-
-
-def _asking(
-    data: EmojiSet, towers: Towers, gallery: Floats, asked: list[tuple[int, int]], seed: int, count: Count
-) -> dict[Modality, Clean]:
-    """Pictures taken again, and captions in turn."""
-    looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in asked]
-    words = [data.captions(item)[copy % len(data.captions(item))] for item, copy in asked]
-    return {
-        "image": Clean(encoded(towers.image, looks, count), gallery, choose_step()),
-        "text": Clean(encoded(towers.text, words, count), gallery, choose_step()),
-    }
+        words = [data.captions(item)[copy % len(data.captions(item))] for item, copy in asked]
+        asking: dict[Modality, Clean] = {
+            "image": Clean(calibration.features, gallery, choose_step()),
+            "text": Clean(encoded(towers.text, words, count), gallery, choose_step()),
+        }
+        finish_base(folder, parts, asking)
 
 
 def _drawn(n: int, seed: int) -> list[tuple[int, int]]:

@@ -6,9 +6,10 @@ Its towers have LayerNorms and no BatchNorm: the base for what adapts there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from core.errors import ConfigError
 from core.protocols import Encoder
@@ -17,12 +18,13 @@ from core.seeds import generator
 from core.types import Modality
 from encoders.base_model import Parts
 from encoders.clip import open_clip_towers
+from encoders.norms import calibrate
 from encoders.repair import count_words
 from encoders.scratch import ScratchConfig, train_clip
 from encoders.threads import one_thread
 from qshift.benchmarks.tasks.composition import SIDE, Composition, Shown
 from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, first_hits
 
@@ -32,6 +34,7 @@ TRAINING = ScratchConfig(
 )
 STEP = Step(3e-3, 0.05)
 MEMORY = 128
+CALIBRATION = 384  # six batches
 PURPOSE = "composition base"
 
 
@@ -60,7 +63,8 @@ def fit_scratch_base(
         raise ConfigError(f"{task.name} brings no pictures: its loader must give extra['composition']")
     clean = _enough(data, bits)
     whole = len(clean) // BATCH * BATCH
-    count = Count(config.steps + 2 * batches_of(len(clean)), progress)
+    calibrating = min(CALIBRATION, whole)
+    count = Count(config.steps + 2 * batches_of(len(clean)) + batches_of(calibrating), progress)
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         losses = _train(Path(scratch), data.fit, config, count)
         towers = open_clip_towers(f"local-dir:{scratch}")
@@ -70,6 +74,9 @@ def fit_scratch_base(
             name=task.base,
             towers=Path(scratch),
             head=hash_head({"image": looks, "text": texts}, bits),
+            calibration={
+                "image": calibrate(towers.image, _calibrating(towers.image, clean[:calibrating], count))
+            },
             provenance={
                 "pictures": "handwritten digits of scikit-learn (UCI ML), BSD-3-Clause",
                 "towers": "trained from scratch on these pictures",
@@ -95,6 +102,11 @@ def _enough(data: Composition, bits: int) -> list[Shown]:
     if len(order) < max(BATCH, bits):
         raise ConfigError(f"{len(order)} clean pictures are too few: expected at least {max(BATCH, bits)}")
     return [data.clean[i] for i in order]
+
+
+def _calibrating(tower: Encoder, clean: Sequence[Shown], count: Count) -> Iterable[Any]:
+    """Clean pictures in batches, as the tower takes them."""
+    return collated(tower, [shown.picture for shown in clean], count)
 
 
 def _train(folder: Path, fit: Sequence[Shown], config: ScratchConfig, count: Count) -> tuple[float, ...]:
