@@ -12,7 +12,7 @@ from toy_towers import pictures, towers
 
 from adapters.online.alignment import CleanSide, ContentAlignment
 from core.artifacts import tensors_hash
-from core.config import AlignConfig
+from core.config import AlignSettings
 from core.hooks import Watch
 from core.protocols import Aligner
 from encoders.norms import calibrate
@@ -25,7 +25,7 @@ CLUSTERS = {"layers": (0,), "founding": 2, "quantile": 0.5}
 
 
 def content(**changes: Any) -> Callable[[], Aligner]:
-    config = AlignConfig.model_validate(changes)
+    config = AlignSettings.model_validate(changes)
     return lambda: ContentAlignment(CleanSide(CALIBRATION, config), config, BATCH)
 
 
@@ -68,7 +68,7 @@ def state(aligner: Aligner) -> str:
 
 
 def test_it_asks_for_layers_that_there_are(make: Callable[[], Aligner]) -> None:
-    assert set(make().early) <= set(range(len(TOWER.bn_widths())))
+    assert set(make().early) <= set(range(len(TOWER.hook_points().widths)))
     assert make().styles() == 1 and state(make()) == state(make())
 
 

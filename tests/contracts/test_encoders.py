@@ -161,7 +161,7 @@ def test_parameters_count_for_one_call_and_each_has_a_gradient(encoder: Encoder,
 def test_a_hook_is_called_with_each_batch_norm(encoder: Encoder, contents: list[Any]) -> None:
     before, calls = encoded(encoder, contents, 8), list[tuple[int, int, int]]()
     after = encoded(encoder, contents, 8, hook=lambda layer, x: calls.append((layer, len(x), x.shape[1])))
-    assert calls == [(layer, 8, width) for layer, width in enumerate(encoder.bn_widths())]
+    assert calls == [(layer, 8, width) for layer, width in enumerate(encoder.hook_points().widths)]
     assert same_bits(after, before), "a hook that only watches moves nothing"
 
 
@@ -169,7 +169,7 @@ def test_what_a_hook_moves_is_moved_for_one_call(encoder: Encoder, contents: lis
     before = encoded(encoder, contents, 8)
 
     def folded(layer: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        width = encoder.bn_widths()[layer]
+        width = encoder.hook_points().widths[layer]
         return torch.full((width,), 2.0), torch.linspace(-1, 1, width)
 
     def rowed(layer: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +177,7 @@ def test_what_a_hook_moves_is_moved_for_one_call(encoder: Encoder, contents: lis
         return scale.expand(len(inputs), -1), shift.expand(len(inputs), -1)
 
     moved = encoded(encoder, contents, 8, hook=folded)
-    assert same_bits(moved, before) == (not encoder.bn_widths())
+    assert same_bits(moved, before) == (not encoder.hook_points().widths)
     if encoder.modality != "sequence":  # its hook sees one frame a row, so that a move a row fits none
         rows = encoded(encoder, contents, 8, hook=rowed)
         torch.testing.assert_close(rows, moved, atol=1e-5, rtol=1e-4)
@@ -186,7 +186,7 @@ def test_what_a_hook_moves_is_moved_for_one_call(encoder: Encoder, contents: lis
 
 def test_a_hook_that_raises_leaves_the_source_as_it_was(encoder: Encoder, contents: list[Any]) -> None:
     before = encoded(encoder, contents)
-    if not encoder.bn_widths():
+    if not encoder.hook_points().widths:
         pytest.skip("no BatchNorm: the hook is never called")
 
     def broken(layer: int, inputs: Tensor) -> None:
