@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.config import Config, addresses
+from core.config import Config
 from core.errors import ConfigError
 from core.readers.lines import text
 from core.readers.places import shown
+from core.settings import addresses
 
 RENAMED = {"adapt.emit": "adapt.answer_from"}
 """Keys of version 0.2."""

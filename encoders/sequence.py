@@ -36,6 +36,12 @@ class Frames(NamedTuple):
     shown: Tensor
     """[R] the frame of each row that a hook is shown."""
 
+    def owner(self, frames: int) -> Tensor:
+        """[F] the row of each frame in the flat batch; padding, which repeats a frame, owns none."""
+        found = torch.zeros(frames, dtype=torch.long)
+        found[self.frame.cpu().flip(0)] = self.row.cpu().flip(0)
+        return found
+
 
 MOST = 8
 """Frames of a clip that are looked at unless told otherwise."""
@@ -109,7 +115,11 @@ class FrameSequence:
         shown = inputs.shown
 
         def one_a_row(layer: int, entering: Tensor) -> Affine | None:
-            return None if hook is None else hook(layer, entering[shown.to(entering.device)])
+            move = None if hook is None else hook(layer, entering[shown.to(entering.device)])
+            if move is None or move[0].ndim == 1:
+                return move
+            owner = inputs.owner(len(entering)).to(entering.device)  # every frame moves as its row does
+            return move[0][owner], move[1][owner]
 
         features = self._frames.encode(inputs.inputs, params, None if hook is None else one_a_row)
         frame, row = inputs.frame.to(features.device), inputs.row.to(features.device)

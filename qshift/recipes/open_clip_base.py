@@ -22,6 +22,7 @@ from qshift.data.emoji import EmojiSet
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded, jittered
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, first_hits
+from qshift.shifts.images import Picture
 
 CLEAN_QUERIES = 448  # seven batches
 FEWEST_QUERIES = 2 * BATCH
@@ -71,7 +72,7 @@ def fit_open_clip_base(
         towers = open_clip_towers(f"local-dir:{scratch}")
         gallery = encoded(towers.image, contents, count)
         texts = encoded(towers.text, [own[0] for own in captions], count)
-        looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in asked]
+        looks, words = _asking(data, asked, seed)
         calibration = calibrate(towers.image, collated(towers.image, looks, count))
         parts = Parts(
             name=name,
@@ -89,12 +90,18 @@ def fit_open_clip_base(
             },
             preprocess=towers.image.preprocess,
         )
-        words = [data.captions(item)[copy % len(data.captions(item))] for item, copy in asked]
         asking: dict[Modality, Clean] = {
             "image": Clean(calibration.features, gallery, choose_step()),
             "text": Clean(encoded(towers.text, words, count), gallery, choose_step()),
         }
         finish_base(folder, parts, asking)
+
+
+def _asking(data: EmojiSet, asked: list[tuple[int, int]], seed: int) -> tuple[list[Picture], list[str]]:
+    """Pictures taken again, and captions in turn."""
+    looks = [jittered(data, [item], seed, f"{PURPOSE} {copy}")[0] for item, copy in asked]
+    words = [data.captions(item)[copy % len(data.captions(item))] for item, copy in asked]
+    return looks, words
 
 
 def _drawn(n: int, seed: int) -> list[tuple[int, int]]:

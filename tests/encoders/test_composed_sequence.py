@@ -263,6 +263,16 @@ def test_tap_of_a_sequence_sees_one_frame_a_row_and_moves_all(towers: tuple[Imag
     for row, clip in enumerate(contents):
         features = encoded(image, clip, hook=move).double().tolist()
         np.testing.assert_allclose(moved[row].tolist(), by_hand(features), atol=2e-6)
+
+    def row_by_row(_: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        scale = 1.0 + torch.arange(len(inputs))
+        return scale[:, None].expand(-1, 4), torch.zeros(len(inputs), 4)
+
+    moved = encoded(clips, contents, 4, hook=row_by_row)
+    for row, clip in enumerate(contents):
+        own = (torch.full((4,), 1.0 + row), torch.zeros(4))
+        features = encoded(image, clip, hook=lambda *_, own=own: own).double().tolist()
+        np.testing.assert_allclose(moved[row].tolist(), by_hand(features), atol=2e-6)
     calls: list[object] = []
     encoded(clips, contents, hook=lambda *_: calls.append(_))
     assert len(calls) == 1, "a hook that only watches changes nothing and is called once"
