@@ -85,7 +85,7 @@ class AlignConfig(Section):
     enabled: bool = True
     # None: .5 at BatchNorm, 1 at LayerNorm; k of BN-rel, docs/methods/alignment.md
     strength: float | None = Field(None, ge=0, le=1)
-    # None: .8 at BatchNorm; 0 at LayerNorm, where the tokens of a batch are enough: docs/methods/layernorm.md
+    # None: .8 at BatchNorm, .3 at LayerNorm, where a batch has tokens enough: docs/methods/layernorm.md
     forgetting: float | None = Field(None, ge=0, lt=1)
     neighbours: int = Field(5, ge=1)
     temperature: float = Field(0.05, gt=0)
@@ -108,7 +108,7 @@ class AlignSettings(AlignConfig):
     matched: bool = True
 
 
-LAYER_NORM: dict[str, Any] = {"strength": 1.0, "forgetting": 0.0, "matched": False}
+LAYER_NORM: dict[str, Any] = {"strength": 1.0, "forgetting": 0.3, "matched": False}
 
 
 class DecoupleConfig(Section):

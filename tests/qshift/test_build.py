@@ -52,6 +52,6 @@ def test_what_is_left_open_is_settled_by_the_kind_of_norm() -> None:
     open_, chosen = AlignConfig(), AlignConfig(strength=0.3, matched=True)
     at_batch, at_layer = open_.settled(False), open_.settled(True)
     assert (at_batch.strength, at_batch.forgetting, at_batch.matched) == (0.5, 0.8, True)
-    assert (at_layer.strength, at_layer.forgetting, at_layer.matched) == (1.0, 0.0, False)
+    assert (at_layer.strength, at_layer.forgetting, at_layer.matched) == (1.0, 0.3, False)
     settled = chosen.settled(True)
-    assert (settled.strength, settled.forgetting, settled.matched) == (0.3, 0.0, True)
+    assert (settled.strength, settled.forgetting, settled.matched) == (0.3, 0.3, True)
