@@ -76,7 +76,7 @@ class ClusterConfig(Section):
     most: int = Field(6, ge=1, le=32)  # clusters a lane may hold
     founding: int = Field(8, ge=2)  # far queries in one batch that found a new one
     quantile: float = Field(0.95, gt=0, lt=1)  # of clean distances; farther than this from all is far
-    layers: Layers = (0, 2)  # the BatchNorms whose inputs tell the style
+    layers: Layers = (0, 2)  # the calls of a hook whose inputs tell the style
 
 
 class AlignConfig(Section):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Params = Mapping[str, Tensor]
     Affine = tuple[Tensor, Tensor]
-    """Scale > 0 and shift, [C] or [B, C] each: the input of a BatchNorm becomes scale x + shift."""
+    """Scale > 0 and shift, [C] or [B, C] each: what a layer normalises becomes scale x + shift."""
     Hook = Callable[[int, Tensor], Affine | None]
     """Called with the index and the input [B, C, ...] of each normalisation; None leaves it as it is."""
     Hash = Callable[[Tensor, Modality], Codes]
@@ -253,11 +253,11 @@ class Adapter(Protocol):
 
 
 class Aligner(Protocol):
-    """Statistics alignment: a stage under any adapter. One per lane whose tower has BatchNorm."""
+    """Statistics alignment: a stage under any adapter. One per lane whose tower calls hooks."""
 
     @property
     def early(self) -> tuple[int, ...]:
-        """The BatchNorms whose inputs in the frozen forward `begin` wants to see."""
+        """The layers whose inputs in the frozen forward `begin` wants to see."""
 
     def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> Hook:
         """The hook to encode a batch with, from the frozen features [B, D] of its rows. Changes nothing."""

@@ -25,10 +25,10 @@ class SourceConstants:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Clean-domain pictures for statistics alignment: n pictures, W = sum of the BatchNorm widths.
+    """Clean-domain pictures for statistics alignment: n pictures, W = sum of the widths of `HookPoints`.
 
-    `mean` and `sd` [n, W] are each picture's channel statistics at the input of every BatchNorm of the
-    frozen encoder, layers side by side; `widths` says where one layer ends. `features` [n, D] are unit.
+    `mean` and `sd` [n, W] are each picture's channel statistics wherever the frozen encoder
+    calls a hook, layers side by side; `widths` says where one layer ends. `features` [n, D] are unit.
     """
 
     features: Floats

@@ -4,7 +4,7 @@
     towers/                            open_clip's local-dir format, or a torchvision backbone; may be absent
     projection-<modality>.safetensors  where a tower needs one
     head.safetensors                   weight, bias, mean.<modality>
-    calibration-<modality>.safetensors features, mean and sd (float16) in front of each BatchNorm
+    calibration-<modality>.safetensors features, mean and sd (float16) wherever a hook is called
     reference-<modality>.safetensors   clean queries, for drift
     memory-<modality>.safetensors      targets of some training pairs; their pictures or vectors
     memory-text.json                   their texts

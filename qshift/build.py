@@ -190,7 +190,7 @@ def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapt
 
 
 def _centred(config: Config, base: Base, modality: Modality) -> bool:
-    """Whether alignment means centring: where there is no BatchNorm. Misspelt texts share no shift."""
+    """Whether alignment means centring: without clean statistics. Misspelt texts share no shift."""
     return _aligned(config) and modality != "text" and modality not in base.calibration
 
 
@@ -290,7 +290,7 @@ class Aligners:
         self._clean: dict[Modality, CleanSide] = {}
 
     def __call__(self, modality: Modality) -> Aligner | None:
-        """None for towers without BatchNorm, and where the paper's preset is asked for."""
+        """None without clean statistics, and where the paper's preset is asked for."""
         if not _aligned(self._config) or modality not in self._base.calibration:
             return None
         layer_norm = self._base.encoders[modality].hook_points().layer_norm

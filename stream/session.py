@@ -18,7 +18,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class Session:
-    """One lane's adapter and, where the tower has BatchNorm, its alignment. Starts from the source.
+    """One lane's adapter and, where its tower calls hooks, its alignment. Starts from the source.
 
     Args:
         pipeline: shared by all sessions of a run.

@@ -1,8 +1,8 @@
 """Statistics alignment (BN-rel), content-matched: the stream's channel statistics move to the clean domain's.
 
-In front of every BatchNorm the input is moved by a fraction k from the running statistics of the stream
-(m_s, s_s) towards statistics of clean-domain pictures of the same content (m_c, s_c), then normalised with
-the source statistics as ever:
+In front of every BatchNorm (at LayerNorm: z, `encoders.hooks`) the input is moved by a fraction k from the
+running statistics of the stream (m_s, s_s) towards statistics of clean-domain pictures of the same content
+(m_c, s_c), then normalised with the source statistics as ever:
 
     x' = (x - m_s) / s_s * ((1 - k) s_s + k s_c) + (1 - k) m_s + k m_c
 
@@ -146,7 +146,7 @@ class ContentAlignment:
 
     @property
     def early(self) -> tuple[int, ...]:
-        """The BatchNorms whose inputs, in the frozen forward, `begin` wants to see."""
+        """The layers whose inputs, in the frozen forward, `begin` wants to see."""
         return () if self._styles is None else self._styles.layers
 
     def styles(self) -> int:

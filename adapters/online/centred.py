@@ -1,4 +1,4 @@
-"""Centring of what is transformed, under any method: alignment for towers without BatchNorm.
+"""Centring of what is transformed, under any method: alignment for towers that call no hook.
 
 Where there are no batch statistics to align, what a shift does to all queries alike is taken off the
 features. The inner method learns from its own, raw features: centring inside the loss was unstable. Only what

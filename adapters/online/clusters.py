@@ -1,6 +1,6 @@
 """Style clusters: kinds of query, told apart on-line by early-layer statistics, before any label.
 
-A picture's style is the mean and the log sd of each channel in front of early BatchNorms of the frozen
+A picture's style is the mean and the log sd of each channel in front of early norms of the frozen
 encoder, whitened by the clean calibration pictures, so that what varies with content counts little. Cluster 0
 is the clean domain and never moves. A query belongs to its nearest centroid; enough queries that are far from
 all of them and near each other found a cluster, unless it would lie close to another.
