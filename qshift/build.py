@@ -223,6 +223,10 @@ def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapt
         return Own(adapt.method, source, constants, adapt, floor)
     if adapt.method == "tcr":
         return Tcr(source, constants, adapt, floor)
+    if adapt.method != "rest":
+        raise ConfigError(
+            f"nothing here makes the method {adapt.method!r}: give it a line in qshift/build.py"
+        )
     reference = adapt.decouple.reference
     memory = source_memory(config, base, modality) if reference in ("memory", "subspace") else None
     directions = None

@@ -81,7 +81,8 @@ def check_known(names: Iterable[str]) -> None:
     """Raises ConfigError for a name that is no method."""
     for name in names:
         if not known(name):
-            raise ConfigError(f"method {name!r} is not known: one of {', '.join(METHODS)}")
+            names = ", ".join(METHODS)
+            raise ConfigError(f"method {name!r} is not known: one of {names}, or module:Class of your own")
 
 
 def with_method(config: Config, name: str) -> Config:

@@ -91,12 +91,30 @@ class Own(Wrapped):
         return transformed
 
     def update(self, batch: Pass) -> tuple[AdaptationStep, Tensor | None]:
-        return self._inner.update(batch)
+        """Raises ConfigError for anything but a pair that begins with a step."""
+        found: Any = self._inner.update(batch)
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], AdaptationStep):
+            raise ConfigError(
+                f"method {self.name!r}: update returns {type(found).__name__}, expected a pair: an "
+                "AdaptationStep, and the features of its last inner forward or None"
+            )
+        return found
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Copies: a class may well return what it goes on writing to."""
+        """Copies: a class may well return what it goes on writing to.
+
+        Raises:
+            ConfigError: a tensor that is no array of NumPy.
+        """
         tensors, meta = self._inner.snapshot()
-        return {key: np.array(array) for key, array in tensors.items()}, {"method": self.name, "own": meta}
+        wrong = [key for key, array in tensors.items() if not isinstance(array, np.ndarray | np.generic)]
+        if wrong:
+            raise ConfigError(
+                f"method {self.name!r}: snapshot gives tensors that are no NumPy arrays: {', '.join(wrong)}; "
+                "use .detach().cpu().numpy()"
+            )
+        copies = {key: np.array(array) for key, array in tensors.items()}
+        return copies, {"method": self.name, "own": meta}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
         """Raises ArtifactError when the snapshot is of another method."""

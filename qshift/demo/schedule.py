@@ -12,10 +12,11 @@ from core.config import Config
 from qshift.demo.catalogue import prepare_catalogue
 from qshift.methods import with_method
 from qshift.replay.journal import read_journal
-from qshift.replay.offline import replay
+from qshift.replay.offline import Replayed, replay
 from qshift.replay.schedule import Phase, demo_phases
 from qshift.replay.table import as_json, render
 from qshift.terminal.bars import bars, reporter
+from qshift.terminal.counts import counted
 
 USUAL = ("frozen", "rest+fused", "aligned+fused", "default")
 
@@ -50,10 +51,7 @@ def tables(
         own = with_method(Config.model_validate(document), name)
         result = replay(own, schedule, boundaries, console, name)
         render(result.rows, name, timing=False).print(console)
-        console.print(
-            f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s",
-            style="dim",
-        )
+        console.print(_below(result), style="dim")
         found[name] = {
             "phases": as_json(result.rows),
             "answers_sha256": result.answers_sha256,
@@ -62,6 +60,17 @@ def tables(
     if json_file:
         json_file.write_text(json.dumps(found, indent=1))
     return 0
+
+
+def _below(result: Replayed) -> str:
+    """Both hashes; how many batches were learned from, and why others were not, the most frequent first."""
+    reasons = sorted(result.refused.items(), key=lambda one: -one[1])
+    why = "".join(f"; {count} {reason}" for reason, count in reasons if reason)
+    batches = counted(result.report.batches, "batch", "batches")
+    return (
+        f"answers {result.answers_sha256[:16]}  state {result.state_sha256[:16]}  {result.seconds:.0f} s\n"
+        f"learned from {result.learned} of {batches}{why}"
+    )
 
 
 def sorted_phases(queries: int) -> tuple[Phase, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -32,6 +33,10 @@ class Replayed:
     answers_sha256: str
     state_sha256: str
     report: Report
+    learned: int
+    """Batches that were learned from."""
+    refused: Mapping[str, int]
+    """Why the others were not: reason -> batches."""
     seconds: float
 
 
@@ -53,7 +58,8 @@ def replay(
     with bars(console) as progress:
         records, items = _drawn(schedule, config.kafka.queries, progress, title)
         answering = progress.add_task(f"{title}: answering", total=len(records))
-        report, sink = run_offline(built, records, [quality, _Ticker(progress, answering)], journal)
+        ticker = _Ticker(progress, answering)
+        report, sink = run_offline(built, records, [quality, ticker], journal)
     answers = {}
     for record in sink.records["answers"]:
         answer = codec.decode_answer(record.value or b"")
@@ -62,7 +68,10 @@ def replay(
             at = records[answer.source.offset].at
             quality.judge(Judgement(at, at, items[answer.source.offset].label))
     rows = [_row(phase, quality.summary(schedule.within(phase))) for phase in schedule.phases]
-    return Replayed(rows, hash_answers(answers), report.state_sha256, report, time.monotonic() - started)
+    return Replayed(
+        rows, hash_answers(answers), report.state_sha256, report,
+        ticker.learned, ticker.refused, time.monotonic() - started,
+    )  # fmt: skip
 
 
 def _drawn(schedule: Schedule, topic: str, progress: Progress, title: str) -> tuple[list[Record], list[Item]]:
@@ -78,13 +87,18 @@ def _drawn(schedule: Schedule, topic: str, progress: Progress, title: str) -> tu
 
 
 class _Ticker:
-    """Observer: moves the bar."""
+    """Observer: moves the bar, and counts what was learned from."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
+        self.learned, self.refused = 0, Counter[str]()
 
     def observe(self, outcome: Outcome) -> None:
         self._progress.advance(self._task, len(outcome.batch))
+        if outcome.step is not None and outcome.step.updated:
+            self.learned += 1
+        else:
+            self.refused[outcome.step.reason if outcome.step is not None else ""] += 1
 
     def judge(self, judgement: Judgement) -> None: ...
 

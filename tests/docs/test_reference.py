@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from core.config import Config
+from core.config import METHODS, Config
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -42,6 +42,10 @@ def test_no_meaning_of_a_key_that_is_gone(generator: ModuleType) -> None:
         for key in section.model_fields
     }
     assert set(generator.MEANINGS["configuration"]) <= known
+
+
+def test_every_method_is_named_where_one_is_chosen(generator: ModuleType) -> None:
+    assert set(re.findall(r"`(\w+)`", generator.MEANINGS["configuration"]["adapt.method"])) == set(METHODS)
 
 
 def test_a_key_without_a_meaning_is_refused(generator: ModuleType) -> None:

@@ -178,3 +178,26 @@ def test_features_of_another_shape_stop(vectors: Path, mine: Mine) -> None:
     session = qshift.Session(vectors / "base", vectors / "gallery", "mine:RunningMean", Config(device="cpu"))
     with pytest.raises(ConfigError, match=r"emits \[3, 32\], expected \[8, 32\]"):
         session.answer(list(shifted(3)[0]))
+
+
+STEP = 'return qshift.AdaptationStep(True, diagnostics={"offset": float(self.offset.norm())}), None'
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "words"),
+    [
+        (STEP, "pass", "update returns NoneType, expected a pair"),
+        (STEP, "return True, None", "update returns tuple, expected a pair"),
+        ("self.offset.cpu().numpy()", "self.offset.requires_grad_()", "snapshot gives tensors that are no"),
+    ],
+)
+def test_what_breaks_the_contract_is_one_sentence_with_its_name(
+    text: str, other: str, words: str, vectors: Path, mine: Mine
+) -> None:
+    source = (EXAMPLES / "own_method.py").read_text()
+    assert text in source
+    mine(source.replace(text, other))
+    session = qshift.Session(vectors / "base", vectors / "gallery", "mine:RunningMean", Config(device="cpu"))
+    with pytest.raises(ConfigError, match=f"method 'mine:RunningMean': {words}") as error:
+        session.learn(session.answer(list(shifted(64)[0])))
+    assert "\n" not in str(error.value)
