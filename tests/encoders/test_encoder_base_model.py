@@ -145,7 +145,7 @@ def test_parts_that_do_not_fit_are_refused_when_loaded(tmp_path: Path, photos) -
     clean = made["calibration"]["image"]
     other = replace(clean, widths=(*clean.widths[1:], clean.widths[0]))
     cases = {
-        "widths": ({**made, "calibration": {"image": other}}, "BatchNorms"),
+        "widths": ({**made, "calibration": {"image": other}}, "normalisation layers are not those"),
         "head": (bare(towers=made["towers"], head=head(64, "image")), "fit a projection"),
         "text": (bare(towers=made["towers"], head=head(1280, "image", "text")), "towers only for"),
         "none": (bare(head=head(8, "image")), "towers only for"),

@@ -124,7 +124,9 @@ def test_towers_load_and_adapt_by_layer_norms_only(tmp_path: Path) -> None:
     assert document["preprocess_cfg"]["std"] == pytest.approx(pixels.std(0), abs=1e-3)
     towers = open_clip_towers(f"local-dir:{tmp_path}")
     assert towers.image.width == towers.text.width == 16
-    assert (len(towers.image.hook_points().widths), len(towers.text.hook_points().widths)) == (0, 0)
+    points = towers.image.hook_points()
+    assert points.layer_norm and len(points.widths) == 8  # two groups of tokens at each of four LayerNorms
+    assert towers.text.hook_points().widths == ()
     # Closed form: 2n + 2 LayerNorms in the image tower, 2n + 1 in the text tower, two tensors each.
     image, text = towers.image.adaptable(), towers.text.adaptable()
     assert (len(image), len(text)) == (8, 6)

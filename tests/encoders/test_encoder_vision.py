@@ -44,7 +44,9 @@ def test_backbones_with_batch_norm(name: str, width: int, norms: int, tensors: i
 def test_vit_b_16_adapts_its_layer_norms() -> None:
     tower = vision_tower("vit_b_16")
     adaptable = tower.adaptable()
-    assert (tower.width, len(tower.hook_points().widths), len(adaptable)) == (768, 0, 50)
+    points = tower.hook_points()
+    assert (tower.width, points.widths, points.layer_norm) == (768, (768,) * 50, True)  # two groups each
+    assert len(adaptable) == 50
     assert sum(t.numel() for t in adaptable.values()) == 25 * 2 * 768
     assert tower.preprocess.size == (224, 224)
 

@@ -379,3 +379,20 @@ def _toml(document: dict[str, Any]) -> str:
         if isinstance(value, dict)
     ]
     return "\n".join(plain) + "\n\n" + "\n\n".join(tables) + "\n"
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Any], Any]]:
+    """serving(site): the service in this process; what ended it shows in the test."""
+    from qshift.service import Service  # late: workers of other tests do without
+
+    running: list[Service] = []
+
+    def start(site: Any) -> Service:
+        running.append(Service(site.config))
+        running[-1].start()
+        return running[-1]
+
+    yield start
+    for service in running:
+        service.stop()

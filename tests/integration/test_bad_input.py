@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 from PIL import Image
 
 from core.records import Coordinates, Record
-from qshift.service import Service
 from stream.codec import image_query, text_query, vector_query
 from stream.records import CORRUPT
 
@@ -76,21 +74,6 @@ def bad() -> dict[str, tuple[Message, str, str]]:
         "null": ((None, []), "validate", "null"),
         "empty picture": (image_query(b""), "validate", "empty"),
     }
-
-
-@pytest.fixture
-def serving() -> Iterator[Any]:
-    """serving(site): the service in this process; what ended it shows in the test."""
-    running: list[Service] = []
-
-    def start(site: Any) -> Service:
-        running.append(Service(site.config))
-        running[-1].start()
-        return running[-1]
-
-    yield start
-    for service in running:
-        service.stop()
 
 
 def produce(site: Any, messages: list[Message], topic: str = "") -> list[Coordinates]:

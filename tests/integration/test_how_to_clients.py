@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,7 @@ import pytest
 from how_to import blocks, run
 from PIL import Image
 
-from qshift.service import Service
-
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-
-@pytest.fixture
-def serving() -> Iterator[Callable[[Any], None]]:
-    running: list[Service] = []
-
-    def start(site: Any) -> None:
-        running.append(Service(site.config))
-        running[-1].start()
-
-    yield start
-    for service in running:
-        service.stop()
 
 
 def test_they_are_answered(

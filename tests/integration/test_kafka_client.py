@@ -6,29 +6,13 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qshift.service import Service
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "kafka_client.py"
 TEXTS = ("a red seven", "a green two", " ", "a blue nine")
-
-
-@pytest.fixture
-def serving() -> Iterator[Callable[[Any], None]]:
-    running: list[Service] = []
-
-    def start(site: Any) -> None:
-        running.append(Service(site.config))
-        running[-1].start()
-
-    yield start
-    for service in running:
-        service.stop()
 
 
 def test_it_needs_nothing_of_qshift_and_twelve_lines() -> None:

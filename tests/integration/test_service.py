@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,25 +16,10 @@ from urllib.request import urlopen
 import pytest
 
 from core.records import Coordinates
-from qshift.service import Service
 from stream.changelog import ChangelogStore
 from stream.codec import label, text_query
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-
-@pytest.fixture
-def serving() -> Iterator[Any]:
-    running: list[Service] = []
-
-    def start(site: Any) -> Service:
-        running.append(Service(site.config))
-        running[-1].start()
-        return running[-1]
-
-    yield start
-    for service in running:
-        service.stop()
 
 
 def fetched(url: str) -> tuple[int, str]:
