@@ -21,7 +21,7 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
-from core.hooks import HookPoints
+from core.hooks import HookPoints, Watch
 
 if TYPE_CHECKING:
     from core.protocols import Affine, Hook
@@ -104,8 +104,8 @@ class Hooks:
     def _after(self, index: int) -> Any:
         def after(layer: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             hook = self.current
-            if hook is None:
-                return None
+            if hook is None or (isinstance(hook, Watch) and not {index, index + 1} & set(hook.layers)):
+                return None  # z is computed for whoever looks at it
             z = layer_norm(inputs[0], layer.normalized_shape, None, None, layer.eps)
             moves = [hook(index + number, group) for number, group in enumerate(_groups(z))]
             if all(move is None for move in moves):

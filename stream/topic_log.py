@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
 from core.errors import ArtifactError, DeliveryError
+from stream.cluster import TOO_LARGE
 from stream.contradictions import ANEW
 from stream.patience import Backoff, Patience
 from stream.records import tolerant
@@ -28,7 +29,6 @@ LOOK_SECONDS = 0.5
 """How often a call that waits looks whether it is to hurry."""
 BACKOFF_SECONDS = (0.1, 2.0)
 """First and longest pause between attempts."""
-TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 Keyed = tuple[bytes, bytes | None]
 """Key and value."""

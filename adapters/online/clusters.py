@@ -86,9 +86,9 @@ class StyleSpace:
         mean, sd = (side.astype(np.float64) for side in (calibration.mean, calibration.sd))
         clean = np.concatenate([_style(mean[:, part], sd[:, part]) for part in parts], axis=1)
         self.width = clean.shape[1]
-        self._centre, self._whiten = _whitening(clean)
         # With few pictures for so many numbers, whitening fits its own pictures better than any others.
         few = len(clean) < FEW * self.width
+        self._centre, self._whiten = _whitening(clean, SHRINK_FEW if few else SHRINK)
         lengths = _held_out_lengths(clean) if few else _lengths(clean, self._centre, self._whiten)
         self.radius = float(np.quantile(lengths, config.quantile))
 
@@ -245,11 +245,10 @@ def _style(mean: Styles, sd: Styles) -> Styles:
     return np.concatenate((mean, np.log(sd + EPS)), axis=1)
 
 
-def _whitening(clean: Styles) -> tuple[Styles, Styles]:
+def _whitening(clean: Styles, shrink: float) -> tuple[Styles, Styles]:
     """Centre [S] and whitening matrix [S, S] of clean styles [n, S]."""
     covariance = np.cov(clean.T)
     diagonal = np.diag(np.diag(covariance) + EPS**2)
-    shrink = SHRINK if len(clean) >= FEW * clean.shape[1] else SHRINK_FEW
     factor = np.linalg.cholesky((1 - shrink) * covariance + shrink * diagonal)
     return clean.mean(0), np.linalg.inv(factor).T
 
@@ -262,7 +261,8 @@ def _lengths(styles: Styles, centre: Styles, whiten: Styles) -> Styles:
 def _held_out_lengths(clean: Styles) -> Styles:
     """Lengths of clean styles by the whitening of the other half."""
     halves = clean[::2], clean[1::2]
-    return np.concatenate([_lengths(one, *_whitening(other)) for one, other in (halves, halves[::-1])])
+    pairs = (halves, halves[::-1])
+    return np.concatenate([_lengths(one, *_whitening(other, SHRINK_FEW)) for one, other in pairs])
 
 
 def _part(widths: Sequence[int], layer: int) -> slice:
