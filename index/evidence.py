@@ -3,8 +3,9 @@
 Two things are asked of the cosines to the nearest gallery item, both without labels. Has the batch shifted?
 The frozen cosines against those of clean source queries in the same gallery: the lower confidence bound of
 their standardised difference. And does adaptation help? After a moderate shift the adapted twin has no say
-unless it brings the queries nearer to the gallery again; after a severe one there is little left to lose. On
-clean queries the weight is 0.
+unless it brings the queries nearer to the gallery again; after a severe one there is little left to lose. It
+counts more than the frozen twin only where most queries have shifted, and where it wins back a good part of
+what they lost. On clean queries the weight is 0.
 
 The first question needs the frozen twin alone. Where its answer is no, the batch is quiet: the frozen answer
 is served whatever the adapted twin would say, so that it is not asked at all.
@@ -28,7 +29,7 @@ from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.references import DriftReference
 from core.types import Codes, Encoded, Hits, Modality, Twin
-from index.fusion import cosine_of
+from index.fusion import WEIGHTS, cosine_of
 
 if TYPE_CHECKING:
     from core.protocols import Hash
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("qshift.evidence")
 
 RECOVERED = 0.2
-"""Sd of the nearest cosine that the adapted twin has to win back before it counts fully: docs/lab/log.md."""
+"""Sd of the nearest cosine that the adapted twin has to win back before it counts: docs/lab/log.md."""
 SEVERE = (1.5, 2.5)
 """Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
 Line art is recognised better after alignment although it comes no nearer to the gallery: docs/lab/log.md."""
+MOST, WON, MORE = (0.0, 0.3), (0.0, 0.5), 4.0
+"""Median drop (its lower bound), and share of the mean drop that is won back, from which the adapted twin
+counts more than the frozen one, and `MORE` times as much: docs/lab/log.md."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
@@ -63,23 +67,32 @@ class Evidence:
     def __call__(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
     ) -> float:
-        """The weight in [0, 1], from the rows [B] that count."""
+        """The weight, one of `WEIGHTS`, from the rows [B] that count."""
         if self._answer.evidence is None:
             return 1.0
+        drop = self.drop(gallery, modality, frozen, adapted, counted)
+        return 0.0 if drop is None else weight(drop, self._answer.evidence)
+
+    def drop(
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
+    ) -> Drop | None:
+        """What the distinct queries of a batch have lost; None where there is nothing to compare."""
         lost = self._lost(gallery, modality, frozen, counted)
         if lost is None:
-            return 0.0
+            return None
         rows, (mean, sd) = _distinct(frozen.codes, counted), self._reference(gallery, modality)
         left = ((mean - nearest(gallery, adapted.encoded, adapted.hits)[rows]) / sd).mean()
-        drop = Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
-        return weight(drop, self._answer.evidence)
+        return Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
         if self._answer.evidence is None:
             return False
         lost = self._lost(gallery, modality, frozen, counted)
-        return lost is None or shifted(float(lost.mean()), len(lost), self._answer.evidence) == 0.0
+        if lost is None:
+            return True
+        best = Drop(float(lost.mean()), float(np.median(lost)), -math.inf, len(lost))
+        return weight(best, self._answer.evidence) == 0.0
 
     def _lost(
         self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
@@ -134,22 +147,31 @@ class Drop:
 
 
 def weight(drop: Drop, evidence: tuple[float, float]) -> float:
-    """Weight of the adapted twin in [0, 1].
+    """Weight of the adapted twin, one of `WEIGHTS`; the more of the drop it wins back, the larger.
 
-    A severe shift is asked of the median: a few hopeless queries among clean ones must not speak for them.
+    Whether a shift is severe, and has hit most queries, is asked of the median: a few hopeless queries among
+    clean ones must not speak for them.
 
     Args:
         drop: of the batch.
-        evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts fully.
+        evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts as much as
+            the frozen one.
     """
-    recovers = _ramp(drop.mean - drop.left, (0.0, RECOVERED))
-    severe = _ramp(drop.median - _unsure(drop.rows), SEVERE)
-    return shifted(drop.mean, drop.rows, evidence) * max(recovers, severe)
+    sure, back = drop.median - _unsure(drop.rows), drop.mean - drop.left
+    severe = _ramp(sure, SEVERE)
+    say = _ramp(drop.mean - _unsure(drop.rows), evidence) * max(_ramp(back, (0.0, RECOVERED)), severe)
+    if say == 0.0:
+        return 0.0
+    trusted = _ramp(sure, MOST) * max(_ramp(back / max(drop.mean, RECOVERED), WON), severe)
+    return _listed(say * (1.0 + (MORE - 1.0) * trusted))
 
 
-def shifted(mean: float, rows: int, evidence: tuple[float, float]) -> float:
-    """How surely a mean drop over so many distinct queries is a shift: its lower bound, as 0..1."""
-    return _ramp(mean - _unsure(rows), evidence)
+def _listed(weight: float) -> float:
+    """The nearest of `WEIGHTS` by its logarithm; half of the smallest stands for 0."""
+    finite = [listed for listed in WEIGHTS if 0 < listed < math.inf]
+    places = [finite[0] / 2, *finite]
+    nearest = min(places, key=lambda place: abs(math.log(weight / place)))
+    return nearest if nearest in WEIGHTS else 0.0
 
 
 def _unsure(rows: int) -> float:

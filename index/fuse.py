@@ -1,11 +1,13 @@
 """Merges what the adapted and the frozen twin found.
 
 Both distances are taken anew for every candidate of either shortlist: a candidate only one twin found
-still counts with both. Smaller scores are better, so the "max" of similarities is the smaller distance.
+still counts with both. Smaller scores are better, so the "max" of similarities is the smaller distance; a
+mixture weighs both distances as it weighs both beliefs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,7 +18,10 @@ from core.types import Codes, Distances, Hits, Keys
 from index.codes import NO_KEY, checked, paired
 from index.exact import checked_k, unused
 
-Mode = Literal["none", "max", "sum"]
+Mode = Literal["none", "max", "sum", "mixture"]
+
+FINEST = 64
+"""Largest whole number in the fraction that a mixture's weight is."""
 
 
 def fuse(
@@ -27,8 +32,9 @@ def fuse(
     code_of: Callable[[Keys], Codes],
     k: int,
     mode: Mode,
+    weight: float = 1.0,
 ) -> Hits:
-    """The best k of the union of two shortlists by (score, key); distances hold the scores.
+    """The best k of the union of two shortlists by (score, key); distances hold the smaller of both.
 
     Args:
         adapted: [B, K] of the adapted twin.
@@ -37,8 +43,10 @@ def fuse(
         frozen_codes: [B, L/8] query codes of the frozen twin.
         code_of: keys [...] -> gallery codes [..., L/8]; any row for key -1.
         k: places wanted; unused ones hold -1 and 2147483647.
-        mode: "sum" of both distances, "max" similarity (the smaller distance), or "none": the adapted
-            shortlist with its own distances.
+        mode: "sum" of both distances, "max" similarity (the smaller distance), "mixture", the frozen
+            distance and `weight` times the adapted one, or "none": the adapted shortlist with its own
+            distances.
+        weight: of the adapted twin in a mixture, > 0 and finite.
 
     Raises:
         GalleryError: k < 1, an unknown mode, or batches and widths that differ.
@@ -59,9 +67,9 @@ def fuse(
         raise GalleryError(
             f"expected gallery codes {(*keys.shape, bits // 8)}, got {candidates.shape}: rebuild the gallery"
         )
-    scores = fuse_distances(paired(left, candidates), paired(right, candidates), mode)
-    order = np.lexsort((keys, scores))
-    keys, scores = np.take_along_axis(keys, order, 1), np.take_along_axis(scores, order, 1)
+    ours, theirs = paired(left, candidates), paired(right, candidates)
+    order = np.lexsort((keys, fuse_distances(ours, theirs, mode, weight)))
+    keys, nearer = (np.take_along_axis(one, order, 1) for one in (keys, np.minimum(ours, theirs)))
     # One item has one score: its two places stand side by side now, and the second is dropped.
     kept = keys != NO_KEY
     kept[:, 1:] &= keys[:, 1:] != keys[:, :-1]
@@ -69,15 +77,18 @@ def fuse(
     row, column = np.nonzero(kept & (place < k))
     fused = unused(len(keys), k)
     fused.keys[row, place[row, column]] = keys[row, column]
-    fused.distances[row, place[row, column]] = scores[row, column]
+    fused.distances[row, place[row, column]] = nearer[row, column]
     return fused
 
 
-def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode) -> Distances:
+def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode, weight: float = 1.0) -> Distances:
     """Scores of two arrays of distances of one shape, int32: for judging the whole gallery [B, N].
 
+    A mixture's weight is a fraction of small whole numbers, which makes its scores whole numbers too: equal
+    ones are equal on every machine.
+
     Raises:
-        GalleryError: shapes that differ or an unknown mode.
+        GalleryError: shapes that differ, an unknown mode, or a weight that is no such fraction.
     """
     if adapted.shape != frozen.shape:
         raise GalleryError(f"expected distances of one shape, got {adapted.shape} and {frozen.shape}")
@@ -88,7 +99,20 @@ def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode) -> Distanc
             return np.minimum(adapted, frozen).astype(np.int32)
         case "sum":
             return (adapted + frozen).astype(np.int32)
-    raise GalleryError(f'expected mode "none", "max" or "sum", got {mode!r}')
+        case "mixture":
+            ours, theirs = _shares(weight)
+            return (ours * adapted + theirs * frozen).astype(np.int32)
+    raise GalleryError(f'expected mode "none", "max", "sum" or "mixture", got {mode!r}')
+
+
+def _shares(weight: float) -> tuple[int, int]:
+    """Of the adapted and of the frozen distance."""
+    if not (math.isfinite(weight) and weight > 0):
+        raise GalleryError(f"expected a weight above 0, got {weight}: 0 and inf are one twin's own answer")
+    ours, theirs = weight.as_integer_ratio()
+    if max(ours, theirs) > FINEST:
+        raise GalleryError(f"expected a weight in steps of 1/{FINEST}, got {weight}")
+    return ours, theirs
 
 
 def _cut(hits: Hits, k: int) -> Hits:

@@ -1,14 +1,16 @@
 """What is answered from the two shortlists of a batch: by each twin alone, and by both together (served).
 
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
-served score is p_frozen + w p_adapted. The weight w follows the batch's own evidence (index/evidence.py);
-where it is 0 the frozen answer is served, unchanged.
+served score is p_frozen + w p_adapted. Which items are candidates, and how the others stand behind them, is
+decided by their codes alike: by d_frozen + w d_adapted. The weight w follows the batch's own evidence
+(index/evidence.py); where it is 0 the frozen answer is served, unchanged, where infinite the adapted one.
 
 Ours; measured in docs/methods/fusion.md.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,8 @@ from core.protocols import Gallery
 from core.types import Encoded, Floats, Hits, Modality, Twin
 from index.fuse import Mode, fuse
 
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, math.inf)
+"""Of the adapted twin. 0 is the frozen answer, inf the adapted one."""
 BEHIND = 4.0
 """Added to the score's distance of what is no candidate: it ranks behind every one that is."""
 Scores = NDArray[np.float64]
@@ -30,7 +34,7 @@ class Evidence(Protocol):
     def __call__(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
     ) -> float:
-        """Its weight in [0, 1]."""
+        """Its weight, one of `WEIGHTS`."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers."""
@@ -49,7 +53,7 @@ class TwinFusion:
 
     def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
         """What a twin answers by itself: its shortlist, re-ranked by its own features."""
-        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
+        return self._best(gallery, encoded, hits, encoded, hits, "none", 1.0)
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
@@ -59,13 +63,16 @@ class TwinFusion:
             return frozen.answer, np.zeros(len(repaired), np.float32)
         if self._answer.fuse == "none":
             return adapted.answer, np.ones(len(repaired), np.float32)
-        weights = np.full(len(repaired), self._evidence(gallery, modality, frozen, adapted, ~repaired))
+        weight = self._evidence(gallery, modality, frozen, adapted, ~repaired)
+        weights = np.where(repaired, np.inf, weight).astype(np.float32)
+        if weight == 0:
+            return _rows(repaired, adapted.answer, frozen.answer), weights
+        if math.isinf(weight):
+            return adapted.answer, weights
         both = self._best(
-            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse, weights
+            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse, weight
         )
-        served = _rows(repaired, adapted.answer, _rows(weights == 0, frozen.answer, both))
-        weights[repaired] = np.inf
-        return served, weights.astype(np.float32)
+        return _rows(repaired, adapted.answer, both), weights
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
@@ -73,28 +80,28 @@ class TwinFusion:
 
     def _best(
         self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
-        mode: str, weights: NDArray[np.float64],
+        mode: Mode, weight: float,
     ) -> Hits:  # fmt: skip
         answer = self._answer
         k = answer.shortlist if answer.rerank else answer.top
-        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, coded(mode))
+        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode, weight)
         if not answer.rerank:
             return hits
         known = hits.keys >= 0
-        score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
+        score = self.score(gallery.features(hits.keys), known, first, other, mode, weight)
         score[~known] = -BEHIND
         order = np.argsort(-score, axis=1, kind="stable")[:, : answer.top]
         return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
 
     def score(
-        self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: str,
-        weights: NDArray[np.float64],
+        self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: Mode,
+        weight: float,
     ) -> Scores:  # fmt: skip
         """Scores [B, K] of candidates [B, K, D], at most 1."""
         near = cosine_of(items, adapted)
         if mode == "none":
             return near
-        other, spread = cosine_of(items, frozen), weights[:, None]
+        other = cosine_of(items, frozen)
         score: Scores
         match mode:
             case "max":
@@ -102,7 +109,7 @@ class TwinFusion:
             case "sum":
                 score = (near + other) / 2
             case _:
-                score = (self._belief(other, known) + spread * self._belief(near, known)) / (1 + spread)
+                score = (self._belief(other, known) + weight * self._belief(near, known)) / (1 + weight)
         return score
 
     def _belief(self, cosine: Scores, known: NDArray[np.bool_]) -> Scores:
@@ -116,11 +123,6 @@ def cosine_of(items: Floats, queries: Encoded) -> Scores:
     """[B, K, D] -> [B, K]."""
     cosine: Scores = np.einsum("bkd,bd->bk", items, queries.features).astype(np.float64)
     return cosine
-
-
-def coded(mode: str) -> Mode:
-    """How codes are fused for the shortlist: a mixture of beliefs needs the items that either twin likes."""
-    return "max" if mode == "mixture" else mode  # type: ignore[return-value]
 
 
 def _rows(chosen: NDArray[np.bool_], these: Hits, others: Hits) -> Hits:

@@ -11,8 +11,8 @@ from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.types import Encoded
 from index.exact import nearest
-from index.fuse import fuse_distances
-from index.fusion import BEHIND, TwinFusion, coded
+from index.fuse import Mode, fuse_distances
+from index.fusion import BEHIND, TwinFusion
 
 
 class Counts(NamedTuple):
@@ -51,30 +51,34 @@ class Judge:
         if not len(carriers):
             return NOTHING, NOTHING, NOTHING
         bits = gallery.distances(np.concatenate((frozen.codes, adapted.codes)))
+        near = [nearest(row, self._answer.shortlist, np.bincount(row)) for row in bits]
         # Each twin alone is judged as it would have answered: re-ranked by its own features.
-        alone = self._ranked(gallery, carriers, bits[0], frozen, frozen, "none", 1.0)
-        moved = self._ranked(gallery, carriers, bits[1], adapted, adapted, "none", 1.0)
+        alone = self._ranked(gallery, carriers, bits[0], near[0], frozen, frozen, "none", 1.0)
+        moved = self._ranked(gallery, carriers, bits[1], near[1], adapted, adapted, "none", 1.0)
         if self._answer.fuse == "none" or np.isinf(weight):
             return alone, moved, moved
         if weight == 0:
             return alone, moved, alone
-        fused = fuse_distances(bits[1], bits[0], coded(self._answer.fuse))
-        served = self._ranked(gallery, carriers, fused, adapted, frozen, self._answer.fuse, weight)
+        fused = fuse_distances(bits[1], bits[0], self._answer.fuse, weight)
+        both = np.union1d(*near)  # in the order of keys: what the answer's shortlist was taken from
+        best = both[np.argsort(fused[both], kind="stable")[: self._answer.shortlist]]
+        if not self._answer.rerank:
+            fused += (fused.max() + 1) * ~np.isin(np.arange(len(fused)), best)
+        served = self._ranked(gallery, carriers, fused, best, adapted, frozen, self._answer.fuse, weight)
         return alone, moved, served
 
     def _ranked(
-        self, gallery: Gallery, carriers: NDArray[np.int64], bits: NDArray[np.int32],
-        first: Encoded, other: Encoded, mode: str, weight: float,
+        self, gallery: Gallery, carriers: NDArray[np.int64], bits: NDArray[np.int32], near: NDArray[np.int64],
+        first: Encoded, other: Encoded, mode: Mode, weight: float,
     ) -> Counts:  # fmt: skip
         every = np.bincount(bits)
         places = np.arange(len(every))
         right = np.bincount(bits[carriers], minlength=len(every))
         if not self._answer.rerank:
             return Counts(places.astype(np.float64), right, every)
-        near = nearest(bits, self._answer.shortlist, every)
         items = gallery.features(gallery.keys()[near])[None]
         known = np.ones((1, len(near)), dtype=bool)
-        score = self._fusion.score(items, known, first, other, mode, np.array([weight]))[0]
+        score = self._fusion.score(items, known, first, other, mode, weight)[0]
         at = np.minimum(np.searchsorted(carriers, near), len(carriers) - 1)
         relevant = carriers[at] == near
         every -= np.bincount(bits[near], minlength=len(every))

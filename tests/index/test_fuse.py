@@ -18,21 +18,22 @@ def distance(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def slow_fuse(
-    adapted: Hits, frozen: Hits, p: Codes, q: Codes, codes: Codes, k: int, mode: Mode
+    adapted: Hits, frozen: Hits, p: Codes, q: Codes, codes: Codes, k: int, mode: Mode, weight: float = 1.0
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Gallery keys are 10 * position here."""
-    keys, scores = [], []
+    keys, nearer = [], []
     for row in range(len(p)):
         union = {int(key) for hits in (adapted, frozen) for key in hits.keys[row]} - {NO_KEY}
         scored = []
         for key in union:
             d, e = distance(p[row], codes[key // 10]), distance(q[row], codes[key // 10])
-            scored.append((d + e if mode == "sum" else min(d, e), key))
+            by = {"sum": d + e, "max": min(d, e), "mixture": weight * d + e}
+            scored.append((by[mode], key, min(d, e)))
         best = sorted(scored)[:k]
-        best += [(NO_DISTANCE, NO_KEY)] * (k - len(best))
-        keys.append([key for _, key in best])
-        scores.append([score for score, _ in best])
-    return keys, scores
+        best += [(0, NO_KEY, NO_DISTANCE)] * (k - len(best))
+        keys.append([key for _, key, _ in best])
+        nearer.append([near for _, _, near in best])
+    return keys, nearer
 
 
 def setting(bits: int, count: int, rows: int) -> tuple[ExactIndex, Codes, Codes, Codes]:
@@ -50,37 +51,43 @@ def lookup(codes: Codes) -> Callable[[Keys], Codes]:
     return lambda keys: codes[np.maximum(keys, 0) // 10]
 
 
-@pytest.mark.parametrize("mode", ["sum", "max"])
+WEIGHTED: tuple[tuple[Mode, float], ...] = (
+    ("sum", 1.0), ("max", 1.0), ("mixture", 0.25), ("mixture", 1.0), ("mixture", 4.0)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "weight"), WEIGHTED)
 @pytest.mark.parametrize(("bits", "count"), [(8, 30), (24, 300), (64, 300), (64, 4), (64, 0)])
 @pytest.mark.parametrize(("first", "second", "k"), [(20, 20, 10), (5, 9, 14), (3, 1, 50)])
-def test_equals_slow_loop(mode: Mode, bits: int, count: int, first: int, second: int, k: int) -> None:
+def test_equals_slow_loop(
+    mode: Mode, weight: float, bits: int, count: int, first: int, second: int, k: int
+) -> None:
     index, codes, p, q = setting(bits, count, 5)
     adapted, frozen = index.search(p, first), index.search(q, second)
     code_of = lookup(codes if count else np.zeros((1, bits // 8), np.uint8))
-    hits = fuse(adapted, frozen, p, q, code_of, k, mode)
+    hits = fuse(adapted, frozen, p, q, code_of, k, mode, weight)
     assert hits.keys.dtype == np.int64 and hits.distances.dtype == np.int32
-    keys, scores = slow_fuse(adapted, frozen, p, q, codes, k, mode)
-    assert hits.distances.tolist() == scores
+    keys, nearer = slow_fuse(adapted, frozen, p, q, codes, k, mode, weight)
     assert hits.keys.tolist() == keys
+    assert hits.distances.tolist() == nearer
 
 
-@pytest.mark.parametrize("mode", ["sum", "max"])
-def test_whole_gallery_as_shortlist_equals_fused_distances(mode: Mode) -> None:
+@pytest.mark.parametrize(("mode", "weight"), WEIGHTED)
+def test_whole_gallery_as_shortlist_equals_fused_distances(mode: Mode, weight: float) -> None:
     index, codes, p, q = setting(24, 60, 4)
-    fused = fuse_distances(index.distances(p), index.distances(q), mode)
-    order = np.argsort(fused, axis=1, kind="stable")
-    hits = fuse(index.search(p, 60), index.search(q, 60), p, q, lookup(codes), 60, mode)
+    ours, theirs = index.distances(p), index.distances(q)
+    order = np.argsort(fuse_distances(ours, theirs, mode, weight), axis=1, kind="stable")
+    hits = fuse(index.search(p, 60), index.search(q, 60), p, q, lookup(codes), 60, mode, weight)
     assert np.array_equal(hits.keys, 10 * order)
-    assert np.array_equal(hits.distances, np.take_along_axis(fused, order, 1))
+    assert np.array_equal(hits.distances, np.take_along_axis(np.minimum(ours, theirs), order, 1))
 
 
 def test_equal_twins_keep_the_order() -> None:
     index, codes, p, _ = setting(64, 300, 6)
     alone = index.search(p, 20)
-    both = fuse(alone, alone, p, p, lookup(codes), 20, "sum")
-    assert np.array_equal(both.keys, alone.keys) and np.array_equal(both.distances, 2 * alone.distances)
-    both = fuse(alone, alone, p, p, lookup(codes), 20, "max")
-    assert np.array_equal(both.keys, alone.keys) and np.array_equal(both.distances, alone.distances)
+    for mode, weight in WEIGHTED:
+        both = fuse(alone, alone, p, p, lookup(codes), 20, mode, weight)
+        assert np.array_equal(both.keys, alone.keys) and np.array_equal(both.distances, alone.distances)
 
 
 def test_none_is_the_adapted_shortlist() -> None:
@@ -119,6 +126,11 @@ def test_wrong_calls_are_refused() -> None:
         fuse(hits, hits, p, q, lookup(codes), 5, "mean")  # type: ignore[arg-type]
     with pytest.raises(GalleryError, match="one shape"):
         fuse_distances(hits.distances, hits.distances[:, :2], "sum")
+    for weight in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(GalleryError, match="above 0"):
+            fuse(hits, hits, p, q, lookup(codes), 5, "mixture", weight)
+    with pytest.raises(GalleryError, match="1/64"):
+        fuse(hits, hits, p, q, lookup(codes), 5, "mixture", 0.3)
 
 
 def test_fused_distances_by_hand() -> None:
@@ -126,6 +138,8 @@ def test_fused_distances_by_hand() -> None:
     assert fuse_distances(a, f, "sum").tolist() == [[4, 2, 14]]
     assert fuse_distances(a, f, "max").tolist() == [[1, 0, 7]]
     assert fuse_distances(a, f, "none").tolist() == [[3, 0, 7]]
+    assert fuse_distances(a, f, "mixture", 0.25).tolist() == [[7, 8, 35]], "(4 frozen + adapted)"
+    assert fuse_distances(a, f, "mixture", 2.0).tolist() == [[7, 2, 21]]
 
 
 def test_is_fast_enough_for_the_stream() -> None:
