@@ -41,9 +41,15 @@ RECOVERED = 0.2
 SEVERE = (1.5, 2.5)
 """Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
 Line art is recognised better after alignment although it comes no nearer to the gallery: docs/lab/log.md."""
-MOST, WON, MORE = (0.0, 0.3), (0.0, 0.5), 4.0
-"""Median drop (its lower bound), and share of the mean drop that is won back, from which the adapted twin
-counts more than the frozen one, and `MORE` times as much: docs/lab/log.md."""
+MOST, GOOD, MORE = (0.0, 0.3), (0.0, 0.5), 4.0
+"""Median drop (its lower bound), and share of the drop that is won back, from which the adapted twin counts
+more than the frozen one, and `MORE` times as much: docs/lab/log.md."""
+HIT = 1.0
+"""Drop in sd from which a query counts as hit: what is won back is asked of those alone, where there are any.
+Clean queries among users of all kinds lose what the others win."""
+NEAR, FARTHER = (0.0, 0.25), (1.0, 0.5)
+"""A query that has lost no more than so much, and one that the adapted twin takes farther away by so much, in
+sd, and the largest weights that they get."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
@@ -66,53 +72,45 @@ class Evidence:
 
     def __call__(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
-    ) -> float:
-        """The weight, one of `WEIGHTS`, from the rows [B] that count."""
+    ) -> NDArray[np.float64]:
+        """Weights [B], each one of `WEIGHTS`, by the evidence of the rows that count."""
         if self._answer.evidence is None:
-            return 1.0
-        drop = self.drop(gallery, modality, frozen, adapted, counted)
-        return 0.0 if drop is None else weight(drop, self._answer.evidence)
-
-    def drop(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
-    ) -> Drop | None:
-        """What the distinct queries of a batch have lost; None where there is nothing to compare."""
-        lost = self._lost(gallery, modality, frozen, counted)
-        if lost is None:
-            return None
-        rows, (mean, sd) = _distinct(frozen.codes, counted), self._reference(gallery, modality)
-        left = ((mean - nearest(gallery, adapted.encoded, adapted.hits)[rows]) / sd).mean()
-        return Drop(float(lost.mean()), float(np.median(lost)), float(left), len(rows))
+            return np.ones(len(counted))
+        lost = self._lost(gallery, modality, frozen)
+        rows = _distinct(frozen.codes, counted)
+        if lost is None or not len(rows):
+            return np.zeros(len(counted))
+        left = self._standardised(gallery, modality, adapted)
+        weights = np.full(len(counted), weight(Drop.of(lost[rows], left[rows]), self._answer.evidence))
+        for cases, (_, most) in ((lost <= NEAR[0], NEAR), (left - lost >= FARTHER[0], FARTHER)):
+            weights[cases] = np.minimum(weights[cases], most)
+        return weights
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
         if self._answer.evidence is None:
             return False
-        lost = self._lost(gallery, modality, frozen, counted)
-        if lost is None:
+        lost, rows = self._lost(gallery, modality, frozen), _distinct(frozen.codes, counted)
+        if lost is None or not len(rows):
             return True
-        best = Drop(float(lost.mean()), float(np.median(lost)), -math.inf, len(lost))
-        return weight(best, self._answer.evidence) == 0.0
+        return weight(Drop.of(lost[rows], np.full(len(rows), -math.inf)), self._answer.evidence) == 0.0
 
-    def _lost(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]
-    ) -> NDArray[np.float64] | None:
-        """How far frozen cosines of distinct queries lie below clean ones, in sd; None: none to compare."""
-        if modality not in self._clean_queries:
-            if modality not in self._said:
-                self._said.add(modality)
-                log.warning(
-                    "the base model has no clean reference for such queries: the frozen twin answers alone",
-                    extra={"modality": modality},
-                )
-            return None
-        if not counted.any():
-            return None
+    def _lost(self, gallery: Gallery, modality: Modality, frozen: Twin) -> NDArray[np.float64] | None:
+        """How far the frozen cosines lie below clean ones, in sd; None: nothing to compare them with."""
+        if modality in self._clean_queries:
+            return self._standardised(gallery, modality, frozen)
+        if modality not in self._said:
+            self._said.add(modality)
+            log.warning(
+                "the base model has no clean reference for such queries: the frozen twin answers alone",
+                extra={"modality": modality},
+            )
+        return None
+
+    def _standardised(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
         mean, sd = self._reference(gallery, modality)
-        lost: NDArray[np.float64] = (
-            mean - nearest(gallery, frozen.encoded, frozen.hits)[_distinct(frozen.codes, counted)]
-        ) / sd
-        return lost
+        below: NDArray[np.float64] = (mean - nearest(gallery, twin.encoded, twin.hits)) / sd
+        return below
 
     def _reference(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
@@ -135,15 +133,26 @@ def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """How far the nearest cosines of a batch lie below clean ones, in sd of these.
+    """How far the nearest cosines of a batch lie below clean ones, in sd of these, over `rows` queries.
 
-    `mean` and `median` of the frozen twin, `left` the mean of the adapted twin, over `rows` distinct queries.
+    `mean` and `median` of the frozen twin; `hit` the mean of the queries that are hit, of all where none is,
+    and `back` how much of it the adapted twin wins back.
     """
 
     mean: float
     median: float
-    left: float
+    hit: float
+    back: float
     rows: int
+
+    @classmethod
+    def of(cls, lost: NDArray[np.float64], left: NDArray[np.float64]) -> Drop:
+        """From the drops [n] of the frozen and of the adapted twin, n > 0."""
+        hit = lost > HIT if (lost > HIT).any() else np.ones(len(lost), bool)
+        back = (lost - left)[hit].mean()
+        return cls(
+            float(lost.mean()), float(np.median(lost)), float(lost[hit].mean()), float(back), len(lost)
+        )
 
 
 def weight(drop: Drop, evidence: tuple[float, float]) -> float:
@@ -157,13 +166,13 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
         evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts as much as
             the frozen one.
     """
-    sure, back = drop.median - _unsure(drop.rows), drop.mean - drop.left
-    severe = _ramp(sure, SEVERE)
-    say = _ramp(drop.mean - _unsure(drop.rows), evidence) * max(_ramp(back, (0.0, RECOVERED)), severe)
+    unsure = 2.0 / math.sqrt(drop.rows)  # two standard errors of a mean
+    severe = _ramp(drop.median - unsure, SEVERE)
+    say = _ramp(drop.mean - unsure, evidence) * max(_ramp(drop.back, (0.0, RECOVERED)), severe)
     if say == 0.0:
         return 0.0
-    trusted = _ramp(sure, MOST) * max(_ramp(back / max(drop.mean, RECOVERED), WON), severe)
-    return _listed(say * (1.0 + (MORE - 1.0) * trusted))
+    good = _ramp(drop.back / max(drop.hit, RECOVERED), GOOD)
+    return _listed(say * (1.0 + (MORE - 1.0) * _ramp(drop.median - unsure, MOST) * max(good, severe)))
 
 
 def _listed(weight: float) -> float:
@@ -172,11 +181,6 @@ def _listed(weight: float) -> float:
     places = [finite[0] / 2, *finite]
     nearest = min(places, key=lambda place: abs(math.log(weight / place)))
     return nearest if nearest in WEIGHTS else 0.0
-
-
-def _unsure(rows: int) -> float:
-    """Two standard errors of a mean over so many queries, in sd of clean ones."""
-    return 2.0 / math.sqrt(rows)
 
 
 def _ramp(value: float, ends: tuple[float, float]) -> float:

@@ -7,11 +7,11 @@ mixture weighs both distances as it weighs both beliefs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.errors import GalleryError
 from core.types import Codes, Distances, Hits, Keys
@@ -20,8 +20,10 @@ from index.exact import checked_k, unused
 
 Mode = Literal["none", "max", "sum", "mixture"]
 
-FINEST = 64
-"""Largest whole number in the fraction that a mixture's weight is."""
+STEP = 0.25
+"""A mixture's weights are multiples of it."""
+Weights = float | NDArray[np.floating[Any]]
+"""Of the adapted twin in a mixture: one for all rows, or [B]."""
 
 
 def fuse(
@@ -32,7 +34,7 @@ def fuse(
     code_of: Callable[[Keys], Codes],
     k: int,
     mode: Mode,
-    weight: float = 1.0,
+    weight: Weights = 1.0,
 ) -> Hits:
     """The best k of the union of two shortlists by (score, key); distances hold the smaller of both.
 
@@ -46,7 +48,7 @@ def fuse(
         mode: "sum" of both distances, "max" similarity (the smaller distance), "mixture", the frozen
             distance and `weight` times the adapted one, or "none": the adapted shortlist with its own
             distances.
-        weight: of the adapted twin in a mixture, > 0 and finite.
+        weight: of the adapted twin in a mixture, > 0 and finite, for all rows or for each [B].
 
     Raises:
         GalleryError: k < 1, an unknown mode, or batches and widths that differ.
@@ -81,14 +83,14 @@ def fuse(
     return fused
 
 
-def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode, weight: float = 1.0) -> Distances:
+def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode, weight: Weights = 1.0) -> Distances:
     """Scores of two arrays of distances of one shape, int32: for judging the whole gallery [B, N].
 
-    A mixture's weight is a fraction of small whole numbers, which makes its scores whole numbers too: equal
-    ones are equal on every machine.
+    A mixture's weights are multiples of a quarter, and its scores four times the mixed distances: whole
+    numbers, so that equal ones are equal on every machine.
 
     Raises:
-        GalleryError: shapes that differ, an unknown mode, or a weight that is no such fraction.
+        GalleryError: shapes that differ, an unknown mode, or a weight that is no such multiple above 0.
     """
     if adapted.shape != frozen.shape:
         raise GalleryError(f"expected distances of one shape, got {adapted.shape} and {frozen.shape}")
@@ -100,19 +102,18 @@ def fuse_distances(adapted: Distances, frozen: Distances, mode: Mode, weight: fl
         case "sum":
             return (adapted + frozen).astype(np.int32)
         case "mixture":
-            ours, theirs = _shares(weight)
-            return (ours * adapted + theirs * frozen).astype(np.int32)
+            return (_quarters(weight) * adapted + round(1 / STEP) * frozen).astype(np.int32)
     raise GalleryError(f'expected mode "none", "max", "sum" or "mixture", got {mode!r}')
 
 
-def _shares(weight: float) -> tuple[int, int]:
-    """Of the adapted and of the frozen distance."""
-    if not (math.isfinite(weight) and weight > 0):
-        raise GalleryError(f"expected a weight above 0, got {weight}: 0 and inf are one twin's own answer")
-    ours, theirs = weight.as_integer_ratio()
-    if max(ours, theirs) > FINEST:
-        raise GalleryError(f"expected a weight in steps of 1/{FINEST}, got {weight}")
-    return ours, theirs
+def _quarters(weight: Weights) -> NDArray[np.int32]:
+    """How many steps a weight is, [1, 1] or [B, 1]."""
+    steps = np.atleast_1d(np.asarray(weight, np.float64))[:, None] / STEP
+    if not (np.isfinite(steps).all() and (steps > 0).all() and (steps % 1 == 0).all()):
+        raise GalleryError(
+            f"expected weights above 0 in steps of {STEP}, got {weight}: 0 and inf are one twin's own answer"
+        )
+    return steps.astype(np.int32)
 
 
 def _cut(hits: Hits, k: int) -> Hits:

@@ -2,8 +2,8 @@
 
 Twin fusion is a mixture: each twin spreads its belief over the candidates, softmax(cosine / tau), and the
 served score is p_frozen + w p_adapted. Which items are candidates, and how the others stand behind them, is
-decided by their codes alike: by d_frozen + w d_adapted. The weight w follows the batch's own evidence
-(index/evidence.py); where it is 0 the frozen answer is served, unchanged, where infinite the adapted one.
+decided by their codes alike: by d_frozen + w d_adapted. The weights w follow the batch's own evidence
+(index/evidence.py); where w is 0 the frozen answer is served, unchanged, where infinite the adapted one.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -33,8 +33,8 @@ class Evidence(Protocol):
 
     def __call__(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
-    ) -> float:
-        """Its weight, one of `WEIGHTS`."""
+    ) -> NDArray[np.float64]:
+        """Its weights [B], each one of `WEIGHTS`."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers."""
@@ -53,7 +53,7 @@ class TwinFusion:
 
     def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
         """What a twin answers by itself: its shortlist, re-ranked by its own features."""
-        return self._best(gallery, encoded, hits, encoded, hits, "none", 1.0)
+        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
@@ -63,16 +63,15 @@ class TwinFusion:
             return frozen.answer, np.zeros(len(repaired), np.float32)
         if self._answer.fuse == "none":
             return adapted.answer, np.ones(len(repaired), np.float32)
-        weight = self._evidence(gallery, modality, frozen, adapted, ~repaired)
-        weights = np.where(repaired, np.inf, weight).astype(np.float32)
-        if weight == 0:
-            return _rows(repaired, adapted.answer, frozen.answer), weights
-        if math.isinf(weight):
-            return adapted.answer, weights
+        weights = self._evidence(gallery, modality, frozen, adapted, ~repaired)
+        mixed = weights > 0
         both = self._best(
-            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse, weight
-        )
-        return _rows(repaired, adapted.answer, both), weights
+            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse,
+            np.where(mixed, weights, 1.0),
+        ) if mixed.any() else frozen.answer  # fmt: skip
+        weights[repaired] = np.inf
+        served = _rows(repaired, adapted.answer, _rows(~mixed, frozen.answer, both))
+        return served, weights.astype(np.float32)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side alone already gives the adapted twin the weight 0, see `Evidence.quiet`."""
@@ -80,28 +79,28 @@ class TwinFusion:
 
     def _best(
         self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
-        mode: Mode, weight: float,
+        mode: Mode, weights: NDArray[np.float64],
     ) -> Hits:  # fmt: skip
         answer = self._answer
         k = answer.shortlist if answer.rerank else answer.top
-        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode, weight)
+        hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode, weights)
         if not answer.rerank:
             return hits
         known = hits.keys >= 0
-        score = self.score(gallery.features(hits.keys), known, first, other, mode, weight)
+        score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
         score[~known] = -BEHIND
         order = np.argsort(-score, axis=1, kind="stable")[:, : answer.top]
         return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
 
     def score(
         self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: Mode,
-        weight: float,
+        weights: NDArray[np.float64],
     ) -> Scores:  # fmt: skip
         """Scores [B, K] of candidates [B, K, D], at most 1."""
         near = cosine_of(items, adapted)
         if mode == "none":
             return near
-        other = cosine_of(items, frozen)
+        other, spread = cosine_of(items, frozen), weights[:, None]
         score: Scores
         match mode:
             case "max":
@@ -109,7 +108,7 @@ class TwinFusion:
             case "sum":
                 score = (near + other) / 2
             case _:
-                score = (self._belief(other, known) + weight * self._belief(near, known)) / (1 + weight)
+                score = (self._belief(other, known) + spread * self._belief(near, known)) / (1 + spread)
         return score
 
     def _belief(self, cosine: Scores, known: NDArray[np.bool_]) -> Scores:

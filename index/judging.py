@@ -59,7 +59,7 @@ class Judge:
             return alone, moved, moved
         if weight == 0:
             return alone, moved, alone
-        fused = fuse_distances(bits[1], bits[0], self._answer.fuse, weight)
+        fused = fuse_distances(bits[1:], bits[:1], self._answer.fuse, weight)[0]
         both = np.union1d(*near)  # in the order of keys: what the answer's shortlist was taken from
         best = both[np.argsort(fused[both], kind="stable")[: self._answer.shortlist]]
         if not self._answer.rerank:
@@ -78,7 +78,7 @@ class Judge:
             return Counts(places.astype(np.float64), right, every)
         items = gallery.features(gallery.keys()[near])[None]
         known = np.ones((1, len(near)), dtype=bool)
-        score = self._fusion.score(items, known, first, other, mode, weight)[0]
+        score = self._fusion.score(items, known, first, other, mode, np.array([weight]))[0]
         at = np.minimum(np.searchsorted(carriers, near), len(carriers) - 1)
         relevant = carriers[at] == near
         every -= np.bincount(bits[near], minlength=len(every))

@@ -82,6 +82,17 @@ def test_whole_gallery_as_shortlist_equals_fused_distances(mode: Mode, weight: f
     assert np.array_equal(hits.distances, np.take_along_axis(np.minimum(ours, theirs), order, 1))
 
 
+def test_every_row_has_a_weight_of_its_own() -> None:
+    index, codes, p, q = setting(24, 300, 3)
+    adapted, frozen, weights = index.search(p, 20), index.search(q, 20), np.array([0.25, 4.0, 1.0])
+    together = fuse(adapted, frozen, p, q, lookup(codes), 10, "mixture", weights)
+    for row, weight in enumerate(weights.tolist()):
+        one = slice(row, row + 1)
+        hits = [Hits(side.keys[one], side.distances[one]) for side in (adapted, frozen)]
+        alone = fuse(*hits, p[one], q[one], lookup(codes), 10, "mixture", weight)
+        assert np.array_equal(together.keys[one], alone.keys)
+
+
 def test_equal_twins_keep_the_order() -> None:
     index, codes, p, _ = setting(64, 300, 6)
     alone = index.search(p, 20)
@@ -126,11 +137,9 @@ def test_wrong_calls_are_refused() -> None:
         fuse(hits, hits, p, q, lookup(codes), 5, "mean")  # type: ignore[arg-type]
     with pytest.raises(GalleryError, match="one shape"):
         fuse_distances(hits.distances, hits.distances[:, :2], "sum")
-    for weight in (0.0, -1.0, np.inf, np.nan):
+    for weight in (0.0, -1.0, np.inf, np.nan, 0.3, np.array([1.0, 0.0, 1.0])):
         with pytest.raises(GalleryError, match="above 0"):
             fuse(hits, hits, p, q, lookup(codes), 5, "mixture", weight)
-    with pytest.raises(GalleryError, match="1/64"):
-        fuse(hits, hits, p, q, lookup(codes), 5, "mixture", 0.3)
 
 
 def test_fused_distances_by_hand() -> None:
@@ -138,8 +147,10 @@ def test_fused_distances_by_hand() -> None:
     assert fuse_distances(a, f, "sum").tolist() == [[4, 2, 14]]
     assert fuse_distances(a, f, "max").tolist() == [[1, 0, 7]]
     assert fuse_distances(a, f, "none").tolist() == [[3, 0, 7]]
-    assert fuse_distances(a, f, "mixture", 0.25).tolist() == [[7, 8, 35]], "(4 frozen + adapted)"
-    assert fuse_distances(a, f, "mixture", 2.0).tolist() == [[7, 2, 21]]
+    assert fuse_distances(a, f, "mixture", 0.25).tolist() == [[7, 8, 35]], "4 frozen + adapted"
+    assert fuse_distances(a, f, "mixture", 2.0).tolist() == [[28, 8, 84]]
+    both = fuse_distances(np.vstack((a, a)), np.vstack((f, f)), "mixture", np.array([0.25, 2.0]))
+    assert both.tolist() == [[7, 8, 35], [28, 8, 84]]
 
 
 def test_is_fast_enough_for_the_stream() -> None:

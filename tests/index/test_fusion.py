@@ -12,7 +12,7 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, SEVERE, Drop, Evidence, weight
+from index.evidence import COPY, HIT, SEVERE, Drop, Evidence, weight
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
@@ -61,8 +61,7 @@ class World:
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
         known = {"vector": DriftReference(self.clean, zeros, zeros)}
-        self.weigher = Evidence(self.config.answer, known, self.head.codes)
-        self.fusion = TwinFusion(self.config.answer, self.weigher)
+        self.fusion = TwinFusion(self.config.answer, Evidence(self.config.answer, known, self.head.codes))
         self.judge = Judge(self.config.answer, self.fusion)
 
     def levels(self, kept: Remembered, label: str) -> list[Levels]:
@@ -91,10 +90,22 @@ class World:
         served, weights = self.fusion.together(self.gallery, modality, one, other, marks)
         return Answers(one.answer, other.answer, served, weights)
 
-    def drop(self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None) -> Drop:
-        marks = np.zeros(len(frozen), bool) if repaired is None else np.array(repaired)
-        found = self.weigher.drop(self.gallery, "vector", self.seen(frozen), self.seen(adapted), ~marks)
-        assert found is not None
+    def slow_weights(self, adapted: np.ndarray, frozen: np.ndarray, counted: list[int]) -> list[float]:
+        """Weights of all rows, by the evidence of those that count."""
+        lost, left = self.evidence(frozen, self.clean), self.evidence(adapted, self.clean)
+        hit = [row for row in counted if lost[row] > HIT] or counted
+        values = sorted(lost[row] for row in counted)
+        median = (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2
+        drop = Drop(
+            sum(values) / len(values), median, sum(lost[row] for row in hit) / len(hit),
+            sum(lost[row] - left[row] for row in hit) / len(hit), len(counted),
+        )  # fmt: skip
+        assert self.config.answer.evidence is not None
+        found = []
+        for row in range(len(frozen)):
+            one = weight(drop, self.config.answer.evidence)
+            one = min(one, 0.25) if lost[row] <= 0 else one
+            found.append(min(one, 0.5) if left[row] >= lost[row] + 1 else one)
         return found
 
     def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
@@ -162,14 +173,18 @@ def test_served_equals_the_slow_loop(mode: str, shortlist: int) -> None:
     assert (answers.frozen.keys != answers.adapted.keys).any(1).sum() > 6  # or the modes would not differ
 
 
-@pytest.mark.parametrize(("full", "weight"), [(200.0, 0.25), (80.0, 0.5), (2.0, 4.0)])
-def test_another_weight_equals_the_slow_loop(full: float, weight: float) -> None:
+@pytest.mark.parametrize(("full", "largest"), [(100.0, 0.25), (80.0, 0.5), (2.0, 4.0)])
+def test_other_weights_equal_the_slow_loop(full: float, largest: float) -> None:
     world = World(evidence=(0.0, full))
     adapted, frozen = near(world.items[:12], 1.0, 4), twins(world)[1]
-    answers = world.answer(adapted, frozen)
-    assert (answers.weights == weight).all()
+    frozen[:2], adapted[3] = world.items[:2], frozen[3] + 3 * directions(8, 1)
+    answers = world.answer(adapted, unit(frozen))
+    weights = world.slow_weights(adapted, frozen, list(range(12)))
+    assert answers.weights.tolist() == weights and max(weights) == largest
+    if largest == 4:
+        assert sorted(set(weights)) == [0.25, 0.5, 4.0], "rows have limits of their own"
     served = answers.served.keys.tolist()
-    assert served == [world.slow(a, f, "mixture", weight) for a, f in zip(adapted, frozen)]
+    assert served == [world.slow(a, f, "mixture", w) for a, f, w in zip(adapted, frozen, weights)]
     assert served != [world.slow(a, f, "mixture", 1.0) for a, f in zip(adapted, frozen)]
 
 
@@ -237,31 +252,32 @@ def test_clean_queries_give_no_weight_and_far_ones_all() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 25])
-def test_the_drop_equals_the_slow_loop(rows: int) -> None:
-    world = World(shortlist=ITEMS)
-    frozen, adapted = near(world.items[:rows], 1.5, 5), near(world.items[:rows], 0.7, 6)
-    lost, left = world.evidence(frozen, world.clean), world.evidence(adapted, world.clean)
-    drop = world.drop(adapted, frozen)
-    expected = (np.mean(lost), np.median(lost), np.mean(left), rows)
-    assert (drop.mean, drop.median, drop.left, drop.rows) == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("spread", [0.3, 0.7, 1.5])
+def test_weights_equal_the_slow_loop(rows: int, spread: float) -> None:
+    world = World(shortlist=ITEMS, evidence=(-1.0, 3.0))
+    frozen, adapted = near(world.items[:rows], spread, 5), near(world.items[:rows], 0.7, 6)
+    found = world.answer(adapted, frozen).weights.tolist()
+    assert found == world.slow_weights(adapted, frozen, list(range(rows)))
 
 
 def test_repaired_rows_are_no_evidence() -> None:
-    world = World(shortlist=ITEMS)
-    frozen = np.vstack((near(world.items[:2], 1.5, 5), directions(9, 2)))
-    recovered = np.vstack((world.items[:2], frozen[2:]))
-    drop = world.drop(recovered, frozen, [False, False, True, True])
-    assert drop.rows == 2
-    assert drop.mean == pytest.approx(np.mean(world.evidence(frozen[:2], world.clean)), rel=1e-4)
+    world = World(shortlist=ITEMS, evidence=(0.0, 25.0))
+    frozen = np.vstack((near(world.items[:9], 1.5, 5), directions(9, 9)))
+    recovered = np.vstack((world.items[:9], frozen[9:]))
+    marks = [False] * 9 + [True] * 9
+    expected = world.slow_weights(recovered, frozen, list(range(9)))[:9]
+    assert world.answer(recovered, frozen, marks).weights.tolist() == [*expected, *[math.inf] * 9]
+    assert expected != world.slow_weights(recovered, frozen, list(range(18)))[:9]
 
 
 def test_the_reference_leaves_its_own_copies_out() -> None:
     """Clean queries that are gallery items themselves are judged by the next nearest."""
     copies = directions(0, ITEMS)
-    world = World(reference=copies, shortlist=ITEMS)
+    world = World(reference=copies, shortlist=ITEMS, evidence=(-8.0, 0.0))
     frozen = near(world.items[:9], 2.0, 6)
-    expected = np.mean(world.evidence(frozen, copies))
-    assert world.drop(world.items[:9], frozen).mean == pytest.approx(expected, rel=1e-3)
+    expected = world.slow_weights(world.items[:9], frozen, list(range(9)))
+    assert world.answer(world.items[:9], frozen).weights.tolist() == expected
+    assert max(expected) > 0, "against themselves all would lie far below"
 
 
 def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
@@ -280,41 +296,51 @@ def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "median", "left", "expected"),
+    ("mean", "median", "back", "expected"),
     [
-        (0.3, 0.3, 0.0, 0.0),  # sure of .05: clean
-        (0.46, 0.46, 0.0, 0.25),  # sure of .21: .1 of a shift, that most queries show: .28
-        (0.46, 0.1, 0.0, 0.0),  # the same of a few: .1 is nearer to 0 than to .25
-        (0.7, 0.7, 0.0, 2.0),  # sure of .45: half a shift, all of it won back
-        (1.5, 1.5, 1.5, 0.0),  # a shift, nothing won back
-        (1.5, 1.5, 1.4, 0.5),  # half of what is asked for, and .13 of a good part
-        (1.5, 1.5, 0.9, 4.0),  # 1 + 3 * .8 = 3.4
-        (1.5, 1.5, 1.2, 2.0),  # 1 + 3 * .4 = 2.2
-        (3.0, 0.2, 0.5, 1.0),  # a few hopeless queries do not speak for the others
-        (2.25, 2.25, 2.9, 1.0),  # sure of 2.0: half-way to severe, farther away than before: .5 * (1 + 1.5)
-        (2.25, 0.2, 2.9, 0.0),  # the same because of a few hopeless queries
-        (2.25, 2.25, 2.1, 2.0),  # won back counts more: .75 * (1 + 1.5) = 1.9
-        (3.0, 2.9, 3.7, 4.0),  # severe: line art
-        (-1.0, -1.0, -2.0, 0.0),
+        (0.3, 0.3, 0.3, 0.0),  # sure of .05: clean
+        (0.46, 0.46, 0.46, 0.25),  # sure of .21: .1 of a shift, that most queries show: .28
+        (0.46, 0.1, 0.46, 0.0),  # the same of a few: .1 is nearer to 0 than to .25
+        (0.7, 0.7, 0.7, 2.0),  # sure of .45: half a shift, all of it won back
+        (1.5, 1.5, 0.0, 0.0),  # a shift, nothing won back
+        (1.5, 1.5, 0.1, 0.5),  # half of what is asked for, and .13 of a good part
+        (1.5, 1.5, 0.6, 4.0),  # 1 + 3 * .8 = 3.4
+        (1.5, 1.5, 0.3, 2.0),  # 1 + 3 * .4 = 2.2
+        (3.0, 0.2, 2.5, 1.0),  # a few hopeless queries do not speak for the others
+        (2.25, 2.25, -0.7, 1.0),  # sure of 2.0: half-way to severe, farther away than before: .5 * (1 + 1.5)
+        (2.25, 0.2, -0.7, 0.0),  # the same because of a few hopeless queries
+        (2.25, 2.25, 0.15, 2.0),  # won back counts more: .75 * (1 + 1.5) = 1.9
+        (3.0, 2.9, -0.7, 4.0),  # severe: line art
+        (-1.0, -1.0, 1.0, 0.0),
     ],
 )
-def test_the_weight_of_a_full_batch(mean: float, median: float, left: float, expected: float) -> None:
-    assert weight(Drop(mean, median, left, 64), (0.15, 0.75)) == expected
+def test_the_weight_of_a_full_batch(mean: float, median: float, back: float, expected: float) -> None:
+    assert weight(Drop(mean, median, mean, back, 64), (0.15, 0.75)) == expected
+
+
+def test_what_is_won_back_is_asked_of_who_is_hit() -> None:
+    """Of four users two are hit, and the other two lose by the adapted twin."""
+    lost, left = np.array([3.0, 2.0, 0.1, -0.1]), np.array([1.0, 1.0, 2.1, 1.9])
+    found = Drop.of(lost, left)
+    assert (found.mean, found.median, found.hit, found.back, found.rows) == (1.25, 1.05, 2.5, 1.5, 4)
+    unhit = Drop.of(lost[2:], left[2:])
+    assert (unhit.hit, unhit.back) == pytest.approx((0.0, -2.0))
 
 
 def test_fewer_queries_prove_less() -> None:
-    found = [weight(Drop(2.9, 2.9, 3.5, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
+    found = [weight(Drop(2.9, 2.9, 2.9, -0.6, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
     assert found == [0.0, 1.0, 4.0, 4.0]
 
 
 def test_a_query_asked_again_and_again_counts_once() -> None:
-    world = World(shortlist=ITEMS)
-    frozen = near(world.items[:4], 2.0, 6)
+    world = World(shortlist=ITEMS, evidence=(0.0, 4.0))
+    frozen = near(world.items[:4], 0.7, 6)
     again = np.vstack((frozen, np.repeat(frozen[:1], 12, axis=0)))
     copies = np.vstack((world.items[:4], np.repeat(world.items[:1], 12, axis=0)))
-    once, often = world.drop(world.items[:4], frozen), world.drop(copies, again)
-    assert once.rows == often.rows == 4
-    assert (once.mean, once.median, once.left) == pytest.approx((often.mean, often.median, often.left))
+    once = world.answer(world.items[:4], frozen).weights
+    assert world.answer(copies, again).weights.tolist() == [*once, *[once[0]] * 12]
+    assert once.tolist() == world.slow_weights(world.items[:4], frozen, [0, 1, 2, 3])
+    assert once.tolist() != world.slow_weights(copies, again, list(range(16)))[:4]
 
 
 def test_without_clean_queries_the_frozen_twin_answers_alone_and_it_is_said_once(
