@@ -147,12 +147,17 @@ def method(name: str) -> str:
 
 
 Method = Annotated[str, AfterValidator(method)]
+LEARNING = (
+    "steps", "answer_from", "learning_rate", "temperature", "uniformity_scale", "constants", "anchor", "clip",
+    "weight_decay", "columns", "consistency", "reliability", "decouple", "guard",
+)  # fmt: skip
+"""Settings of `adapt` that only methods with gradients hear."""
 
 
 class AdaptConfig(Section):
     """The method, and what it learns by."""
 
-    method: Method = "rest"
+    method: Method | None = None  # None: as the base model says, by modality
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
     answer_from: Literal["before", "after", "paper"] = "before"
@@ -170,6 +175,19 @@ class AdaptConfig(Section):
     decouple: DecoupleConfig = DecoupleConfig()
     guard: GuardConfig = GuardConfig()
     align: AlignConfig = AlignConfig()
+
+    @model_validator(mode="after")
+    def _heard(self) -> Self:
+        """Where the base decides, nothing may learn: no setting of learning is passed over in silence."""
+        if self.method is None and self.preset == "service":
+            fields = type(self).model_fields
+            for name in LEARNING:
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(
+                        f"{name} is set and method is not, so that the base decides whether anything learns: "
+                        'set method ("rest" was the default of 0.2)'
+                    )
+        return self
 
 
 class AnswerConfig(Section):

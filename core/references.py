@@ -21,6 +21,11 @@ class SourceConstants:
     temperature: float
     learning_rate: float
     batch: int = 64
+    method: str = ""
+    """What such queries are adapted by where the configuration names no method: "frozen" for alignment alone,
+    or "rest"; "" in bases of version 0.2, which do not say."""
+    why: str = ""
+    """Why that one, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,8 @@ def engine(config: Config) -> Engine:
     """Loads base and gallery and wires the pipeline."""
     pin_threads(config)
     where = device(config)
-    if OWN_METHOD.fullmatch(config.adapt.method):
-        imported(config.adapt.method)  # before a large base is loaded
+    if OWN_METHOD.fullmatch(config.adapt.method or ""):
+        imported(config.adapt.method or "")  # before a large base is loaded
     base = load_base(config.base, where, config.precision)
     return assemble(
         config, base, GalleryVersions(load_gallery(config.gallery, base, where, config.threads)), where
@@ -127,7 +127,7 @@ def assemble(
         encoders: to ask instead of the base's own: the same ones with a memory.
     """
     limit_pictures(base, config.limits)
-    if OWN_METHOD.fullmatch(config.adapt.method):
+    if OWN_METHOD.fullmatch(config.adapt.method or ""):
         for modality in base.constants:  # what a class of others lacks is said before a query waits
             adapter(config, base, modality, where)
     fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head.codes))
@@ -176,10 +176,10 @@ def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapt
     adapt = config.adapt
     if modality not in base.constants:
         return Frozen()
-    centred = _centred(config, base, modality)
-    if adapt.method == "frozen":
+    centred, method = _centred(config, base, modality), method_of(config, base, modality)
+    if method == "frozen":
         return Centring(_clean(base, modality, where).mean(0), config.batch.floor) if centred else Frozen()
-    made = _method(config, base, modality, where)
+    made = _method(method, config, base, modality, where)
     guard = adapt.guard
     guarded = guard.reset_every or guard.reset_below or guard.restore
     if guarded and made.parameters():
@@ -187,6 +187,16 @@ def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapt
     if not centred or not made.parameters():
         return made
     return Centred(made, _clean(base, modality, where).mean(0), config.batch.floor)
+
+
+def method_of(config: Config, base: Base, modality: Modality) -> str:
+    """The method of a modality: what is set, else what its base says, else by what its base has."""
+    adapt = config.adapt
+    if adapt.method is not None:
+        return adapt.method
+    if adapt.preset == "tcr-paper":
+        return "rest"
+    return base.constants[modality].method or ("frozen" if modality in base.calibration else "rest")
 
 
 def _centred(config: Config, base: Base, modality: Modality) -> bool:
@@ -204,10 +214,10 @@ def _clean(base: Base, modality: Modality, where: str) -> Tensor:
     return torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
 
 
-def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
+def _method(method: str, config: Config, base: Base, modality: Modality, where: str) -> Adapter:
     adapt, floor, constants = config.adapt, config.batch.floor, base.constants[modality]
     clean = _clean(base, modality, where)
-    match adapt.method:
+    match method:
         case "centring":
             return Centring(clean.mean(0), floor)
         case "residual_centring":
@@ -217,16 +227,14 @@ def _method(config: Config, base: Base, modality: Modality, where: str) -> Adapt
         case "refinement":
             return Refinement()
     source = base.encoders[modality].adaptable()
-    if adapt.method in PEERS:
-        return PEERS[adapt.method](source, constants, adapt, floor)
-    if OWN_METHOD.fullmatch(adapt.method):
-        return Own(adapt.method, source, constants, adapt, floor)
-    if adapt.method == "tcr":
+    if method in PEERS:
+        return PEERS[method](source, constants, adapt, floor)
+    if OWN_METHOD.fullmatch(method):
+        return Own(method, source, constants, adapt, floor)
+    if method == "tcr":
         return Tcr(source, constants, adapt, floor)
-    if adapt.method != "rest":
-        raise ConfigError(
-            f"nothing here makes the method {adapt.method!r}: give it a line in qshift/build.py"
-        )
+    if method != "rest":
+        raise ConfigError(f"nothing here makes the method {method!r}: give it a line in qshift/build.py")
     reference = adapt.decouple.reference
     memory = source_memory(config, base, modality) if reference in ("memory", "subspace") else None
     directions = None

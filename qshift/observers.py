@@ -99,9 +99,8 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
     quality, gallery = judged(engine), engine.versions.current()
     mean = gallery.features(gallery.keys()).mean(0)
     drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
-    metrics = Metrics(
-        fresh_registry(), quality, drift, engine.config.adapt.method, semantics=semantics(engine.base)
-    )
+    method = engine.config.adapt.method or "of the base"
+    metrics = Metrics(fresh_registry(), quality, drift, method, semantics=semantics(engine.base))
     metrics.index(gallery.version, len(gallery))
 
     def item(key: int) -> Item:
@@ -115,7 +114,7 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
 
     history = History(
         quality, drift, item, relevant_keys, title=title, attribution=attribution,
-        subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {engine.config.adapt.method}",
+        subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {method}",
     )  # fmt: skip
     return Observers(quality, drift, metrics, history)
 

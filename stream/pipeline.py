@@ -91,8 +91,7 @@ class Pipeline:
             if not answered.quiet:
                 if not session.adapter.learns_first:
                     answered.update()
-                if answered.aligned is not None and session.aligner is not None:
-                    session.aligner.commit(answered.aligned)
+                answered.take_in()
                 session.changed()
         return answered.outcome()
 
@@ -194,6 +193,14 @@ class BatchPass:
             self._step = AdaptationStep(False, "too-small")
         else:
             self._step, _ = self._session.adapter.update(self)
+
+    def take_in(self) -> None:
+        """Alignment remembers the batch; in a lane without parameters that is all there is to learn."""
+        aligner = self._session.aligner
+        if aligner is None or self.aligned is None or not aligner.commit(self.aligned):
+            return
+        if not self._params and self._step is not None and not self._step.updated:
+            self._step = AdaptationStep(True)
 
     def outcome(self) -> Outcome:
         """All that is known, once learning is over."""

@@ -34,7 +34,7 @@ from qshift.recipes.encode import (
     prepared_pictures,
 )
 from qshift.recipes.finish import Clean, finish_base, hash_head
-from qshift.recipes.measure import Step
+from qshift.recipes.measure import Step, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
 from qshift.shifts.images import Picture
 
@@ -47,7 +47,7 @@ PURPOSE = "emoji base"
 
 def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of a modality: starting values, not yet chosen on this base's data."""
-    return Step(1e-3, 0.02) if modality == "image" else Step(3e-4, 0.05)
+    return forward_only(1e-3, 0.02) if modality == "image" else Step(3e-4, 0.05)
 
 
 def fit_emoji_base(

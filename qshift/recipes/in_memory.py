@@ -20,10 +20,10 @@ from encoders.norms import calibrate
 from encoders.tensors import TensorTower
 from index.gallery import VersionedGallery
 from qshift.recipes.encode import BATCH, Count, collated, encoded
-from qshift.recipes.measure import Step, measure
+from qshift.recipes.measure import Step, forward_only, measure
 
 BITS = 128
-NORMED, PLAIN = Step(1e-3, 0.02), Step(3e-3, 0.05)
+NORMED, PLAIN = forward_only(1e-3, 0.02), Step(3e-3, 0.05)
 """Where towers with and without BatchNorm start, as in our own recipes: not chosen on the user's data."""
 
 

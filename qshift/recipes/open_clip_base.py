@@ -21,7 +21,7 @@ from encoders.threads import one_thread
 from qshift.data.emoji import EmojiSet
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded, jittered
 from qshift.recipes.finish import Clean, finish_base, hash_head
-from qshift.recipes.measure import Step, first_hits
+from qshift.recipes.measure import Step, first_hits, forward_only
 from qshift.shifts.images import Picture
 
 CLEAN_QUERIES = 448  # seven batches
@@ -30,9 +30,9 @@ FEWEST_QUERIES = 2 * BATCH
 PURPOSE = "open_clip base"
 
 
-def choose_step() -> Step:
+def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of towers with LayerNorm: starting values, not chosen on these data."""
-    return Step(3e-3, 0.05)
+    return forward_only(3e-3, 0.05) if modality == "image" else Step(3e-3, 0.05)
 
 
 def fit_open_clip_base(
@@ -91,8 +91,8 @@ def fit_open_clip_base(
             preprocess=towers.image.preprocess,
         )
         asking: dict[Modality, Clean] = {
-            "image": Clean(calibration.features, gallery, choose_step()),
-            "text": Clean(encoded(towers.text, words, count), gallery, choose_step()),
+            "image": Clean(calibration.features, gallery, choose_step("image")),
+            "text": Clean(encoded(towers.text, words, count), gallery, choose_step("text")),
         }
         finish_base(folder, parts, asking)
 

@@ -60,6 +60,8 @@ def refused(tmp_path: Path, text: str) -> str:
         ('[kafka]\ngroup = ""', ["kafka.group"]),
         ('[kafka]\ngroup = "  "', ["kafka.group"]),
         ('[labels]\nkey = ""', ["labels.key"]),
+        ("[adapt]\nlearning_rate = 1e-3", ["adapt: learning_rate is set", "method"]),
+        ("[adapt.guard]\nreset_every = 9", ["adapt: guard is set", "method"]),
         ('[http]\nhost = ""', ["http.host"]),
         ('base = ""', ["base: ", "path"]),
         ('[state]\ndirectory = ""', ["state.directory"]),
@@ -143,7 +145,8 @@ def test_addresses_that_are_some_are_taken(
     [
         {}, {"batch": {"size": 16, "floor": 16}}, {"answer": {"top": 100, "shortlist": 100}},
         {"answer": {"evidence": None}}, {"answer": {"evidence": [-100, -99]}},
-        {"adapt": {"learning_rate": 1e-6, "temperature": None}}, {"adapt": {"align": {"shrink": [0, 1]}}},
+        {"adapt": {"method": "rest", "learning_rate": 1e-6, "temperature": None}},
+        {"adapt": {"align": {"shrink": [0, 1]}}},
         {"adapt": {"align": {"clusters": {"layers": [7]}}}}, {"limits": {"pending_queries": 64}},
         {"kafka": {"queries": "a.b-c_D9", "group": "any group, even Ünï"}}, {"kafka": {"queries": "x" * 249}},
     ],

@@ -11,8 +11,8 @@ import pytest
 from core.config import AlignConfig, Config
 from core.errors import ConfigError
 from core.hooks import HookPoints
-from core.references import Calibration
-from qshift.build import Aligners
+from core.references import Calibration, SourceConstants
+from qshift.build import Aligners, method_of
 
 
 def base(layers: int) -> Any:
@@ -55,3 +55,24 @@ def test_what_is_left_open_is_settled_by_the_kind_of_norm() -> None:
     assert (at_layer.strength, at_layer.forgetting, at_layer.matched) == (1.0, 0.3, False)
     settled = chosen.settled(True)
     assert (settled.strength, settled.forgetting, settled.matched) == (0.3, 0.3, True)
+
+
+@pytest.mark.parametrize(
+    ("adapt", "said", "measured", "expected"),
+    [
+        ({}, "frozen", True, "frozen"),
+        ({}, "rest", True, "rest"),
+        ({}, "", True, "frozen"),  # a base of 0.2 does not say: what can be aligned is
+        ({}, "", False, "rest"),
+        ({"method": "tent"}, "frozen", True, "tent"),
+        ({"method": "rest"}, "frozen", True, "rest"),
+        ({"preset": "tcr-paper"}, "frozen", True, "rest"),
+    ],
+)
+def test_the_base_says_what_adapts_where_nobody_else_does(
+    adapt: dict[str, str], said: str, measured: bool, expected: str
+) -> None:
+    known = base(5)
+    known.constants = {"image": SourceConstants(0.1, 0.2, 0.05, 1e-3, method=said)}
+    known.calibration = known.calibration if measured else {}
+    assert method_of(Config.model_validate({"adapt": adapt}), known, "image") == expected

@@ -85,7 +85,11 @@ def test_addresses_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_decides_answers_is_in_the_hash_and_addresses_are_not() -> None:
     plain = Config()
-    assert Config.model_validate({"adapt": {"anchor": 0.5}}).decision_hash() != plain.decision_hash()
+    assert (
+        Config.model_validate({"adapt": {"method": "rest", "anchor": 0.5}}).decision_hash()
+        != plain.decision_hash()
+    )
+    assert Config.model_validate({"adapt": {"method": "rest"}}).decision_hash() != plain.decision_hash()
     assert Config.model_validate({"kafka": {"group": "other"}}).decision_hash() == plain.decision_hash()
 
 

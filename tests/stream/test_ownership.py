@@ -64,7 +64,11 @@ class Troubles:
     ("base", "sections", "words"),
     [
         ("c4d5e6", {}, "made with another base model (a1b2c3, now c4d5e6): go back to that, or name another"),
-        ("a1b2c3", {"adapt": {"anchor": 0.5}}, "made under another configuration of adapt: go back"),
+        (
+            "a1b2c3",
+            {"adapt": {"method": "rest", "anchor": 0.5}},
+            "made under another configuration of adapt: go back",
+        ),
         ("a1b2c3", {"labels": {"rate": 0.9}}, "made under another configuration of labels: go back"),
         ("a1b2c3", {"labels": {"key": "a secret"}}, "made under another configuration of labels: go back"),
         (

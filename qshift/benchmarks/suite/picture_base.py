@@ -22,10 +22,10 @@ from encoders.norms import calibrate
 from qshift.benchmarks.tasks.types import Picture, Task
 from qshift.recipes.encode import Count, Progress, batches_of, collated, encoded
 from qshift.recipes.finish import Clean, finish_base, hash_head
-from qshift.recipes.measure import Step
+from qshift.recipes.measure import forward_only
 from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
 
-STEP = Step(1e-3, 0.02)
+STEP = forward_only(1e-3, 0.02)
 CLEAN_QUERIES = 384  # six batches
 MEMORY = 128
 LEAST = 0.85  # share of a side that a crop keeps

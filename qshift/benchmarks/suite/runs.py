@@ -162,7 +162,8 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     names |= {"encoders.repair"} if config.repair.enabled else set()
     names |= {"index.evidence"} if config.answer.fuse != "none" else set()
     ours = {name for name in names if name.startswith(("adapters.", "encoders.", "index.", "qshift."))}
-    own = {adapt.method.partition(":")[0]} if OWN_METHOD.fullmatch(adapt.method) else set()
+    named = adapt.method or ""
+    own = {named.partition(":")[0]} if OWN_METHOD.fullmatch(named) else set()
     return tuple(sorted(ours | own))
 
 

@@ -37,12 +37,12 @@ from qshift.recipes.domains.towers import Start, start
 from qshift.recipes.domains.tpsnet import tpsnet_head
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated
 from qshift.recipes.finish import Clean, finish_base
-from qshift.recipes.measure import Step
+from qshift.recipes.measure import forward_only
 
 CLEAN_QUERIES = 384  # six batches
 HELD = 5  # one of so many target pictures is held out to measure them
 MEMORY = 128
-STEP = Step(1e-3, 0.02)
+STEP = forward_only(1e-3, 0.02)
 PURPOSE = "domain base"
 VERSIONS = ("numpy", "torch", "timm", "open_clip_torch", "torchvision")
 
