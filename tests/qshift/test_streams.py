@@ -10,7 +10,7 @@ from core.errors import ConfigError
 from core.seeds import generator
 from qshift.benchmarks.streams import Asked, Look, Segment, Stream, boundaries, queries
 from qshift.benchmarks.suites import SUITES, Plan
-from qshift.benchmarks.suites.core import CLEAN, CORE, MIDDLE, NOISE, emoji_pictures, texts
+from qshift.benchmarks.suites.core import CLEAN, CORE, MIDDLE, NOISE, everything, texts
 from qshift.benchmarks.tasks.types import Sample, Task
 from qshift.shifts.corruptions import IMAGE_CORRUPTIONS, corrupt
 from qshift.shifts.images import jitter
@@ -168,7 +168,7 @@ EMOJI = Plan("emoji/picture-picture", "image", ("sketch",), True)
 
 
 def test_core_holds_all_corruptions_at_the_two_highest_severities_and_its_schedules() -> None:
-    found = emoji_pictures(EMOJI, False)
+    found = everything(EMOJI, False)
     names = {s.name for s in found}
     severe = {s.name: s.segments for s in found if s.kind == "mixed-severity"}
     assert set(severe) == set(IMAGE_CORRUPTIONS)
@@ -194,6 +194,8 @@ def test_every_stream_of_every_suite_can_be_drawn(name: str, quick: bool) -> Non
         Plan("office/a-b", "image", ("sketch",), split="develop"),
         Plan("pacs/photo-art", "image", ("sketch",)),
         Plan("chain/psca", "image", ()),
+        Plan("fashion-mnist/picture-picture", "image", ()),
+        Plan("fashion-mnist/develop", "image", (), split="develop"),
     ]
     drawn = 0
     for plan in plans:
@@ -214,6 +216,22 @@ def test_tasks_kept_for_choosing_settings_are_not_reported() -> None:
     assert CORE.tasks(known, {"office/a-b"}, True) == ["emoji/picture-picture"]
     assert SUITES["develop"].tasks(known, {"office/a-b"}, False) == ["emoji/picture-picture", "office/a-b"]
     assert CORE.streams(Plan("office/a-b", "image", ("shift",), split="develop"), False) == ()
+
+
+def test_fashion_mnist_is_asked_everything_and_a_part_of_it_for_choosing() -> None:
+    report = Plan("fashion-mnist/picture-picture", "image", ())
+    develop = Plan("fashion-mnist/develop", "image", (), split="develop")
+    asked = {s.name: s for s in CORE.streams(report, False)}
+    assert set(IMAGE_CORRUPTIONS) < set(asked) and {"clean", "clean-sorted", "tiny-batches"} < set(asked)
+    assert CORE.streams(develop, False) == () == SUITES["develop"].streams(report, False)
+    for one in SUITES["develop"].streams(develop, False):  # the same shifts, of other pictures
+        assert one.segments == asked[one.name].segments
+    names = {s.name for s in SUITES["develop"].streams(develop, False)}
+    assert names == {
+        "clean", "clean-sorted", "gaussian_noise", "contrast", "brightness", "mixed-users",
+        "recurrent-noise-contrast",
+    }  # fmt: skip
+    assert CORE.tasks([report.name], (), True) == []
 
 
 def test_clean_queries_of_a_source_domain_are_asked_once() -> None:

@@ -13,8 +13,8 @@ from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
 from encoders.base_model import load_base
 from encoders.scratch import ScratchConfig
+from qshift.benchmarks.suite.composition_base import fit_composition_base
 from qshift.benchmarks.suite.pair_base import SIDE, fit_pair_base
-from qshift.benchmarks.suite.scratch_base import fit_scratch_base
 from qshift.benchmarks.suite.tasks import DEVELOP
 from qshift.benchmarks.suite.text_base import fit_text_base
 from qshift.benchmarks.suite.word_tasks import BASE_OF_FASHION, RECIPES, TASKS
@@ -93,7 +93,7 @@ def few(step: int) -> Task:
 def test_the_scratch_base_is_whole_and_the_same_twice(tmp_path: Path) -> None:
     task, told = few(13), []
     for folder in ("one", "two"):
-        fit_scratch_base(task, tmp_path / folder, 8, lambda *args: told.append(args), SMALL)
+        fit_composition_base(task, tmp_path / folder, 8, lambda *args: told.append(args), SMALL)
     one, two = load_base(tmp_path / "one"), load_base(tmp_path / "two")
     assert one.version == two.version
     for parts in (one.encoders, one.constants, one.memory, one.reference):
@@ -116,7 +116,7 @@ def test_the_scratch_base_is_whole_and_the_same_twice(tmp_path: Path) -> None:
 
 def test_too_few_clean_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="19 clean pictures are too few: expected at least 64"):
-        fit_scratch_base(few(53), tmp_path / "base", 8, None, SMALL)
+        fit_composition_base(few(53), tmp_path / "base", 8, None, SMALL)
     texts = tuple(Captioned(str(i), tuple(f"text {i} {c}" for c in range(5))) for i in range(BATCH - 1))
     task = Task(
         "coco/text-text",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import ConfigError
-from qshift.benchmarks.tasks import digits, office, pacs
+from qshift.benchmarks.tasks import digits, fashion_mnist, office, pacs
 from qshift.benchmarks.tasks.class_zips import decoded, read_class_zip
 from qshift.benchmarks.tasks.emoji_vendors import plain, read_vendor
 
@@ -188,3 +188,45 @@ class TestDigits:
         path.write_bytes(b"no bz2")
         with pytest.raises(ConfigError, match="as USPS"):
             digits.read_usps(tmp_path, "train")
+
+
+class TestFashionMnist:
+    def write(self, folder: Path, n: int = 40, side: int = 28, kinds: int = 10, part: str = "train") -> None:
+        """Picture i is of one grey, i, and of kind i modulo `kinds`."""
+        grey = np.arange(n, dtype=np.uint8)
+        idx(folder / f"{part}-images-idx3-ubyte.gz", np.broadcast_to(grey[:, None, None], (n, side, side)))
+        idx(folder / f"{part}-labels-idx1-ubyte.gz", grey % kinds)
+
+    def test_kinds_have_names(self, tmp_path: Path) -> None:
+        self.write(tmp_path, 12, part="t10k")
+        found = fashion_mnist.read_fashion_mnist(tmp_path, "test")
+        assert [sample.key for sample in found[::11]] == ["fashion-mnist/test/0", "fashion-mnist/test/11"]
+        assert [sample.label for sample in found] == [*fashion_mnist.NAMES, "T-shirt/top", "Trouser"]
+        for place, sample in enumerate(found):
+            assert sample.group == sample.title == sample.label
+            assert sample.content.shape == (28, 28, 3) and (sample.content == place).all()
+
+    def test_parts_share_no_picture_but_the_gallery_s(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        data = fashion_mnist.read_clothes(tmp_path, gallery=10, clean=3)
+        fit, gallery, clean, held = ([s.key for s in part] for part in
+                                     (data.fit, data.gallery, data.clean, data.held))  # fmt: skip
+        assert [len(part) for part in (fit, gallery, clean, held)] == [36, 10, 3, 1]
+        assert len({*fit, *clean, *held}) == 40 and set(gallery) < set(fit)
+        for sample in (*data.fit, *data.clean, *data.held):
+            place = int(sample.key.rpartition("/")[2])
+            assert (sample.content == place).all() and sample.label == fashion_mnist.NAMES[place % 10]
+        again = fashion_mnist.read_clothes(tmp_path, gallery=20, clean=2)
+        assert [s.key for s in again.fit] == fit != sorted(fit)
+        assert [s.key for s in (*again.clean, *again.held)] == [*clean, *held]
+
+    def test_what_does_not_fit_is_named(self, tmp_path: Path) -> None:
+        for wrong, match in (
+            ({"kinds": 11}, "labels up to 10: expected"),
+            ({"side": 27}, r"pictures \[40, 27, 27\]"),
+            ({"n": 20}, "20 training pictures, too few for a gallery of 18 and 1"),
+            ({"n": 21}, "21 training pictures, too few for a gallery of 18 and 2"),
+        ):
+            self.write(tmp_path, **wrong)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match=match):
+                fashion_mnist.read_clothes(tmp_path, gallery=18, clean=2 if wrong == {"n": 21} else 1)

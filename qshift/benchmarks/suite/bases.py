@@ -17,6 +17,7 @@ from core.errors import ArtifactError, ConfigError
 from encoders.base_model import KIND, load_base
 from index.gallery import VersionedGallery
 from qshift.benchmarks.suite import word_tasks
+from qshift.benchmarks.suite.fashion_mnist_base import fit_fashion_mnist_base
 from qshift.benchmarks.suite.fingerprint import Fingerprints
 from qshift.benchmarks.suite.picture_base import fit_picture_base
 from qshift.benchmarks.tasks import office
@@ -88,6 +89,7 @@ def _recipes() -> dict[str, Recipe]:
     sources = ["pacs-photo", "pacs-art", *(f"office-{domain}" for domain in office.DOMAINS), "mnist", "usps"]
     found.update({f"pictures-{source}": fit_picture_base for source in sources})
     found.update(dict.fromkeys(CHAIN, fit_domains))
+    found["fashion-mnist"] = fit_fashion_mnist_base
     return found | dict(word_tasks.RECIPES)
 
 

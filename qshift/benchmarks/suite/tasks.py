@@ -19,7 +19,7 @@ from PIL import Image
 from core.errors import ConfigError
 from core.seeds import generator
 from qshift.benchmarks.suite import word_tasks
-from qshift.benchmarks.tasks import office, pacs
+from qshift.benchmarks.tasks import fashion_mnist, office, pacs
 from qshift.benchmarks.tasks.digits import Part, read_mnist, read_usps
 from qshift.benchmarks.tasks.emoji_vendors import plain, read_vendor
 from qshift.benchmarks.tasks.types import Sample, Task
@@ -29,7 +29,15 @@ from qshift.recipes.domains.base import HEADS
 Loader = Callable[[Path | None, Path], Task]
 """(data folder, cache) -> task."""
 Samples = Sequence[Sample]
-DEVELOP = frozenset(("emoji/openmoji-noto", "office/amazon-webcam", "digits/usps-mnist", word_tasks.DEVELOP))
+DEVELOP = frozenset(
+    (
+        "emoji/openmoji-noto",
+        "office/amazon-webcam",
+        "digits/usps-mnist",
+        "fashion-mnist/develop",
+        word_tasks.DEVELOP,
+    )
+)
 SIDE = 80  # pixels; EfficientNet pools globally, and 112 cost twice the time
 DIGIT_SIDE = 48
 PHOTOS_PER_CLASS = 100
@@ -208,13 +216,12 @@ def chain_task(method: str, data_root: Path | None, cache: Path) -> Task:
 
 
 Collection = Literal["mnist", "usps"]
+IDX_FILES = tuple(
+    f"raw/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
 DIGIT_FILES: Mapping[Collection, tuple[str, ...]] = MappingProxyType(
     {
-        "mnist": tuple(
-            f"MNIST/raw/{part}-{kind}-ubyte.gz"
-            for part in ("train", "t10k")
-            for kind in ("images-idx3", "labels-idx1")
-        ),
+        "mnist": tuple(f"MNIST/{file}" for file in IDX_FILES),
         "usps": ("USPS/usps.bz2", "USPS/usps.t.bz2"),
     }
 )
@@ -235,6 +242,16 @@ def digits_task(source: Collection, target: Collection, data_root: Path | None, 
     return _picture_task(name, f"pictures-{source}", some(source, "train", DIGIT_GALLERY), pools)
 
 
+def fashion_mnist_task(name: str, data_root: Path | None, cache: Path) -> Task:
+    """3,000 training pictures, asked for by the test pictures, or by training pictures that were held out."""
+    root = needed(name, data_root, *(f"FashionMNIST/{file}" for file in IDX_FILES)) / "FashionMNIST/raw"
+    clothes = fashion_mnist.read_clothes(root)
+    held = _split(name) == "develop"
+    queries = clothes.held if held else fashion_mnist.read_fashion_mnist(root, "test")
+    task = _picture_task(name, "fashion-mnist", clothes.gallery, {"clean": queries})
+    return replace(task, extra={"clothes": clothes})
+
+
 def _tasks() -> dict[str, Loader]:
     found: dict[str, Loader] = {
         "emoji/picture-picture": emoji_picture,
@@ -248,6 +265,8 @@ def _tasks() -> dict[str, Loader]:
         found[f"office/{source}-{target}"] = partial(office_task, source, target)
     found["digits/mnist-usps"] = partial(digits_task, "mnist", "usps")
     found["digits/usps-mnist"] = partial(digits_task, "usps", "mnist")
+    for name in ("fashion-mnist/picture-picture", "fashion-mnist/develop"):
+        found[name] = partial(fashion_mnist_task, name)
     found.update({f"chain/{method}": partial(chain_task, method) for method in HEADS})
     return found | dict(word_tasks.TASKS)
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from core.errors import ConfigError
 from core.types import Modality
+from qshift.benchmarks.suite.composition_base import fit_composition_base
 from qshift.benchmarks.suite.pair_base import fit_pair_base
-from qshift.benchmarks.suite.scratch_base import fit_scratch_base
 from qshift.benchmarks.suite.text_base import fit_text_base
 from qshift.benchmarks.tasks import coco, composition, fashion
 from qshift.benchmarks.tasks.types import Sample, Task
@@ -146,5 +146,5 @@ TASKS: Mapping[str, Loader] = MappingProxyType(
     }
 )
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {BASE_OF_FASHION: fit_pair_base, "captions": fit_text_base, "composition": fit_scratch_base}
+    {BASE_OF_FASHION: fit_pair_base, "captions": fit_text_base, "composition": fit_composition_base}
 )

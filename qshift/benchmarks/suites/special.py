@@ -16,11 +16,13 @@ from qshift.benchmarks.suites.core import (
     mixed_users,
     recurrent,
     sequential,
+    severe,
     tiny,
 )
 from qshift.benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
 
 DEVELOP_CORRUPTIONS = ("impulse_noise", "motion_blur", "brightness", "pixelate")
+DEVELOP_SEVERE = ("gaussian_noise", "contrast", "brightness")
 DEVELOP_SEVERITY = 3
 """Not reported by "core", which takes the two highest of all corruptions."""
 
@@ -35,6 +37,14 @@ def choosing(plan: Plan, quick: bool) -> Sequence[Stream]:
     found += [plan.single(look, "corruption", batches) for look in looks]
     mix = Segment("mixed", (CLEAN, *looks[:3]), FULL * batches)
     return [*found, *plan.shifts(batches), plan.stream("mixed-users", "diverse", "mixed", [mix])]
+
+
+def severely(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """Where other pictures than those reported are held out: a few of the same shifts."""
+    batches = 2 if quick else 3
+    found = [plan.clean(batches), plan.sorted(batches)]
+    found += [severe(plan, name, batches) for name in DEVELOP_SEVERE]
+    return [*found, mixed_users(plan, 2 * batches), recurrent(plan, 1 if quick else 2)]
 
 
 def forgetting(plan: Plan, quick: bool) -> Sequence[Stream]:
@@ -70,6 +80,7 @@ DEVELOP = Suite(
     "develop",
     (
         Rule("emoji/picture-picture", choosing, quick=1),
+        Rule("fashion-mnist/*", severely, split="develop"),
         Rule("*", choosing, quick=2, split="develop"),
     ),
     first_seed=100,

@@ -26,6 +26,11 @@ USPS_SIDE = 16
 
 def read_mnist(raw: Path, part: Part) -> list[Sample]:
     """60,000 or 10,000 digits in file order; key `mnist/<part>/<place>`. Raises ConfigError."""
+    return _samples(f"mnist/{part}", *read_labelled(raw, part))
+
+
+def read_labelled(raw: Path, part: Part) -> tuple[Grey, Grey]:
+    """Pictures [n, H, W] and labels [n] of a folder as MNIST's. Raises ConfigError."""
     stem = "t10k" if part == "test" else "train"
     pictures = read_idx(raw / f"{stem}-images-idx3-ubyte.gz")
     labels = read_idx(raw / f"{stem}-labels-idx1-ubyte.gz")
@@ -33,7 +38,7 @@ def read_mnist(raw: Path, part: Part) -> list[Sample]:
         raise ConfigError(
             f"{raw} holds pictures {pictures.shape} and labels {labels.shape}: expected [n, 28, 28] and [n]"
         )
-    return _samples(f"mnist/{part}", pictures, labels)
+    return pictures, labels
 
 
 def read_usps(folder: Path, part: Part) -> list[Sample]:
