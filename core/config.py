@@ -133,7 +133,7 @@ class GuardConfig(Section):
 
 METHODS = (
     "frozen", "centring", "residual_centring", "training_free", "refinement", "tent", "eata", "sar",
-    "read", "deyo", "shot", "tcr", "rest",
+    "read", "deyo", "shot", "neo", "foa-shift", "uca", "cliptta", "uatta", "tcr", "rest",
 )  # fmt: skip
 OWN_METHOD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """module:Class, a method of the user's own; see `adapters.online.own`."""
@@ -169,7 +169,7 @@ class AdaptConfig(Section):
     anchor: float = Field(0.99, gt=0, le=1)  # ROID weight ensembling
     clip: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    columns: Literal["shortlist", "full"] = "shortlist"  # softmax of tent, eata, sar, read, deyo, shot
+    columns: Literal["shortlist", "full"] = "shortlist"  # softmax of the peers of TCR
     consistency: Literal["rem", "bidir"] = "rem"  # bidir is reconstructed, low confidence
     reliability: Literal["entropy", "flow"] = "entropy"  # weights of the queries in `rest`
     decouple: DecoupleConfig = DecoupleConfig()

@@ -18,10 +18,13 @@ from torch import Tensor
 from adapters.online.alignment import CleanSide, ContentAlignment
 from adapters.online.centred import Centred
 from adapters.online.centring import Centring, ResidualCentring
+from adapters.online.cliptta import Cliptta
 from adapters.online.deyo import Deyo
 from adapters.online.eata import Eata
+from adapters.online.foa_shift import FoaShift
 from adapters.online.frozen import Frozen
 from adapters.online.guarded import Guarded
+from adapters.online.neo import Neo
 from adapters.online.objectives import refined
 from adapters.online.own import Own, imported
 from adapters.online.read import Read
@@ -33,6 +36,8 @@ from adapters.online.shot import Shot
 from adapters.online.tcr import Tcr
 from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
+from adapters.online.uatta import Uatta
+from adapters.online.uca import Uca
 from core.config import OWN_METHOD, ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
@@ -166,6 +171,7 @@ def identifier(versions: GalleryVersions, version: str, key: int) -> str:
 
 PEERS: dict[str, Callable[..., Adapter]] = {
     "tent": Tent, "eata": Eata, "sar": Sar, "read": Read, "deyo": Deyo, "shot": Shot,
+    "uca": Uca, "cliptta": Cliptta, "uatta": Uatta,
 }  # fmt: skip
 DRAWS = 64
 """Gradients of source pairs that the subspace of reference D3 is spanned by."""
@@ -222,6 +228,10 @@ def _method(method: str, config: Config, base: Base, modality: Modality, where: 
             return Centring(clean.mean(0), floor)
         case "residual_centring":
             return ResidualCentring(clean, floor)
+        case "neo":
+            return Neo(floor)
+        case "foa-shift":
+            return FoaShift(clean.mean(0), floor)
         case "training_free":
             return TrainingFree(constants, adapt, floor)
         case "refinement":

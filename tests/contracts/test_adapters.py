@@ -38,6 +38,11 @@ BATTERY: dict[str, tuple[str, ...]] = {
     "Read": ("read",),
     "Deyo": ("deyo",),
     "Shot": ("shot",),
+    "Neo": ("neo",),
+    "FoaShift": ("foa-shift",),
+    "Uca": ("uca",),
+    "Cliptta": ("cliptta",),
+    "Uatta": ("uatta",),
     "Tcr": ("tcr", "tcr-paper", "anchored", "tcr in steps"),
     "Rest": (
         "rest", "rest-none", "rest-memory", "rest-weights", "rest-subspace", "rest-tensor", "rest-step",

@@ -29,6 +29,7 @@ EXCLUDED = {
     ("Sink", "QueryClient"): "has methods of these names for the other end: queries go out, answers come in",
     ("Adapter", "Descent"): "a template: its subclasses say what an inner step is",
     ("Adapter", "Peer"): "a template: its subclasses say what the objective is",
+    ("Adapter", "MeanShift"): "a template: its subclasses say how the mean runs and where it is moved to",
 }
 LOCAL = {
     "adapters/offline/tpsnet.py:Network": "what the three networks of one offline method have in common",

@@ -45,7 +45,7 @@ def test_no_meaning_of_a_key_that_is_gone(generator: ModuleType) -> None:
 
 
 def test_every_method_is_named_where_one_is_chosen(generator: ModuleType) -> None:
-    assert set(re.findall(r"`(\w+)`", generator.MEANINGS["configuration"]["adapt.method"])) == set(METHODS)
+    assert set(re.findall(r"`([\w-]+)`", generator.MEANINGS["configuration"]["adapt.method"])) == set(METHODS)
 
 
 def test_a_key_without_a_meaning_is_refused(generator: ModuleType) -> None:
