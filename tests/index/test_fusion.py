@@ -1,6 +1,7 @@
 """The served answer: twin fusion against a loop, its weight by a loop, and judged as it was served."""
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,11 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, HIT, SEVERE, Drop, Evidence, weight
+from index.evidence import COPY, Evidence, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
+from index.weighing import HIT, SEVERE, Drop, limited, weight
 from monitoring.judged import Remembered
 from monitoring.ranking import Levels, ap_and_first, average_precision, counted_levels, recall_at_1
 
@@ -33,6 +35,12 @@ def directions(seed: int, rows: int) -> np.ndarray:
 def near(items: np.ndarray, spread: float, seed: int) -> np.ndarray:
     """Queries around items."""
     return unit(items + spread * np.random.default_rng(seed).normal(size=items.shape) / WIDTH**0.5)
+
+
+def alike(queries: np.ndarray) -> float:
+    """Mean cosine of two different queries, pair by pair."""
+    pairs = [float(a @ b) for i, a in enumerate(queries.astype(np.float64)) for b in queries[:i]]
+    return sum(pairs) / len(pairs) if pairs else 0.0
 
 
 class Answers(NamedTuple):
@@ -98,14 +106,16 @@ class World:
         median = (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2
         drop = Drop(
             sum(values) / len(values), median, sum(lost[row] for row in hit) / len(hit),
-            sum(lost[row] - left[row] for row in hit) / len(hit), len(counted),
+            sum(lost[row] - left[row] for row in hit) / len(hit),
+            (alike(frozen[counted]) - alike(adapted[counted])) / (1 - alike(self.clean)), len(counted),
         )  # fmt: skip
         assert self.config.answer.evidence is not None
         found = []
         for row in range(len(frozen)):
             one = weight(drop, self.config.answer.evidence)
             one = min(one, 0.25) if lost[row] <= 0 else one
-            found.append(min(one, 0.5) if left[row] >= lost[row] + 1 else one)
+            farther = left[row] >= lost[row] + 1 and drop.apart < 0.15
+            found.append(min(one, 0.5) if farther else one)
         return found
 
     def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
@@ -315,20 +325,36 @@ def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
     ],
 )
 def test_the_weight_of_a_full_batch(mean: float, median: float, back: float, expected: float) -> None:
-    assert weight(Drop(mean, median, mean, back, 64), (0.15, 0.75)) == expected
+    assert weight(Drop(mean, median, mean, back, 0.0, 64), (0.15, 0.75)) == expected
 
 
 def test_what_is_won_back_is_asked_of_who_is_hit() -> None:
     """Of four users two are hit, and the other two lose by the adapted twin."""
     lost, left = np.array([3.0, 2.0, 0.1, -0.1]), np.array([1.0, 1.0, 2.1, 1.9])
-    found = Drop.of(lost, left)
-    assert (found.mean, found.median, found.hit, found.back, found.rows) == (1.25, 1.05, 2.5, 1.5, 4)
-    unhit = Drop.of(lost[2:], left[2:])
+    assert Drop.of(lost, left, 0.1) == Drop(1.25, 1.05, 2.5, 1.5, 0.1, 4)
+    unhit = Drop.of(lost[2:], left[2:], 0.1)
     assert (unhit.hit, unhit.back) == pytest.approx((0.0, -2.0))
 
 
+def test_queries_that_part_again_speak_for_the_adapted_twin() -> None:
+    """Noise gathers the queries of a transformer in a corner: parted they lie farther from the gallery."""
+    found = [weight(Drop(2.2, 1.9, 2.2, -3.0, apart, 64), (0.15, 0.75)) for apart in (0.0, 0.1, 0.15, 0.3)]
+    assert found == [0.25, 0.25, 1.0, 4.0]
+    assert weight(Drop(0.3, 0.3, 0.3, -3.0, 0.9, 64), (0.15, 0.75)) == 0.0, "without a shift nothing does"
+    drop = Drop(2.2, 1.9, 2.2, -3.0, 0.3, 64)
+    lost, left = np.array([2.0, 2.0, -0.1]), np.array([5.0, 2.0, -1.0])
+    assert limited(4.0, drop, lost, left).tolist() == [4.0, 4.0, 0.25]
+    assert limited(4.0, replace(drop, apart=0.1), lost, left).tolist() == [0.5, 4.0, 0.25]
+
+
+def test_how_alike_queries_are_equals_pair_by_pair() -> None:
+    for count in (1, 2, 7):
+        rows = near(np.repeat(directions(3, 1), count, axis=0), 1.0, 4)
+        assert together(rows) == pytest.approx(alike(rows), abs=1e-6)
+
+
 def test_fewer_queries_prove_less() -> None:
-    found = [weight(Drop(2.9, 2.9, 2.9, -0.6, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
+    found = [weight(Drop(2.9, 2.9, 2.9, -0.6, 0.0, rows), (0.15, 0.75)) for rows in (1, 4, 16, 64)]
     assert found == [0.0, 1.0, 4.0, 4.0]
 
 

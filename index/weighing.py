@@ -1,0 +1,107 @@
+"""From what a batch has lost, and what the adapted twin brings back, to that twin's weight in what is served.
+
+After a moderate shift the adapted twin has no say unless it brings the queries nearer to the gallery again,
+or apart again where they had gathered; after a severe one there is little left to lose. It counts more than
+the frozen twin only where most queries have shifted, and where it undoes a good part of that. On clean
+queries the weight is 0.
+
+Ours; measured in docs/methods/fusion.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.fusion import WEIGHTS
+
+RECOVERED = 0.2
+"""Sd of the nearest cosine that the adapted twin has to win back before it counts: docs/lab/log.md."""
+SEVERE = (1.5, 2.5)
+"""Median drop (its lower bound) from which the adapted twin counts without recovery, and fully.
+Line art is recognised better after alignment although it comes no nearer to the gallery: docs/lab/log.md."""
+MOST, GOOD, MORE = (0.0, 0.3), (0.0, 0.5), 4.0
+"""Median drop (its lower bound), and share of the drop that is won back, from which the adapted twin counts
+more than the frozen one, and `MORE` times as much: docs/lab/log.md."""
+HIT = 1.0
+"""Drop in sd from which a query counts as hit: what is won back is asked of those alone, where there are any.
+Clean queries among users of all kinds lose what the others win."""
+APART = (0.1, 0.2)
+"""Mean cosine between the queries that the adapted twin takes away, as a share of what clean ones leave, from
+which it counts, and fully. Noise gathers the queries of a transformer; as they part they come no nearer."""
+NEAR, FARTHER = (0.0, 0.25), (1.0, 0.5)
+"""A query that has lost no more than so much, and one that the adapted twin takes farther away by so much, in
+sd, and the largest weights that they get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How far the nearest cosines of a batch lie below clean ones, in sd of these, over `rows` queries.
+
+    `mean` and `median` of the frozen twin; `hit` the mean of the queries that are hit, of all where none is,
+    and `back` how much of it the adapted twin wins back. `apart` is how far it takes the queries from each
+    other, see `APART`.
+    """
+
+    mean: float
+    median: float
+    hit: float
+    back: float
+    apart: float
+    rows: int
+
+    @classmethod
+    def of(cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float) -> Drop:
+        """From the drops [n] of the frozen and of the adapted twin, n > 0."""
+        hit = lost > HIT if (lost > HIT).any() else np.ones(len(lost), bool)
+        hurt, back = float(lost[hit].mean()), float((lost - left)[hit].mean())
+        return cls(float(lost.mean()), float(np.median(lost)), hurt, back, apart, len(lost))
+
+
+def weight(drop: Drop, evidence: tuple[float, float]) -> float:
+    """Weight of the adapted twin, one of `WEIGHTS`; the more of the drop it wins back, the larger.
+
+    Whether a shift is severe, and has hit most queries, is asked of the median: a few hopeless queries among
+    clean ones must not speak for them.
+
+    Args:
+        drop: of the batch.
+        evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts as much as
+            the frozen one.
+    """
+    unsure = 2.0 / math.sqrt(drop.rows)  # two standard errors of a mean
+    anyhow = max(_ramp(drop.median - unsure, SEVERE), _ramp(drop.apart, APART))
+    say = _ramp(drop.mean - unsure, evidence) * max(_ramp(drop.back, (0.0, RECOVERED)), anyhow)
+    if say == 0.0:
+        return 0.0
+    good = max(_ramp(drop.back / max(drop.hit, RECOVERED), GOOD), anyhow)
+    return _listed(say * (1.0 + (MORE - 1.0) * _ramp(drop.median - unsure, MOST) * good))
+
+
+def limited(
+    batch: float, drop: Drop, lost: NDArray[np.float64], left: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The weight of a batch for each of its rows, whose drops [B] limit it."""
+    weights = np.full(len(lost), batch)
+    cases = [(lost <= NEAR[0], NEAR[1])]
+    if drop.apart < sum(APART) / 2:  # who parts is farther from the corner where all was near
+        cases.append((left - lost >= FARTHER[0], FARTHER[1]))
+    for rows, most in cases:
+        weights[rows] = np.minimum(weights[rows], most)
+    return weights
+
+
+def _listed(weight: float) -> float:
+    """The nearest of `WEIGHTS` by its logarithm; half of the smallest stands for 0."""
+    finite = [listed for listed in WEIGHTS if 0 < listed < math.inf]
+    places = [finite[0] / 2, *finite]
+    nearest = min(places, key=lambda place: abs(math.log(weight / place)))
+    return nearest if nearest in WEIGHTS else 0.0
+
+
+def _ramp(value: float, ends: tuple[float, float]) -> float:
+    low, high = ends
+    return min(1.0, max(0.0, (value - low) / (high - low)))
