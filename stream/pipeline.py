@@ -60,9 +60,7 @@ class Pipeline:
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
-        rows = 8
-        while rows < count:
-            rows *= 2
+        rows = max(8, 1 << max(count - 1, 0).bit_length())
         return max(count, min(rows, self.config.batch.size))
 
     def answer(self, session: Session, batch: QueryBatch, repeated: bool = False) -> BatchPass:
@@ -83,10 +81,7 @@ class Pipeline:
         return answered
 
     def learn(self, session: Session, answered: BatchPass) -> Outcome:
-        """Updates the session from an answered batch and says all that is known about it.
-
-        A quiet batch teaches nothing; one below the floor only alignment.
-        """
+        """Updates the session and says all that is known of the batch; a quiet one teaches nothing."""
         with answered.timed("learn"):
             if not answered.quiet:
                 if not session.adapter.learns_first:
@@ -195,11 +190,10 @@ class BatchPass:
             self._step, _ = self._session.adapter.update(self)
 
     def take_in(self) -> None:
-        """Alignment remembers the batch; in a lane without parameters that is all there is to learn."""
+        """Alignment remembers the batch: all there is to learn in a lane without parameters."""
         aligner = self._session.aligner
-        if aligner is None or self.aligned is None or not aligner.commit(self.aligned):
-            return
-        if not self._params and self._step is not None and not self._step.updated:
+        taken = aligner is not None and self.aligned is not None and aligner.commit(self.aligned)
+        if taken and not self._params and self._step is not None and not self._step.updated:
             self._step = AdaptationStep(True)
 
     def outcome(self) -> Outcome:
@@ -231,8 +225,6 @@ class BatchPass:
             return None
         shuffled = shuffle_patches(self._inputs, self.ids, self._pipeline.config.seed)
         return self._forward(shuffled, params, self.aligned)
-
-    # ---------------------------------------------------------------------------------------------------
 
     def _early(self) -> tuple[int, ...]:
         return () if self._session.aligner is None else self._session.aligner.early

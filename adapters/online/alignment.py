@@ -30,6 +30,7 @@ from torch import Tensor
 
 from adapters.online.clusters import Routing, StyleClusters, StyleSpace
 from adapters.online.matching import CleanDomain
+from adapters.online.places import places
 from core.config import AlignSettings
 from core.references import Calibration
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from core.protocols import Affine
 
 EPS = 1e-5
-LARGE = 16  # pixels a side from which every second row and column is enough
 FOUNDED = 0.25
 """Weight of the clean prior of a founded cluster, in batches: its queries are known not to be clean."""
 
@@ -99,11 +99,8 @@ class _Pass:
         return self._affines[layer]
 
     def _measure(self, layer: int, inputs: Tensor) -> Affine:
-        if inputs.ndim == 4 and min(inputs.shape[2:]) >= LARGE:
-            inputs = inputs[:, :, ::2, ::2]  # a quarter of so many pixels says the same, four times as fast
-        flat = inputs.float().flatten(2) if inputs.ndim > 2 else inputs.float()[..., None]
-        means = flat.mean(2)
-        squares = torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
+        flat = places(inputs).float()
+        means, squares = flat.mean(1), (flat * flat).mean(1)
         part = self._layers[layer]
         affines = [group.measure(part, means, squares, self._strength) for group in self.groups.values()]
         if self._place is None:

@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.online.places import places
 from core.config import ClusterConfig
 from core.references import Calibration
 
 Styles = NDArray[np.float64]
 INERTIA = 256  # a centroid never weighs more queries than this, so that it can follow
 EPS = 1e-3
+GRID = 28  # rows and columns of pixels that tell the style of one picture
 ROUNDS = 3  # of finding the members of a new kind
 SHRINK = 0.1  # of the clean covariance towards its diagonal
 SHRINK_FEW = 0.5  # where there are few pictures
@@ -96,8 +98,9 @@ class StyleSpace:
         """Inputs [b, C, H, W] of the layers -> styles [b, S]."""
         sides = []
         for inputs in early:
-            pixels = inputs.detach().float().flatten(2)
-            sd, mean = pixels.std(2, correction=0), pixels.mean(2)
+            pixels = places(inputs.detach(), GRID).float()
+            mean = pixels.mean(1)
+            sd = (pixels - mean[:, None]).square().mean(1).sqrt()
             sides.append(_style(mean.cpu().numpy().astype(np.float64), sd.cpu().numpy().astype(np.float64)))
         known = np.nan_to_num(np.concatenate(sides, axis=1), posinf=1e30, neginf=-1e30)
         found = (known - self._centre) @ self._whiten

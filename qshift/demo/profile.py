@@ -130,7 +130,8 @@ def table(found: Profile) -> Sheet:
         f"ms a batch of {found.batch}, median of {found.batches}",
         [Head("stage", left=True), *(Head(f"{stream}\n{method}") for stream, method in columns)],
     )
-    for stage in found.seconds["clean"]["default"]:
+    stages = dict.fromkeys(stage for stream, method in columns for stage in found.seconds[stream][method])
+    for stage in [*(stage for stage in stages if stage != "total"), "total"]:
         sheet.add(stage, *(f"{1000 * found.seconds[s][m].get(stage, 0.0):.0f}" for s, m in columns))
     return sheet
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from adapters.online import clusters
-from adapters.online.alignment import EPS, FOUNDED, LARGE, CleanSide, ContentAlignment
+from adapters.online.alignment import EPS, FOUNDED, CleanSide, ContentAlignment
 from adapters.online.matching import CleanDomain
+from adapters.online.places import GRID, places
 from core.config import AlignSettings, ClusterConfig
 from core.references import Calibration
 
@@ -182,7 +183,7 @@ def test_a_stream_of_clean_statistics_stays_where_it_is() -> None:
     moments = np.stack((source.mean, source.mean**2 + source.sd**2)).astype(np.float64).mean(1)
     sd = np.sqrt(moments[1] - moments[0] ** 2)
     aligned = aligning(source, AlignSettings(matched=False))
-    x = torch.randn(BATCH, 3, 15, 15, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(BATCH, 3, 13, 13, generator=torch.Generator().manual_seed(0))
     x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True, unbiased=False)
     x = x * torch.tensor(sd[:3]).float()[:, None, None] + torch.tensor(moments[0, :3]).float()[:, None, None]
     torch.testing.assert_close(apply(aligned.begin(queries(), ALL), 0, x), x, rtol=1e-3, atol=2e-3)
@@ -442,21 +443,35 @@ def test_restoring_with_kinds_continues_to_the_last_bit() -> None:
         np.testing.assert_array_equal(array, theirs[0][name])
 
 
-def test_every_second_pixel_of_a_large_map_says_the_same() -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_a_grid_of_a_large_map_is_looked_at(last: bool) -> None:
     aligned = aligning(calibration(), AlignSettings())
-    small = torch.randn(BATCH, 3, LARGE // 2, LARGE // 2, generator=torch.Generator().manual_seed(0))
-    patches = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    small = torch.randn(BATCH, 3, GRID, GRID, generator=torch.Generator().manual_seed(0))
+    patches = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    if last:
+        patches = patches.contiguous(memory_format=torch.channels_last)
     expected = aligned.begin(queries(), ALL)(0, small)
     got = aligned.begin(queries(), ALL)(0, patches)
     assert expected is not None and got is not None
     for ours, theirs in zip(got, expected):
         torch.testing.assert_close(ours, theirs)
-    # Only these pixels are looked at, and on smaller maps all are.
-    patches[:, :, 1::2] += 50
+    patches[:, :, ::4] += 50  # no place of the grid
     again = aligned.begin(queries(), ALL)(0, patches)
     assert again is not None and torch.equal(again[1], got[1])
-    whole = aligned.begin(queries(), ALL)(0, patches[:, :, : LARGE - 1])
-    assert whole is not None and float((whole[1] - got[1]).abs().min()) > 0.1
+    patches[:, :, 2::4] += 50
+    moved = aligned.begin(queries(), ALL)(0, patches)
+    assert moved is not None and float((moved[1] - got[1]).abs().min()) > 0.1
+
+
+def test_places_of_small_maps_tokens_and_vectors() -> None:
+    small = torch.arange(2 * 3 * 13 * 9.0).view(2, 3, 13, 9)
+    assert torch.equal(places(small), small.flatten(2).transpose(1, 2)), "below two grids all places count"
+    wide = torch.arange(16 * 40.0).view(1, 1, 16, 40)
+    rows, columns = torch.meshgrid(torch.arange(1, 16, 2), torch.arange(1, 40, 2), indexing="ij")
+    assert torch.equal(places(wide)[0, :, 0], wide[0, 0, rows, columns].flatten())
+    tokens = torch.arange(2 * 3 * 196.0).view(2, 3, 196)
+    assert torch.equal(places(tokens), tokens[:, :, 2::4].transpose(1, 2))
+    assert torch.equal(places(tokens[..., 0]), tokens[..., 0][:, None])
 
 
 def test_lanes_share_the_clean_side_and_nothing_else() -> None:
