@@ -7,6 +7,8 @@ export OMP_NUM_THREADS ?= 1
 SPREAD ?= -n auto --dist loadgroup
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
+# Containers often forbid Python to keep what it has compiled: each process would compile torch anew, for 20 seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test nightly check rounding docs lock clean
 

@@ -9,6 +9,7 @@ import pytest
 ALONE = ("kafka", "browser", "nightly")
 
 
+@pytest.hookimpl(tryfirst=True)  # else pytest-xdist looks for groups before there are any
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         served = any(item.get_closest_marker(name) for name in ALONE)

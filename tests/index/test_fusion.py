@@ -91,12 +91,19 @@ class World:
         served, weights = self.fusion.together(self.gallery, modality, one, other, marks)
         return Answers(one.answer, other.answer, served, weights)
 
-    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
-        """Standardised drop of the nearest cosine of every row, by a loop."""
+    def usual(self, clean: np.ndarray) -> tuple[float, float]:
+        """Mean and spread of the nearest cosine of clean queries, by a loop."""
         nearest = [self.nearest(query, False) for query in clean]
         mean = sum(nearest) / len(nearest)
-        sd = math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
-        return [(mean - self.nearest(query, True)) / sd for query in frozen]
+        return mean, math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
+
+    def drops(self, queries: np.ndarray, usual: tuple[float, float]) -> list[float]:
+        """Standardised drop of the nearest cosine of every row, by a loop."""
+        mean, sd = usual
+        return [(mean - self.nearest(query, True)) / sd for query in queries]
+
+    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
+        return self.drops(frozen, self.usual(clean))
 
     def nearest(self, query: np.ndarray, itself: bool) -> float:
         hits = self.gallery.search(self.codes(query[None]), self.config.answer.shortlist)
@@ -264,7 +271,8 @@ def test_the_reference_leaves_its_own_copies_out() -> None:
 def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
     world = World(shortlist=ITEMS, evidence=(-5.0, -4.0))
     frozen = near(world.items[:9], 0.6, 6)
-    lost = np.mean(world.evidence(frozen, world.clean))
+    usual = world.usual(world.clean)
+    lost = np.mean(world.drops(frozen, usual))
     assert 0.2 < lost < SEVERE[0]
     assert (world.answer(frozen, frozen).weights == 0).all()
     assert (world.answer(near(frozen, 1.0, 8), frozen).weights == 0).all()
@@ -272,7 +280,7 @@ def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
     for share in np.linspace(0, 1, 201):
         moved = frozen + share * (world.items[:9] - frozen)
         moved = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-        expected = (lost - np.mean(world.evidence(moved, world.clean))) / RECOVERED
+        expected = (lost - np.mean(world.drops(moved, usual))) / RECOVERED
         got = world.answer(moved, frozen).weights
         np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=2e-3)
         seen.append(float(got[0]))
@@ -400,10 +408,11 @@ def test_levels_measure_what_the_distances_of_all_items_do(
             Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
             world.codes(adapted)[row], frozen[row], adapted[row], weight,
         )  # fmt: skip
+        expected = slow_distances(world, kept)
         for label in ("class-0", f"class-{min(count - 1, 6)}"):
             relevant = world.gallery.relevant(label)
             found = world.levels(kept, label)
-            for levels, distances in zip(found, slow_distances(world, kept), strict=True):
+            for levels, distances in zip(found, expected, strict=True):
                 ap, first = ap_and_first(levels)
                 assert ap == pytest.approx(average_precision(distances, relevant), abs=1e-12, rel=0)
                 assert first == pytest.approx(recall_at_1(distances, relevant), abs=1e-12, rel=0)
@@ -445,13 +454,12 @@ def test_levels_rank_as_the_answer_did(
             Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
             world.codes(adapted)[row], frozen[row], adapted[row], float(answers.weights[row]),
         )  # fmt: skip
-        for distances, hits in zip(
-            slow_distances(world, kept), (answers.frozen, answers.adapted, answers.served)
-        ):
+        expected = slow_distances(world, kept)
+        for distances, hits in zip(expected, (answers.frozen, answers.adapted, answers.served)):
             assert keys[np.argsort(distances, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
         for place in range(ITEMS):  # every item has a label of its own: its levels are its place
             found = world.levels(kept, f"item-{place}")
-            for levels, distances in zip(found, slow_distances(world, kept)):
+            for levels, distances in zip(found, expected):
                 before, ties = (distances < distances[place]).sum(), (distances == distances[place]).sum()
                 level = int(np.flatnonzero(levels[0])[0])
                 assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)
