@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 SPREAD ?= -n auto
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
-# Containers often forbid Python to keep what it has compiled: each process would compile torch anew, for 20 seconds.
+# Containers often forbid Python to keep what it has compiled: each process would compile torch and all it imports anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test nightly check rounding docs lock clean
