@@ -4,9 +4,11 @@ VENV := .venv
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export OMP_NUM_THREADS ?= 1
 # Tests on all cores, a file in one process; see tests/conftest.py.
-SPREAD ?= -n auto --dist loadgroup
+SPREAD ?= -n auto
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
+# Containers often forbid Python to keep what it has compiled: each process would compile torch and all it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test nightly check rounding docs lock clean
 

@@ -343,11 +343,10 @@ def test_what_is_newer_than_pythons_tables_can_be_seen(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", UNSEEN)
-def test_a_text_that_cannot_be_seen_is_empty(tiny: Path, text: str) -> None:
-    tower = open_clip_towers(f"local-dir:{tiny}").text
+def test_a_text_that_cannot_be_seen_is_empty(towers, text: str) -> None:
     with pytest.raises(Refused, match="empty"):
-        tower.prepare(text)
-    assert len(tower.prepare(f"cat{text}"))
+        towers.text.prepare(text)
+    assert len(towers.text.prepare(f"cat{text}"))
 
 
 def test_a_text_longer_than_the_tower_reads_is_said_once(

@@ -2,6 +2,7 @@ import logging
 import math
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def made(vocabulary: dict[str, int] | None = None, whole=None, **config: int) ->
     return Repairer(FILLER | (SHIRTS if vocabulary is None else vocabulary), RepairConfig(**config), whole)
 
 
+@cache
 def osa(a: str, b: str) -> int:
     """Optimal string alignment by its recurrence."""
     rows = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
@@ -59,6 +61,8 @@ def slow(word: str, counts: dict[str, int], shortest: int, distance: int) -> str
     most = min(distance, 1 + (len(word) >= 7) + (len(word) >= 14))
     found = []
     for candidate, count in counts.items():
+        if abs(len(candidate) - len(word)) > most:  # as many edits at least
+            continue
         edits = osa(word, candidate)
         if edits <= most and (edits == 1 or count >= 5):
             found.append((5.0 * edits - math.log(weight(word, candidate, counts)), edits, candidate))
@@ -108,8 +112,11 @@ def slow_beside(
     wide = max(plain, min(3, 1 + (len(word) >= 4) + (len(word) >= 8)))
     found = []
     for candidate, count in counts.items():
-        edits, support = osa(word, candidate), slow_support(candidate, around, titles)
-        if edits > wide or (edits > 1 and count < 5) or (edits > plain and (count < 20 or support < 1)):
+        edits = osa(word, candidate)
+        if edits > wide or (edits > 1 and count < 5):
+            continue
+        support = slow_support(candidate, around, titles)
+        if edits > plain and (count < 20 or support < 1):
             continue
         cost = 5.0 * edits - math.log(weight(word, candidate, counts)) - 0.7 * support
         found.append((cost, edits, candidate))

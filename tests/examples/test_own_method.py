@@ -62,6 +62,7 @@ def test_it_is_forty_lines() -> None:
     assert (made.end_lineno or 0) - made.lineno < 40
 
 
+@pytest.mark.slow
 def test_it_runs_as_written(example: Callable[..., str], vectors: Path, queries: Path) -> None:
     said = example("own_method.py", vectors / "base", vectors / "gallery", queries)
     offsets = [float(found) for found in re.findall(r"'offset': ([0-9.]+)", said)]

@@ -100,7 +100,8 @@ class World:
 
     def slow_weights(self, adapted: np.ndarray, frozen: np.ndarray, counted: list[int]) -> list[float]:
         """Weights of all rows, by the evidence of those that count."""
-        lost, left = self.evidence(frozen, self.clean), self.evidence(adapted, self.clean)
+        usual = self.usual(self.clean)
+        lost, left = self.drops(frozen, usual), self.drops(adapted, usual)
         hit = [row for row in counted if lost[row] > HIT] or counted
         values = sorted(lost[row] for row in counted)
         median = (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2
@@ -118,12 +119,19 @@ class World:
             found.append(min(one, 0.5) if farther else one)
         return found
 
-    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
-        """Standardised drop of the nearest cosine of every row, by a loop."""
+    def usual(self, clean: np.ndarray) -> tuple[float, float]:
+        """Mean and spread of the nearest cosine of clean queries, by a loop."""
         nearest = [self.nearest(query, False) for query in clean]
         mean = sum(nearest) / len(nearest)
-        sd = math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
-        return [(mean - self.nearest(query, True)) / sd for query in frozen]
+        return mean, math.sqrt(sum((v - mean) ** 2 for v in nearest) / len(nearest))
+
+    def drops(self, queries: np.ndarray, usual: tuple[float, float]) -> list[float]:
+        """Standardised drop of the nearest cosine of every row, by a loop."""
+        mean, sd = usual
+        return [(mean - self.nearest(query, True)) / sd for query in queries]
+
+    def evidence(self, frozen: np.ndarray, clean: np.ndarray) -> list[float]:
+        return self.drops(frozen, self.usual(clean))
 
     def nearest(self, query: np.ndarray, itself: bool) -> float:
         hits = self.gallery.search(self.codes(query[None]), self.config.answer.shortlist)
@@ -462,10 +470,11 @@ def test_levels_measure_what_the_distances_of_all_items_do(
             Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
             world.codes(adapted)[row], frozen[row], adapted[row], weight,
         )  # fmt: skip
+        expected = slow_distances(world, kept)
         for label in ("class-0", f"class-{min(count - 1, 6)}"):
             relevant = world.gallery.relevant(label)
             found = world.levels(kept, label)
-            for levels, distances in zip(found, slow_distances(world, kept), strict=True):
+            for levels, distances in zip(found, expected, strict=True):
                 ap, first = ap_and_first(levels)
                 assert ap == pytest.approx(average_precision(distances, relevant), abs=1e-12, rel=0)
                 assert first == pytest.approx(recall_at_1(distances, relevant), abs=1e-12, rel=0)
@@ -507,13 +516,12 @@ def test_levels_rank_as_the_answer_did(
             Coordinates("q", 0, row), world.gallery.version, row, world.codes(frozen)[row],
             world.codes(adapted)[row], frozen[row], adapted[row], float(answers.weights[row]),
         )  # fmt: skip
-        for distances, hits in zip(
-            slow_distances(world, kept), (answers.frozen, answers.adapted, answers.served)
-        ):
+        expected = slow_distances(world, kept)
+        for distances, hits in zip(expected, (answers.frozen, answers.adapted, answers.served)):
             assert keys[np.argsort(distances, kind="stable")][:TOP].tolist() == hits.keys[row].tolist()
         for place in range(ITEMS):  # every item has a label of its own: its levels are its place
             found = world.levels(kept, f"item-{place}")
-            for levels, distances in zip(found, slow_distances(world, kept)):
+            for levels, distances in zip(found, expected):
                 before, ties = (distances < distances[place]).sum(), (distances == distances[place]).sum()
                 level = int(np.flatnonzero(levels[0])[0])
                 assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)

@@ -111,7 +111,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["captioned", "classes"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(0, id="captioned"), pytest.param(1, id="classes", marks=pytest.mark.slow)]
+)
 def test_own_files_find_themselves(folders: tuple[Path, Path], base: Path, tmp_path: Path, kind: int) -> None:
     folder, gallery = folders[kind], tmp_path / "gallery"
     build(folder, base, gallery, Console(quiet=True))
@@ -173,7 +175,7 @@ def squares(n: int, side: int = SIDE) -> EmojiSet:
     return EmojiSet(colour, line, names, names, names, names, "drawn by a test")
 
 
-def test_nothing_changes_for_emoji(base: Path) -> None:
+def test_nothing_changes_for_emoji() -> None:
     """Squares of the tower's side: a file, its pixels and the tower's input are one; queries are as ever."""
     data, to = squares(6), Preprocess((SIDE, SIDE), resize_mode="squash")
     assert (data.noun, data.side) == ("emoji", SIDE)

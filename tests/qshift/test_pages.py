@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -24,10 +26,16 @@ def commands(text: str) -> list[str]:
     return [found[1] for line in (*lines, *spans) if (found := pattern.match(line))]
 
 
+@cache
+def tree() -> Any:
+    """The command line with all its commands, which are made anew at every call of typer's."""
+    return typer.main.get_command(app)
+
+
 def mistake(command: str) -> str:
     """What is wrong with a command; "" where nothing is."""
     words = shlex.split(command)
-    here = typer.main.get_command(app)
+    here = tree()
     while words and (inner := getattr(here, "commands", None)) is not None:
         name = words.pop(0)
         if name not in inner:

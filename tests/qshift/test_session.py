@@ -109,6 +109,15 @@ def test_what_cannot_be_asked_is_one_sentence(session: Session, world: Path) -> 
         Session(world / "base", world / "gallery", method="tenet")
 
 
+def test_the_face_is_light() -> None:
+    code = "import sys, qshift; print(*({'torch', 'numpy', 'kafka', 'faiss'} & set(sys.modules)))"
+    root = Path(qshift.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
+    assert not done.stdout.split()
+    assert all(getattr(qshift, name) is not None for name in qshift.__all__)
+
+
+@pytest.mark.slow
 def test_the_face_is_light_and_whole() -> None:
     code = (
         "import sys, qshift; heavy = {'torch', 'numpy', 'kafka', 'faiss'} & set(sys.modules);"

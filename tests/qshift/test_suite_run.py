@@ -237,6 +237,7 @@ def test_an_interrupted_run_keeps_what_is_done(toy: Known, tmp_path: Path) -> No
     assert len(kept) == 4 and all(json.loads(path.read_text())["served"] for path in kept)
 
 
+@pytest.mark.slow
 def test_a_stop_signal_leaves_no_worker_behind(toy: Known, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
