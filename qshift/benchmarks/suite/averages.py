@@ -63,6 +63,7 @@ AVERAGES = (
     Average("emoji and pictures, domain shifts", ("emoji/*", *PICTURE_DOMAINS), ("domain",)),
     Average("fashion, picture queries shifted", ("fashion/*",), ("corruption",), picture_queries),
     Average("composed digits, shifted", ("composition/*",), ("corruption",)),
+    Average("distilled emoji, all corruptions", ("distil/*",), ("corruption",)),
     Average("typos in text queries", ("*",), ("text",)),
     Average("mixed users in every batch", ("*",), ("mixed",)),
     Average("recurrent and sequential", ("*",), ("recurrent",)),
