@@ -25,9 +25,9 @@ from qshift.benchmarks.suites.core import CORE, distilled
 from qshift.benchmarks.suites.plan import Plan
 from qshift.cli import app
 from qshift.data.emoji import EmojiSet, catalogue, write_emoji
-from qshift.demo.fit import build, fit
+from qshift.demo.fit import STEPS, build, fit
 from qshift.recipes.captioned import Captioned, drawn, encodings
-from qshift.recipes.distil_base import PURPOSE, fit_distil_base
+from qshift.recipes.distil_base import PURPOSE, STUDENT, fit_distil_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.encode import BATCH
 from qshift.recipes.measure import first_hits
@@ -153,6 +153,12 @@ def test_hits_by_name_equal_a_loop() -> None:
         best = max(range(4), key=lambda i: float(row @ gallery[i]))
         right += names[best] == name
     assert first_hits(asked, gallery, names, wanted) == right / 5 == 0.8
+
+
+def test_steps_change_nothing_else() -> None:
+    assert STEPS["distil"](7) == DistilConfig(replace(STUDENT, steps=7)) != DistilConfig(STUDENT)
+    assert STEPS["open_clip"](7) == ScratchConfig(steps=7)
+    assert STUDENT.embed == WIDTH
 
 
 def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
