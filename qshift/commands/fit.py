@@ -11,7 +11,7 @@ from qshift.commands.options import CONSOLE, DATA
 
 EXAMPLES = (
     "Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
-    "`qshift fit distil my-pictures --base qshift-data/distilled --steps 4000`\n\n"
+    "`qshift fit distil my-pictures --base qshift-data/distilled --steps 2000`\n\n"
     "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
 )
