@@ -27,5 +27,5 @@ def moved(pictures: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tens
 
 def shaken(pictures: Tensor, rotation: float, scale: float, shift: float, draw: torch.Generator) -> Tensor:
     """Each picture [B, 3, S, S] moved by its own draw, even within +-rotation, 1 +-scale and +-shift."""
-    angle, size, right, down = torch.rand(4, len(pictures), generator=draw) * 2 - 1
+    angle, size, right, down = (torch.rand(4, len(pictures), generator=draw) * 2 - 1).to(pictures.device)
     return moved(pictures, angle * rotation, 1 + size * scale, torch.stack((right, down), 1) * shift)

@@ -11,6 +11,7 @@ from qshift.commands.options import CONSOLE, DATA
 
 EXAMPLES = (
     "Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
+    "`qshift fit distil my-pictures --base qshift-data/distilled --steps 2000`\n\n"
     "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
 )
@@ -20,8 +21,9 @@ def fit(
     method: Annotated[
         str,
         typer.Argument(
-            help="two-tower: heads on packaged towers; may be left out. open_clip: from scratch, 7-10 "
-            "minutes. psca, couple, tpsnet: from a labelled and an unlabelled domain."
+            help="two-tower: heads on packaged towers; may be left out. distil: a small open_clip model that "
+            "learns the features of two-tower, 5 minutes. open_clip: the same from scratch, 7-10 minutes. "
+            "psca, couple, tpsnet: from a labelled and an unlabelled domain."
         ),
     ] = "two-tower",
     data: Annotated[
@@ -51,6 +53,9 @@ def fit(
         ),
     ] = 0.0,
     epochs: Annotated[int | None, typer.Option(help="couple, tpsnet: their own without it.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="distil, open_clip: of the training; their own without it.", min=1)
+    ] = None,
 ) -> None:
     """Train a base model on captioned pictures, or on two domains."""
     from core.readers.places import is_folder
@@ -68,4 +73,4 @@ def fit(
         tower_rate=tower_rate,
         epochs=epochs,
     )
-    fit(method, data, target, base, options, CONSOLE)
+    fit(method, data, target, base, options, CONSOLE, steps)

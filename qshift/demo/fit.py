@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,10 +13,13 @@ from adapters.offline.parallel import Team
 from core.errors import ConfigError
 from core.readers.places import shown
 from encoders.base_model import load_base
+from encoders.distil import DistilConfig
 from encoders.images import Content, decode
+from encoders.scratch import ScratchConfig
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.demo.catalogue import SIDE, load_folder, named, picture_bytes
+from qshift.recipes.distil_base import STUDENT, fit_distil_base
 from qshift.recipes.domains.base import HEADS, fit_domain_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.emoji_base import fit_emoji_base
@@ -25,9 +29,16 @@ from qshift.terminal.bars import bars, reporter
 
 CACHE = Path("qshift-data/demo")
 MODELS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {"two-tower": fit_emoji_base, "open_clip": fit_open_clip_base}
+    {"two-tower": fit_emoji_base, "distil": fit_distil_base, "open_clip": fit_open_clip_base}
 )
 """Methods that learn from captioned pictures; those of `HEADS` learn from two domains."""
+STEPS: Mapping[str, Callable[[int], DistilConfig | ScratchConfig]] = MappingProxyType(
+    {
+        "distil": lambda steps: DistilConfig(replace(STUDENT, steps=steps)),
+        "open_clip": lambda steps: ScratchConfig(steps=steps),
+    }
+)
+"""Methods that train towers by steps: their configuration with another number of them."""
 
 
 def _data(folder: Path | None) -> EmojiSet:
@@ -35,7 +46,13 @@ def _data(folder: Path | None) -> EmojiSet:
 
 
 def fit(
-    method: str, folder: Path | None, target: Path | None, base: Path, options: FitOptions, console: Console
+    method: str,
+    folder: Path | None,
+    target: Path | None,
+    base: Path,
+    options: FitOptions,
+    console: Console,
+    steps: int | None = None,
 ) -> None:
     """Trains a base model.
 
@@ -46,6 +63,7 @@ def fit(
         base: where the base model goes.
         options: bits and seed count for every method, the others for `HEADS`.
         console: for progress and what to do next.
+        steps: of `STEPS`; None takes the method's own.
 
     Raises:
         ConfigError: an unknown method, folders or options that do not fit it, or too few pictures.
@@ -54,17 +72,20 @@ def fit(
         raise ConfigError(
             f"no method {method!r}: expected one of {', '.join((*MODELS, *HEADS))}, or a folder"
         )
+    if steps is not None and method not in STEPS:
+        raise ConfigError(f"--steps is of {' and '.join(STEPS)}: leave it out with {method}")
     if method in MODELS:
         if target is not None:
             raise ConfigError(f"{method} learns from captioned pictures alone: leave --target out")
         if options != FitOptions(bits=options.bits, seed=options.seed):
-            raise ConfigError(
-                f"{method} takes --bits and --seed only: the other options are of {', '.join(HEADS)}"
-            )
+            counts = "--bits, --seed and --steps" if method in STEPS else "--bits and --seed"
+            raise ConfigError(f"{method} takes {counts} only: the other options are of {', '.join(HEADS)}")
         data = _data(folder)
-        naming = {} if folder is None else {"name": composed(folder.resolve().name)}
+        chosen: dict[str, object] = {} if folder is None else {"name": composed(folder.resolve().name)}
+        if steps is not None:
+            chosen["config"] = STEPS[method](steps)
         with bars(console) as progress:
-            MODELS[method](base, data, options.bits, options.seed, reporter(progress), **naming)
+            MODELS[method](base, data, options.bits, options.seed, reporter(progress), **chosen)
     else:
         if folder is None or target is None:
             raise ConfigError(

@@ -40,6 +40,7 @@ from qshift.shifts.images import Picture
 
 COPIES = 2  # jittered copies to train on
 CLEAN_QUERIES = 448  # seven batches, never trained on
+VIEWS = 1 + COPIES + len(TEMPLATES)
 MEMORY = 128  # training pairs kept for gradient decoupling
 PURPOSE = "emoji base"
 """Part of the key of every training draw: query streams use other purposes, so no draw is shared."""
@@ -75,11 +76,11 @@ def fit_emoji_base(
     if len(data) < 2 * BATCH:
         raise ConfigError(f"{len(data)} {data.noun} are too few for a base: expected at least {2 * BATCH}")
     config, asking = TwoTowerConfig(seed=seed), _asking(data, seed)
-    encoded = batches_of(*[len(data)] * (1 + COPIES + len(TEMPLATES)), len(asking))
+    encoded = batches_of(*[len(data)] * VIEWS, len(asking))
     count = Count(encoded + config.epochs, progress)
     with tempfile.TemporaryDirectory() as scratch:
         towers = packaged_towers(Path(scratch), data.side)
-        looks, phrases = _views(towers, data, seed, count)
+        looks, phrases = views(towers, data, seed, count)
         heads = TwoHeads.fitted(looks, phrases, config, count)
         gallery, texts = heads.unit("image", looks[0]), heads.unit("text", phrases[0])
         image = heads.served(Path(scratch)).image
@@ -92,7 +93,7 @@ def fit_emoji_base(
             projections=heads.projections(),
             calibration={"image": calibration},
             provenance={"pictures": data.attribution, "items": len(data), **heads.provenance()},
-            memory=_memory(image, data, gallery, seed),
+            memory=memory_of(image, data, gallery, seed),
             vocabulary=count_words(text for item in range(len(data)) for text in data.captions(item)),
             preprocess=image.preprocess,
         )
@@ -110,7 +111,7 @@ def _asking(data: EmojiSet, seed: int) -> list[int]:
     return drawn
 
 
-def _memory(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> dict[Modality, SourcePairs]:
+def memory_of(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> dict[Modality, SourcePairs]:
     """Pictures taken again, and names, each with the gallery features [D] of its own item."""
     items = generator(seed, "memory", PURPOSE).permutation(len(data))[:MEMORY]
     looks = _jittered(data, items.tolist(), seed, COPIES + 1)
@@ -121,8 +122,11 @@ def _memory(tower: ImageTower, data: EmojiSet, gallery: Floats, seed: int) -> di
     }
 
 
-def _views(towers: Towers, data: EmojiSet, seed: int, count: Count) -> tuple[list[Floats], list[Floats]]:
-    """Raw tower features of clean and jittered pictures, and of each phrasing of the names."""
+def views(towers: Towers, data: EmojiSet, seed: int, count: Count) -> tuple[list[Floats], list[Floats]]:
+    """Raw tower features [n, raw width] of clean and jittered pictures, and of each phrasing of the names.
+
+    Takes `batches_of(*[len(data)] * VIEWS)` steps of the count.
+    """
     everything = range(len(data))
     pictures: list[Iterable[Content]] = [map(data.content, everything)]
     pictures += [_jittered(data, everything, seed, copy) for copy in range(COPIES)]

@@ -99,8 +99,21 @@ def _most_similar(
     return items[shortlist.gather(1, cosine.argmax(1, keepdim=True)).flatten()]
 
 
-def first_hits(queries: Floats, gallery: Floats, names: Sequence[object] | None = None) -> float:
-    """Share of queries [n, D] whose most similar item [n, D] has its name, or stands in its place."""
-    names = range(len(queries)) if names is None else names
+def first_hits(
+    queries: Floats,
+    gallery: Floats,
+    names: Sequence[object] | None = None,
+    asked: Sequence[object] | None = None,
+) -> float:
+    """Share of queries whose most similar item is right.
+
+    Args:
+        queries: unit features [n, D].
+        gallery: unit features [N, D].
+        names: of the items; without them an item is right for the query in its place.
+        asked: names of the queries; without them those of the items.
+    """
+    names = range(len(gallery)) if names is None else names
+    asked = names if asked is None else asked
     nearest = (queries @ gallery.T).argmax(1).tolist()
-    return float(np.mean([names[found] == names[row] for row, found in enumerate(nearest)]))
+    return float(np.mean([names[found] == asked[row] for row, found in enumerate(nearest)]))

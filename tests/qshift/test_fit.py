@@ -142,14 +142,14 @@ def test_more_bits_than_width_from_few_pictures(tmp_path: Path) -> None:
 
 
 def test_command_chooses_the_model(tmp_path: Path) -> None:
-    assert set(MODELS) == {"two-tower", "open_clip"}
+    assert set(MODELS) == {"two-tower", "distil", "open_clip"}
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for item in range(3):
         Image.new("RGB", (8, 6), (80 * item, 0, 0)).save(pictures / f"red {item}.png")
     console = Console(file=io.StringIO())
     for model, message in (
-        ("tree", "no method 'tree': expected one of two-tower, open_clip, psca, couple, tpsnet"),
+        ("tree", "no method 'tree': expected one of two-tower, distil, open_clip, psca, couple, tpsnet"),
         ("two-tower", "3 pictures are too few for a base: expected at least 128"),
         ("open_clip", "3 pictures are too few for 64 bits"),
     ):

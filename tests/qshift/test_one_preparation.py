@@ -27,8 +27,9 @@ from qshift.data.emoji import EmojiSet, png
 from qshift.data.pictures import load_pictures
 from qshift.demo.catalogue import SIDE, FolderSet, load_folder, make_query
 from qshift.demo.fit import build
+from qshift.recipes.captioned import drawn as drawn_queries
 from qshift.recipes.encode import jittered
-from qshift.recipes.open_clip_base import PURPOSE, _drawn, fit_open_clip_base
+from qshift.recipes.open_clip_base import PURPOSE, fit_open_clip_base
 from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import run_records
 from qshift.replay.schedule import Phase
@@ -214,7 +215,10 @@ def test_a_base_is_fitted_and_measured_with_what_it_serves(fitted: tuple[Path, F
 
     gallery = seen([data.content(item) for item in range(len(data))])
     assert found.head.means["image"].numpy() == pytest.approx(gallery.mean(0), abs=1e-5)
-    queries = [jittered(data, [item], 5, f"{PURPOSE} {copy}")[0] for item, copy in _drawn(len(data), 5)]
+    queries = [
+        jittered(data, [item], 5, f"{PURPOSE} {copy}")[0]
+        for item, copy in drawn_queries(len(data), 5, PURPOSE)
+    ]
     assert found.reference["image"].features == pytest.approx(seen(queries), abs=1e-5)
 
 

@@ -64,6 +64,7 @@ AVERAGES = (
     Average("fashion, picture queries shifted", ("fashion/*",), ("corruption",), picture_queries),
     Average("composed digits, shifted", ("composition/*",), ("corruption",)),
     Average("FashionMNIST, corruptions", ("fashion-mnist/*",), ("corruption",)),
+    Average("distilled emoji, all corruptions", ("distil/*",), ("corruption",)),
     Average("typos in text queries", ("*",), ("text",)),
     Average("mixed users in every batch", ("*",), ("mixed",)),
     Average("recurrent and sequential", ("*",), ("recurrent",)),

@@ -23,6 +23,7 @@ from qshift.benchmarks.suite.picture_base import fit_picture_base
 from qshift.benchmarks.tasks import office
 from qshift.benchmarks.tasks.types import Task
 from qshift.data.emoji import EmojiSet
+from qshift.recipes.distil_base import fit_distil_base
 from qshift.recipes.domains.base import HEADS, fit_domain_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.emoji_base import fit_emoji_base
@@ -56,13 +57,22 @@ class Prepared:
 
 def fit_named_pictures(task: Task, folder: Path, bits: int, progress: Progress | None) -> None:
     """Two heads on packaged towers, trained on all pictures of the gallery and on their titles."""
+    fit_emoji_base(folder, named_pictures(task), bits, progress=progress, name=task.base)
+
+
+def fit_distilled(task: Task, folder: Path, bits: int, progress: Progress | None) -> None:
+    """A small model with LayerNorms that learns what those towers and heads say of the same pictures."""
+    fit_distil_base(folder, named_pictures(task), bits, progress=progress, name=task.base)
+
+
+def named_pictures(task: Task) -> EmojiSet:
+    """Gallery pictures and their titles as a set; its line art, which no recipe looks at, is the same."""
     names, groups, keys, labels = (
         tuple(str(getattr(sample, part)) for sample in task.gallery)
         for part in ("title", "group", "key", "label")
     )
     colour = np.stack([sample.content for sample in task.gallery])
-    data = EmojiSet(colour, colour, names, groups, keys, labels, str(task.extra["attribution"]))
-    fit_emoji_base(folder, data, bits, progress=progress, name=task.base)
+    return EmojiSet(colour, colour, names, groups, keys, labels, str(task.extra["attribution"]))
 
 
 def fit_domains(task: Task, folder: Path, bits: int, progress: Progress | None) -> None:
@@ -86,6 +96,7 @@ CHAIN = frozenset(f"chain-{method}" for method in HEADS)
 
 def _recipes() -> dict[str, Recipe]:
     found: dict[str, Recipe] = {"emoji": fit_named_pictures, "noto": fit_named_pictures}
+    found["distil"] = fit_distilled
     sources = ["pacs-photo", "pacs-art", *(f"office-{domain}" for domain in office.DOMAINS), "mnist", "usps"]
     found.update({f"pictures-{source}": fit_picture_base for source in sources})
     found.update(dict.fromkeys(CHAIN, fit_domains))

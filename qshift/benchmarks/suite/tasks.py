@@ -128,12 +128,19 @@ def _openmoji(cache: Path) -> tuple[EmojiSet, list[Sample]]:
 
 def emoji_picture(data_root: Path | None, cache: Path) -> Task:
     """All OpenMoji pictures taken again, in colour and as line art."""
+    return _retaken("emoji/picture-picture", "emoji", cache)
+
+
+def distil_picture(data_root: Path | None, cache: Path) -> Task:
+    """The same pictures with another base: a small model with LayerNorms, distilled from the emoji's."""
+    return _retaken("distil/picture-picture", "distil", cache)
+
+
+def _retaken(name: str, base: str, cache: Path) -> Task:
     data, gallery = _openmoji(cache)
     lines = [replace(sample, content=line) for sample, line in zip(gallery, data.line, strict=True)]
     pools = {"clean": gallery, "sketch": lines}
-    return _attributed(
-        _picture_task("emoji/picture-picture", "emoji", gallery, pools, True), data.attribution
-    )
+    return _attributed(_picture_task(name, base, gallery, pools, True), data.attribution)
 
 
 def emoji_text(data_root: Path | None, cache: Path) -> Task:
@@ -267,6 +274,8 @@ def _tasks() -> dict[str, Loader]:
     found["digits/usps-mnist"] = partial(digits_task, "usps", "mnist")
     for name in ("fashion-mnist/picture-picture", "fashion-mnist/develop"):
         found[name] = partial(fashion_mnist_task, name)
+
+    found["distil/picture-picture"] = distil_picture
     found.update({f"chain/{method}": partial(chain_task, method) for method in HEADS})
     return found | dict(word_tasks.TASKS)
 

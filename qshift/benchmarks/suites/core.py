@@ -38,6 +38,13 @@ def everything(plan: Plan, quick: bool) -> Sequence[Stream]:
     return found if quick else [*found, gradual(plan), sequential(plan)]
 
 
+def distilled(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """The same pictures asked of another base: as `emoji_pictures`, fewer and shorter streams."""
+    names = QUICK_CORRUPTIONS if quick else tuple(IMAGE_CORRUPTIONS)
+    found = [severe(plan, name, 2) for name in names]
+    return [*found, *plan.shifts(2), plan.clean(2), plan.sorted(2), mixed_users(plan, 3), recurrent(plan, 1)]
+
+
 def severe(plan: Plan, name: str, batches: int) -> Stream:
     """A corruption at its two highest severities, in equal shares, shuffled."""
     looks = tuple(Look(corruption=name, severity=severity) for severity in HIGHEST)
@@ -152,5 +159,6 @@ CORE = Suite(
         Rule("digits/*", shift_only, quick=1),
         Rule("composition/*", queries, quick=1),
         Rule("fashion-mnist/*", everything),  # not in the quick suite: its base takes minutes
+        Rule("distil/picture-picture", distilled),
     ),
 )
