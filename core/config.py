@@ -176,19 +176,6 @@ class AdaptConfig(Section):
     guard: GuardConfig = GuardConfig()
     align: AlignConfig = AlignConfig()
 
-    @model_validator(mode="after")
-    def _heard(self) -> Self:
-        """Where the base decides, nothing may learn: no setting of learning is passed over in silence."""
-        if self.method is None and self.preset == "service":
-            fields = type(self).model_fields
-            for name in LEARNING:
-                if getattr(self, name) != fields[name].default:
-                    raise ValueError(
-                        f"{name} is set and method is not, so that the base decides whether anything learns: "
-                        'set method ("rest" was the default of 0.2)'
-                    )
-        return self
-
 
 class AnswerConfig(Section):
     """How many items are compared and served, and how the twins are fused."""
@@ -283,6 +270,19 @@ class Config(Section):
                 f"polling pauses at {self.limits.pending_queries} waiting queries, before a batch of "
                 f"{self.batch.size} is full: raise limits.pending_queries or lower batch.size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _heard(self) -> Self:
+        """Where the base decides, nothing may learn: no setting of learning is passed over in silence."""
+        adapt, usual = self.adapt, AdaptConfig()
+        if adapt.method is None and adapt.preset == "service":
+            for name in LEARNING:
+                if getattr(adapt, name) != getattr(usual, name):
+                    raise ValueError(
+                        f"adapt.{name} is set and adapt.method is not, so that the base decides whether "
+                        'anything learns: set adapt.method ("rest" was the default of 0.2)'
+                    )
         return self
 
     def decisions(self) -> dict[str, str]:
