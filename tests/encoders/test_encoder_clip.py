@@ -70,7 +70,8 @@ def test_features_equal_the_flat_model(tiny: Path, towers) -> None:
     assert got.shape == (8, 32) == (8, image.width)
     torch.testing.assert_close(got[:3], images, atol=2e-6, rtol=0)
     torch.testing.assert_close(got.norm(dim=1), torch.ones(8))
-    assert torch.equal(got[3:], got[2:3].expand(5, -1))  # padding repeats the last row
+    # Padding repeats the last row; some kernels add the rows at the edge of a block in another order.
+    torch.testing.assert_close(got[3:], got[2:3].expand(5, -1), atol=2e-6, rtol=0)
     got = text.encode(text.collate([text.prepare(t) for t in TEXTS], 4))
     torch.testing.assert_close(got, texts, atol=2e-6, rtol=0)
 
