@@ -146,7 +146,7 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
         return [] if found is None else found.keys()[found.carriers(label)].tolist()
 
     history = History(
-        quality, drift, item, relevant_keys, title=title, attribution=attribution,
+        quality, drift, item, relevant_keys, title=title, attribution=attribution, expected=to_expect,
         subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {method}",
     )  # fmt: skip
     return Observers(quality, drift, metrics, history, to_expect)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from core.expected import fitted
 from monitoring.expected import LANES, ExpectedMonitor
+from monitoring.history import History
 from monitoring.metrics import Metrics
 
 CURVE = fitted([0.0, 2.0], [1.0, 0.0])  # precision 1 - drop / 2
@@ -60,6 +61,16 @@ def test_memory_is_bounded(outcome):
     for lane in [*range(LANES), 0, LANES]:
         seen.observe(outcome([0], lane=f"{lane}:image"))
     assert seen.of_lane("1:image") is None and seen.of_lane("0:image") is not None
+
+
+def test_the_page_shows_all_lanes_together_in_points(outcome):
+    seen = monitor({0: ([0.5], [0.0]), 1: ([1.0] * 3, [1.0] * 3)})
+    page = History(expected=seen)
+    assert page.snapshot()["expected"] == History().snapshot()["expected"] == {}
+    for batch in (outcome([0]), outcome([1, 2, 3], seq=1, lane="1:image")):
+        for observer in (seen, page):
+            observer.observe(batch)
+    assert page.snapshot()["expected"] == {"frozen": 56.25, "adapted": 62.5}
 
 
 def test_gauges_of_both_twins(outcome):
