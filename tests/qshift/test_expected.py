@@ -25,9 +25,13 @@ from index.evidence import Evidence
 from index.judging import Judge
 from index.versions import GalleryVersions
 from monitoring.ranking import ap_and_first, counted_levels
+from qshift.benchmarks.suite.picture_base import fit_picture_base
+from qshift.benchmarks.tasks.types import Sample, Task
 from qshift.build import assemble
+from qshift.data.emoji import EmojiSet
 from qshift.methods import with_method
 from qshift.observers import expected
+from qshift.recipes.emoji_base import fit_emoji_base
 from qshift.recipes.encode import BATCH, Count, collated, encoded
 from qshift.recipes.expected import (
     BATCHES,
@@ -123,7 +127,7 @@ def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32]
 
 
 def test_equal_seeds_give_equal_curves(base: Base, items: NDArray[np.float32]) -> None:
-    gallery, clean = gallery_of(base, items, few(4)), asked(few(4))
+    gallery, clean = gallery_of(base, items, few(4)), CleanPictures(pictures(ITEMS)[:32], few(4))
     one, again, other = (measure_expected(base, gallery, clean, seed) for seed in (0, 0, 1))
     assert one is not None and again is not None and other is not None
     assert written(one)["precision"].tobytes() == written(again)["precision"].tobytes()
@@ -231,3 +235,35 @@ def test_a_service_watches_what_its_base_brings(base: Base, items: NDArray[np.fl
     same = watching.of_lane("1:image")
     assert same is not None and same.frozen == same.adapted == pytest.approx(found.frozen)
     assert watching.of_lane("2:image") is None and watching.of_lane("0:text") is None
+
+
+def blocks(item: int, kinds: int = 8) -> NDArray[np.uint8]:
+    """Pictures of a kind share a pattern of colours."""
+    kind, one = np.random.default_rng(item % kinds), np.random.default_rng(1000 + item)
+    coarse = kind.integers(0, 256, (4, 4, 3)) + one.integers(-40, 41, (4, 4, 3))
+    return np.kron(np.clip(coarse, 0, 255), np.ones((12, 12, 1))).astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_the_base_of_plain_pictures_brings_one(tmp_path: Path) -> None:
+    samples = [Sample(f"{item}", blocks(item), f"kind {item % 8}") for item in range(96)]
+    task = Task("blocks", "image", "image", samples, {"clean": samples}, "blocks")
+    told: list[tuple[int, int]] = []
+    for name in ("one", "two"):
+        fit_picture_base(task, tmp_path / name, 32, lambda done, total, _: told.append((done, total)))
+    first, again = (load_base(tmp_path / name) for name in ("one", "two"))
+    curve = read(first.extras[EXPECTED])
+    assert first.version == again.version and told[-1][0] == told[-1][1]
+    assert curve.precision[0] > curve.precision[-1] and curve.queries >= BATCHES * BATCH
+
+
+@pytest.mark.slow
+def test_the_base_of_named_pictures_brings_one(tmp_path: Path) -> None:
+    looks = np.stack([blocks(item, 128) for item in range(128)])
+    keys = tuple(f"{item}" for item in range(128))
+    data = EmojiSet(looks, looks, tuple(f"block {key}" for key in keys), keys, keys, keys, "drawn")
+    told: list[tuple[int, int]] = []
+    fit_emoji_base(tmp_path / "base", data, 32, progress=lambda done, total, _: told.append((done, total)))
+    curve = read(load_base(tmp_path / "base").extras[EXPECTED])
+    assert told[-1][0] == told[-1][1] and curve.queries >= BATCHES * BATCH
+    assert curve.precision[0] > curve.precision[-1]

@@ -51,7 +51,8 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
     pictures: list[Picture] = [sample.content for sample in task.gallery]
     side = _side(task, pictures, bits)
     items, queries = _clean_queries(pictures)
-    count = Count(batches_of(len(pictures), len(queries)) + BATCHES, progress)
+    judged = len({sample.label for sample in task.gallery}) < len(pictures)
+    count = Count(batches_of(len(pictures), len(queries)) + BATCHES * judged, progress)
     with tempfile.TemporaryDirectory() as scratch:
         tower = packaged_towers(Path(scratch), side).image
         gallery = encoded(tower, pictures, count)
@@ -72,7 +73,11 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
         )
         own = np.array(items, dtype=np.int64)
         clean = Clean(calibration.features, gallery, STEP, own=own)
-        finish_base(folder, parts, {"image": clean}, lambda base: _expected(task, base, gallery, count))
+
+        def curve(base: Base) -> ExpectedQuality | None:
+            return _expected(task, base, gallery, count)
+
+        finish_base(folder, parts, {"image": clean}, curve if judged else None)
 
 
 def cropped(picture: Picture, draw: np.random.Generator) -> Picture:
