@@ -30,7 +30,7 @@ from qshift.benchmarks.tasks.types import Sample, Task
 from qshift.build import assemble
 from qshift.data.emoji import EmojiSet
 from qshift.methods import with_method
-from qshift.observers import expected
+from qshift.observers import expected, watching
 from qshift.recipes.emoji_base import fit_emoji_base
 from qshift.recipes.encode import BATCH, Count, collated, encoded
 from qshift.recipes.expected import (
@@ -211,8 +211,8 @@ def test_a_service_watches_what_its_base_brings(base: Base, items: NDArray[np.fl
     assert expected(engine) is None
     with_curve = replace(base, extras={EXPECTED: written(CURVE)})
     engine = assemble(CONFIG, with_curve, GalleryVersions(gallery))
-    watching = expected(engine)
-    assert watching is not None
+    monitor = expected(engine)
+    assert monitor is not None
     tower = base.encoders["image"]
     dark = [picture // 4 for picture in pictures(BATCH, 5)]
     queries = tuple(
@@ -221,8 +221,8 @@ def test_a_service_watches_what_its_base_brings(base: Base, items: NDArray[np.fl
     )
     session = Session(engine.pipeline, "image")
     outcome = session.learn(session.answer(QueryBatch("0:image", 0, "image", queries)))
-    watching.observe(outcome)
-    evidence, found = Evidence(CONFIG.answer, base.reference, base.head.codes), watching.of_lane("0:image")
+    monitor.observe(outcome)
+    evidence, found = Evidence(CONFIG.answer, base.reference, base.head.codes), monitor.of_lane("0:image")
     assert found is not None and not outcome.quiet and found.frozen != found.adapted
     for twin, value in ((outcome.frozen, found.frozen), (outcome.adapted, found.adapted)):
         drops = evidence.drops(gallery, "image", twin)
@@ -231,10 +231,24 @@ def test_a_service_watches_what_its_base_brings(base: Base, items: NDArray[np.fl
     gone = replace(outcome, batch=replace(outcome.batch, lane="2:image"), gallery_version="gone")
     text = replace(outcome, batch=replace(outcome.batch, lane="0:text", modality="text"))
     for other in (quiet, gone, text):
-        watching.observe(other)
-    same = watching.of_lane("1:image")
+        monitor.observe(other)
+    same = monitor.of_lane("1:image")
     assert same is not None and same.frozen == same.adapted == pytest.approx(found.frozen)
-    assert watching.of_lane("2:image") is None and watching.of_lane("0:text") is None
+    assert monitor.of_lane("2:image") is None and monitor.of_lane("0:text") is None
+
+
+def test_it_is_seen_before_what_shows_it(base: Base, items: NDArray[np.float32]) -> None:
+    for extras in ({}, {EXPECTED: written(CURVE)}):
+        known = replace(base, extras=extras)
+        engine = assemble(CONFIG, known, GalleryVersions(gallery_of(known, items, few(4))))
+        names = [type(observer).__name__ for observer in watching(engine, "", "").all()]
+        assert names == [
+            "JudgedQuality",
+            "DriftMonitor",
+            *["ExpectedMonitor"] * len(extras),
+            "Metrics",
+            "History",
+        ]
 
 
 def blocks(item: int, kinds: int = 8) -> NDArray[np.uint8]:
