@@ -66,3 +66,16 @@ class SourcePairs:
 
     contents: tuple[Any, ...]
     targets: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedQuality:
+    """Average precision to expect of a query by its drop: k knots, linear between them, level beyond.
+
+    `drops` [k] ascend: how far the cosine to the nearest gallery item lies below that of clean queries, in
+    their sd. `precision` [k] descends, 0 to 1. `queries`: how many labelled answers it rests on.
+    """
+
+    drops: Floats
+    precision: Floats
+    queries: int

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.references import DriftReference
-from core.types import Codes, Encoded, Floats, Hits, Modality, Twin
+from core.types import Codes, Encoded, Floats, Hits, Keys, Modality, Twin
 from index.fusion import cosine_of
 from index.weighing import Drop, limited, weight
 
@@ -63,7 +63,7 @@ class Evidence:
         """Weights [B], each one of `WEIGHTS`, by the evidence of the rows that count."""
         if self._answer.evidence is None:
             return np.ones(len(counted))
-        lost = self._lost(gallery, modality, frozen)
+        lost = self.drops(gallery, modality, frozen)
         rows = _distinct(frozen.codes, counted)
         if lost is None or not len(rows):
             return np.zeros(len(counted))
@@ -76,16 +76,16 @@ class Evidence:
         """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
         if self._answer.evidence is None:
             return False
-        lost, rows = self._lost(gallery, modality, frozen), _distinct(frozen.codes, counted)
+        lost, rows = self.drops(gallery, modality, frozen), _distinct(frozen.codes, counted)
         if lost is None or not len(rows):
             return True
         best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf)
         return weight(best, self._answer.evidence) == 0.0
 
-    def _lost(self, gallery: Gallery, modality: Modality, frozen: Twin) -> NDArray[np.float64] | None:
-        """How far the frozen cosines lie below clean ones, in sd; None: nothing to compare them with."""
+    def drops(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64] | None:
+        """How far a twin's nearest cosines [B] lie below clean ones, in sd; None: nothing to compare with."""
         if modality in self._clean_queries:
-            return self._standardised(gallery, modality, frozen)
+            return self._standardised(gallery, modality, twin)
         if modality not in self._said:
             self._said.add(modality)
             log.warning(
@@ -95,7 +95,7 @@ class Evidence:
         return None
 
     def _standardised(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
-        mean, sd = self._reference(gallery, modality)
+        mean, sd = self.clean(gallery, modality)
         below: NDArray[np.float64] = (mean - nearest(gallery, twin.encoded, twin.hits)) / sd
         return below
 
@@ -104,7 +104,7 @@ class Evidence:
             self._together[modality] = min(together(self._clean_queries[modality].features), MOST_ALIKE)
         return self._together[modality]
 
-    def _reference(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
+    def clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
         key = (gallery.version, modality)
         if key not in self._clean:
@@ -132,11 +132,18 @@ def together(features: Floats) -> float:
     return (length**2 / count - 1.0) / (count - 1.0)
 
 
-def nearest(gallery: Gallery, queries: Encoded, hits: Hits, itself: bool = True) -> NDArray[np.float64]:
-    """Cosine [B] to the nearest item of the shortlist; without `itself`, the query's own copy is left out."""
+def nearest(
+    gallery: Gallery, queries: Encoded, hits: Hits, itself: bool = True, but: Keys | None = None
+) -> NDArray[np.float64]:
+    """Cosine [B] to the nearest item of the shortlist.
+
+    Without `itself` the query's own copy is left out, by its cosine; `but` [B] are keys that are left out.
+    """
     cosine = cosine_of(gallery.features(hits.keys), queries)
     cosine[hits.keys < 0] = -1.0
     if not itself:
         cosine[cosine > COPY] = -1.0
+    if but is not None:
+        cosine[hits.keys == but[:, None]] = -1.0
     found: NDArray[np.float64] = cosine.max(axis=1)
     return found

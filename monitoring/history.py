@@ -12,12 +12,14 @@ from core.records import Coordinates, Judgement, Refusal
 from core.types import Outcome
 from monitoring.cards import Card, Item, chosen, plain
 from monitoring.drift import DriftMonitor
+from monitoring.expected import ExpectedMonitor
 from monitoring.judged import JudgedQuality
 from monitoring.lane_rows import LaneRows
 from monitoring.quality import Quality
 from monitoring.snapshot import (
     clean,
     drift_columns,
+    expected_points,
     headline,
     latency,
     phase_row,
@@ -38,7 +40,7 @@ class _Mark:
 
 
 class History:
-    """Observer: a thread-safe picture of the run. List it after `judged` and `drift`.
+    """Observer: a thread-safe picture of the run. List it after `judged`, `drift` and `expected`.
 
     The x of every series is the number of queries answered.
 
@@ -62,8 +64,10 @@ class History:
         points: int = 720,
         cards: int = 48,
         shown: int = 8,
+        expected: ExpectedMonitor | None = None,
     ) -> None:
         self._judged, self._drift, self._item, self._relevant = judged, drift, item, relevant_keys
+        self._expected = expected
         self._texts = {"title": title, "subtitle": subtitle, "attribution": attribution}
         self._shown = shown
         self._lock = threading.RLock()
@@ -175,6 +179,7 @@ class History:
             "queries": self._queries,
             "repeated": self._repeated,
             "headline": self._headline(),
+            "expected": expected_points(None if self._expected is None else self._expected.over_lanes()),
             "quality": quality_columns(self._quality),
             "phases": [self._phase(mark) for mark in self._marks],
             "drift": drift_columns(self._drifts),

@@ -23,6 +23,7 @@ from core.types import Floats, Outcome
 from monitoring.bits import BitHealth, BitWindow
 from monitoring.drift import DriftMonitor, Panel
 from monitoring.estimates import Estimate
+from monitoring.expected import ExpectedMonitor
 from monitoring.judged import JudgedQuality
 from monitoring.live import Live
 from monitoring.series import SERIES
@@ -45,7 +46,7 @@ ABSENT = {"removed_energy": 0.0, "source_distance": 0.0}
 class Metrics:
     """Observer: keeps every declared series up to date.
 
-    Give it the same `judged` and `drift` as the run, and list it after them: it reads what they found.
+    Give it the `judged`, `drift` and `expected` of the run, and list it after them: it reads what they found.
 
     Args:
         registry: where the series are registered; a fresh one per service.
@@ -64,10 +65,11 @@ class Metrics:
         lanes: int = 64,
         clock: Callable[[], float] = time.monotonic,
         semantics: Callable[[Floats], Mapping[str, float]] | None = None,
+        expected: ExpectedMonitor | None = None,
     ) -> None:
         self.registry = registry
         self._judged, self._drift, self._most, self._clock = judged, drift, lanes, clock
-        self._semantics = semantics
+        self._semantics, self._expected = semantics, expected
         # One "_created" series beside every counter would double what a scrape carries.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._counters: dict[str, Counter] = {}
@@ -120,6 +122,7 @@ class Metrics:
             panel = self._drift.panels().get(outcome.batch.lane)
             if panel is not None:
                 self._panel(lane, panel)
+        self._to_expect(lane, outcome.batch.lane)
         self._quality()
 
     def judge(self, judgement: Judgement) -> None:
@@ -229,6 +232,12 @@ class Metrics:
             self._set("qshift_drift_value", value, lane, name)
             self._set("qshift_drift_threshold", panel.thresholds[name], lane, name)
             self._set("qshift_drift_alarm", float(panel.alarms[name]), lane, name)
+
+    def _to_expect(self, label: str, lane: str) -> None:
+        found = None if self._expected is None else self._expected.of_lane(lane)
+        if found is not None:
+            self._set("qshift_expected_map", found.frozen, label, "frozen")
+            self._set("qshift_expected_map", found.adapted, label, "adapted")
 
     def _quality(self) -> None:
         if self._judged is None:

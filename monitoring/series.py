@@ -102,6 +102,12 @@ SERIES: tuple[Series, ...] = (
         "mAP of an answer minus the frozen twin's; anytime intervals may be read after every label.",
         ("answer", "bound", "interval"),
     ),
+    Series(
+        "qshift_expected_map",
+        "gauge",
+        "mAP to expect by cosines alone, without labels, 0 to 1; faded; where the base model brings a curve.",
+        ("lane", "twin"),
+    ),
     Series("qshift_quality_effective_labels", "gauge", "Labels that the faded estimates are worth."),
     Series("qshift_quality_block", "gauge", "Number of the block that the anytime interval covers."),
     Series("qshift_quality_steady", "gauge", "0 when no constant difference fits the block: it has changed."),

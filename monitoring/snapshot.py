@@ -10,6 +10,7 @@ import numpy as np
 
 from monitoring.drift import STATISTICS
 from monitoring.estimates import Estimate
+from monitoring.expected import ExpectedMap
 from monitoring.judged import Labels
 from monitoring.live import Live
 from monitoring.quality import ANSWERS, Quality
@@ -44,6 +45,11 @@ def _verdict(gain: Estimate) -> str:
     if gain.low > 0:
         return "helps"
     return "harms" if gain.high < 0 else "neutral"
+
+
+def expected_points(found: ExpectedMap | None) -> dict[str, float]:
+    """mAP to expect of both twins, without labels; empty where nothing is known."""
+    return {} if found is None else {"frozen": 100 * found.frozen, "adapted": 100 * found.adapted}
 
 
 def quality_point(x: int, live: Live) -> dict[str, float]:

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters.semantics import Semantics
+from core.expected import EXPECTED, read
 from core.protocols import Observer
 from core.records import Partition, Record
-from core.types import Encoded, Floats
+from core.types import Encoded, Floats, Outcome
 from encoders.base_model import Base
+from index.evidence import Evidence
 from index.judging import Judge
 from monitoring.aside import Errors
 from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
+from monitoring.expected import ExpectedMonitor
 from monitoring.history import History
 from monitoring.judged import JudgedQuality, Ranked, Remembered
 from monitoring.metrics import Metrics
@@ -37,9 +43,13 @@ class Observers:
     drift: DriftMonitor
     metrics: Metrics
     history: History
+    expected: ExpectedMonitor | None = None
 
     def all(self) -> list[Observer]:
-        return [self.judged, self.drift, self.metrics, self.history]
+        first: list[Observer] = [self.judged, self.drift]
+        if self.expected is not None:
+            first.append(self.expected)
+        return [*first, self.metrics, self.history]
 
     def unobserved(self, kind: str) -> None:
         """Counts what none of them sees; it waits for none of them, because the loop's thread calls it."""
@@ -94,13 +104,36 @@ def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:
     return gauges
 
 
+def expected(engine: Engine) -> ExpectedMonitor | None:
+    """The mAP of pictures to expect without labels, for bases that bring its curve."""
+    base, versions = engine.base, engine.versions
+    if EXPECTED not in base.extras or "image" not in base.reference:
+        return None
+    evidence = Evidence(engine.config.answer, base.reference, base.head.codes)  # its own: in another thread
+
+    def drops(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        gallery = versions.version(outcome.gallery_version)
+        if gallery is None or outcome.batch.modality != "image":
+            return None
+        frozen = evidence.drops(gallery, "image", outcome.frozen)
+        if frozen is None:
+            return None
+        adapted = None if outcome.quiet else evidence.drops(gallery, "image", outcome.adapted)
+        return frozen, frozen if adapted is None else adapted
+
+    return ExpectedMonitor(read(base.extras[EXPECTED]), drops)
+
+
 def watching(engine: Engine, title: str, attribution: str) -> Observers:
     """All observers of a service."""
     quality, gallery = judged(engine), engine.versions.current()
     mean = gallery.features(gallery.keys()).mean(0)
     drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
     method = engine.config.adapt.method or "of the base"
-    metrics = Metrics(fresh_registry(), quality, drift, method, semantics=semantics(engine.base))
+    to_expect = expected(engine)
+    metrics = Metrics(
+        fresh_registry(), quality, drift, method, semantics=semantics(engine.base), expected=to_expect
+    )
     metrics.index(gallery.version, len(gallery))
 
     def item(key: int) -> Item:
@@ -113,10 +146,10 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
         return [] if found is None else found.keys()[found.carriers(label)].tolist()
 
     history = History(
-        quality, drift, item, relevant_keys, title=title, attribution=attribution,
+        quality, drift, item, relevant_keys, title=title, attribution=attribution, expected=to_expect,
         subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {method}",
     )  # fmt: skip
-    return Observers(quality, drift, metrics, history)
+    return Observers(quality, drift, metrics, history, to_expect)
 
 
 class Watched:

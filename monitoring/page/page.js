@@ -41,6 +41,11 @@
     document.title = known ? `${signed(h.gain)} points · ${byId("title").textContent}` : byId("title").textContent;
   }
 
+  function expected(e) {
+    const known = e?.frozen !== null && e?.frozen !== undefined;
+    put("expected", known ? `Expected, without labels, of pictures: frozen ${fixed(e.frozen)}, adapted ${fixed(e.adapted)} mAP` : "");
+  }
+
   function phases(rows) {
     byId("phases-box").hidden = !rows.length;
     const reach = Math.max(5, ...rows.flatMap(r => [Math.abs(r.low ?? 0), Math.abs(r.high ?? 0)])) * 1.05;
@@ -127,6 +132,7 @@
     if (s.subtitle) put("subtitle", s.subtitle);
     put("attribution", s.attribution);
     headline(s.headline, s.queries);
+    expected(s.expected);
     put("queries", whole(s.queries));
     put("queries-fine", s.repeated ? `${whole(s.repeated)} answered again after a restart` : s.lanes.length ? `in ${s.lanes.length} lane${s.lanes.length > 1 ? "s" : ""}` : "");
     const total = s.latency.total;

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
-from core.references import SourcePairs
+from core.references import ExpectedQuality, SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
-from encoders.base_model import Parts
+from encoders.base_model import Base, Parts
 from encoders.clip import Towers
 from encoders.images import Content
 from encoders.norms import calibrate
@@ -33,6 +33,7 @@ from qshift.recipes.encode import (
     jittered,
     prepared_pictures,
 )
+from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
@@ -77,7 +78,7 @@ def fit_emoji_base(
         raise ConfigError(f"{len(data)} {data.noun} are too few for a base: expected at least {2 * BATCH}")
     config, asking = TwoTowerConfig(seed=seed), _asking(data, seed)
     encoded = batches_of(*[len(data)] * VIEWS, len(asking))
-    count = Count(encoded + config.epochs, progress)
+    count = Count(encoded + config.epochs + BATCHES, progress)
     with tempfile.TemporaryDirectory() as scratch:
         towers = packaged_towers(Path(scratch), data.side)
         looks, phrases = views(towers, data, seed, count)
@@ -101,7 +102,19 @@ def fit_emoji_base(
             "image": Clean(calibration.features, gallery, choose_step("image")),
             "text": Clean(texts[asking], gallery, choose_step("text")),
         }
-        finish_base(folder, parts, clean)
+
+        def curve(base: Base) -> ExpectedQuality | None:
+            return measure_expected(
+                base, gallery_of(base, gallery, data.labels), _shown(data, seed), seed, count
+            )
+
+        finish_base(folder, parts, clean, curve)
+
+
+def _shown(data: EmojiSet, seed: int) -> CleanPictures:
+    """Pictures taken once more: what the reference was measured with is nearer to it than new ones are."""
+    items = generator(seed, "expected", PURPOSE).permutation(len(data))[:CLEAN_QUERIES].tolist()
+    return CleanPictures(_jittered(data, items, seed, COPIES + 2), [data.labels[item] for item in items])
 
 
 def _asking(data: EmojiSet, seed: int) -> list[int]:

@@ -6,6 +6,7 @@ rest. `tests/qshift/test_own_recipe.py` holds one of a user's own.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.expected import EXPECTED, written
 from core.types import Floats, Modality
-from encoders.base_model import Parts, write_base
+from encoders.base_model import Base, Parts, load_base, write_base
 from encoders.head import HashHead, itq
+from qshift.recipes.expected import Curve
 from qshift.recipes.measure import Step, measure
 
 
@@ -57,13 +60,16 @@ def hash_head(
     return HashHead(weight, np.zeros(bits, np.float32), means)
 
 
-def finish_base(folder: Path, parts: Parts, clean: Mapping[Modality, Clean]) -> None:
+def finish_base(
+    folder: Path, parts: Parts, clean: Mapping[Modality, Clean], curve: Curve | None = None
+) -> None:
     """Measures clean queries of each modality, and writes the base model, all or nothing.
 
     Args:
         folder: where; an older base there is replaced.
         parts: all but constants and reference, which are measured here.
         clean: by modality of the queries. A modality without is answered, and not learned from.
+        curve: measures the quality to expect of pictures; without it the base has none.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -74,4 +80,15 @@ def finish_base(folder: Path, parts: Parts, clean: Mapping[Modality, Clean]) -> 
     }
     constants = {kind: constants for kind, (constants, _) in found.items()}
     reference = {kind: reference for kind, (_, reference) in found.items()}
-    write_base(folder, replace(parts, constants=constants, reference=reference))
+    whole = replace(parts, constants=constants, reference=reference)
+    expected = None if curve is None else curve(_loaded(whole))
+    if expected is not None:
+        whole = replace(whole, extras={**whole.extras, EXPECTED: written(expected)})
+    write_base(folder, whole)
+
+
+def _loaded(parts: Parts) -> Base:
+    """The base as it will be served: written and read, because that rounds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_base(Path(scratch) / "base", parts)
+        return load_base(Path(scratch) / "base")

@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from toy_vectors import shifted, write_vectors
 
 from core.config import Config
+from core.expected import fitted
 from core.protocols import Observer
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import AdaptationStep, Encoded, Hits, Outcome, Query, QueryBatch, Twin
+from index.evidence import Evidence
 from monitoring.aside import Aside, Errors
 from monitoring.drift import DriftMonitor
+from monitoring.expected import ExpectedMonitor
 from monitoring.history import History
 from monitoring.judged import JudgedQuality
 from monitoring.metrics import Metrics
@@ -102,6 +106,19 @@ def quality(built: Engine) -> JudgedQuality:
     return judged(built)
 
 
+def to_expect(built: Engine) -> ExpectedMonitor:
+    """Of vectors, too: what a base brings a curve for is the app's to say."""
+    evidence = Evidence(built.config.answer, built.base.reference, built.base.head.codes)
+
+    def drops(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        gallery = built.versions.current()
+        found = [evidence.drops(gallery, "vector", twin) for twin in (outcome.frozen, outcome.adapted)]
+        assert found[0] is not None and found[1] is not None
+        return found[0], found[1]
+
+    return ExpectedMonitor(fitted([0.0, 3.0], [1.0, 0.0]), drops)
+
+
 def suite_judge(built: Engine) -> Judge:
     labels = {offset: f"item-{offset % 200}" if offset % 3 else "" for offset in range(SIZE * BATCHES)}
     return Judge(labels, ranked(built), {})
@@ -115,6 +132,7 @@ def ticking() -> _Ticker:
 BATTERY: dict[str, Callable[[Engine], Observer]] = {
     "JudgedQuality": quality,
     "DriftMonitor": lambda built: DriftMonitor(built.base.reference, null_windows=500),
+    "ExpectedMonitor": to_expect,
     "Metrics": lambda built: Metrics(CollectorRegistry(), quality(built)),
     "History": lambda built: History(quality(built)),
     "Judge": suite_judge,

@@ -26,11 +26,13 @@ import pytest
 from PIL import Image, ImageDraw
 from prometheus_client import CollectorRegistry
 
+from core.expected import fitted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
 from core.types import AdaptationStep
 from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
+from monitoring.expected import ExpectedMonitor
 from monitoring.history import History
 from monitoring.http import Views, serve
 from monitoring.judged import JudgedQuality
@@ -208,11 +210,16 @@ class Feed:
         self.drift = DriftMonitor(
             {"image": reference, "text": reference}, np.full(8, 0.4, np.float32), null_windows=2000
         )
+        self.expected = ExpectedMonitor(
+            fitted([0.0, 3.0], [0.9, 0.1]),
+            lambda seen: tuple(twin.hits.distances[:, 0] / 8.0 for twin in (seen.frozen, seen.adapted)),
+        )
         self.judged = JudgedQuality("demo", 0.3, 20000, self.ranked)
         self.history = History(
             self.judged, self.drift, self.item, lambda _, label: {int(label)},
             subtitle="Finding emoji by bad photo, sketch and misspelt text, while the encoder adapts",
             attribution="Pictures in this demo are drawn by the test itself. <i>Nothing</i> is fetched.",
+            expected=self.expected,
         )  # fmt: skip
 
     def features(self, codes, shift):
@@ -267,7 +274,7 @@ class Feed:
                 "search": noise(4, 0.005), "learn": noise(9, 0.045), "send": noise(4, 0.001),
             },
         )  # fmt: skip
-        for observer in (self.judged, self.drift, self.history):
+        for observer in (self.judged, self.drift, self.expected, self.history):
             observer.observe(seen)
         due, self.late = self.late, list(zip(offsets, labels))
         for offset, label in due:
@@ -319,6 +326,7 @@ def test_an_empty_page_says_so(site, browser):
     browser.open(site.url)
     assert "labels" in browser.run("document.getElementById('gain').innerText")
     assert browser.run("document.querySelectorAll('.chart > .empty').length") == 3
+    assert browser.run("document.getElementById('expected').textContent") == ""
     browser.picture("empty")
     assert browser.complaints() == []
 
@@ -337,6 +345,9 @@ def test_the_page_shows_the_run(site, feed, browser):
     gain = browser.run("document.getElementById('gain-value').textContent")
     assert gain == f"{shown['headline']['gain']:+.1f}".replace("-", "−")
     assert browser.run("document.getElementById('verdict').textContent") == "adaptation helps"
+    expected = browser.run("document.getElementById('expected').textContent")
+    assert expected.startswith("Expected, without labels, of pictures: frozen ")
+    assert f"adapted {shown['expected']['adapted']:.1f} mAP" in expected
     assert browser.run("document.querySelectorAll('#phases tbody tr').length") == len(PHASES)
     assert browser.run("document.querySelectorAll('.query').length") == len(shown["latest"]) == 8
     assert browser.run("document.querySelectorAll('.item.right').length") == sum(

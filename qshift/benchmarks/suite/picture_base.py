@@ -1,6 +1,7 @@
 """Base models of plain pictures: the packaged image tower as it is, and a hash head fitted on the gallery.
 
-Nothing is trained and no label is used. What clean queries look like is measured on gallery pictures, each of
+Nothing is trained and no label decides anything (the quality to expect is measured with those of the
+gallery). What clean queries look like is measured on gallery pictures, each of
 which leaves itself out as its own neighbour: queries of these tasks are other pictures of the same kind.
 """
 
@@ -14,13 +15,14 @@ import numpy as np
 from PIL import Image
 
 from core.errors import ConfigError
-from core.references import SourcePairs
+from core.references import ExpectedQuality, SourcePairs
 from core.seeds import generator
 from core.types import Floats
-from encoders.base_model import Parts
+from encoders.base_model import Base, Parts
 from encoders.norms import calibrate
 from qshift.benchmarks.tasks.types import Picture, Task
 from qshift.recipes.encode import Count, Progress, batches_of, collated, encoded
+from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import forward_only
 from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
@@ -37,7 +39,7 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
     """Measures and writes the base of a picture-to-picture task.
 
     Args:
-        task: its gallery is all that is looked at: square pictures of one size.
+        task: its gallery is all that is looked at: square pictures of one size, with their labels.
         folder: where the base goes.
         bits: width of the codes, a multiple of 8, at most the number of gallery pictures.
         progress: called with (done, total, text).
@@ -49,7 +51,8 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
     pictures: list[Picture] = [sample.content for sample in task.gallery]
     side = _side(task, pictures, bits)
     items, queries = _clean_queries(pictures)
-    count = Count(batches_of(len(pictures), len(queries)), progress)
+    judged = len({sample.label for sample in task.gallery}) < len(pictures)
+    count = Count(batches_of(len(pictures), len(queries)) + BATCHES * judged, progress)
     with tempfile.TemporaryDirectory() as scratch:
         tower = packaged_towers(Path(scratch), side).image
         gallery = encoded(tower, pictures, count)
@@ -69,7 +72,12 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
             preprocess=tower.preprocess,
         )
         own = np.array(items, dtype=np.int64)
-        finish_base(folder, parts, {"image": Clean(calibration.features, gallery, STEP, own=own)})
+        clean = Clean(calibration.features, gallery, STEP, own=own)
+
+        def curve(base: Base) -> ExpectedQuality | None:
+            return _expected(task, base, gallery, count)
+
+        finish_base(folder, parts, {"image": clean}, curve if judged else None)
 
 
 def cropped(picture: Picture, draw: np.random.Generator) -> Picture:
@@ -92,6 +100,18 @@ def _clean_queries(pictures: Sequence[Picture]) -> tuple[list[int], list[Picture
             draw = generator(0, f"{copy}/{item}", PURPOSE)
             queries.append(cropped(pictures[item], draw) if copy else pictures[item])
     return items[:CLEAN_QUERIES], queries[:CLEAN_QUERIES]
+
+
+def _expected(task: Task, base: Base, gallery: Floats, count: Count) -> ExpectedQuality | None:
+    """The labels of the gallery are looked at here and nowhere else: they decide nothing."""
+    items = generator(0, "expected", PURPOSE).permutation(len(task.gallery))[:CLEAN_QUERIES]
+    crops = [
+        cropped(task.gallery[item].content, generator(0, f"expected/{item}", PURPOSE))
+        for item in items.tolist()
+    ]
+    clean = CleanPictures(crops, [task.gallery[item].label for item in items.tolist()], items)
+    labels = [sample.label for sample in task.gallery]
+    return measure_expected(base, gallery_of(base, gallery, labels), clean, count=count)
 
 
 def _memory(pictures: Sequence[Picture], gallery: Floats) -> SourcePairs:
