@@ -2,8 +2,8 @@
 
 After a moderate shift the adapted twin has no say unless it brings the queries nearer to the gallery again,
 or apart again where they had gathered; after a severe one there is little left to lose. It counts more than
-the frozen twin only where most queries have shifted, and where it undoes a good part of that. On clean
-queries the weight is 0.
+the frozen twin only where most queries have shifted, where it undoes a good part of that, and does not gather
+them. On clean queries the weight is 0.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -32,6 +32,9 @@ Clean queries among users of all kinds lose what the others win."""
 APART = (0.1, 0.2)
 """Mean cosine between the queries that the adapted twin takes away, as a share of what clean ones leave, from
 which it counts, and fully. Noise gathers the queries of a transformer; as they part they come no nearer."""
+GATHERED = (0.02, 0.05)
+"""The same the other way: queries that the adapted twin gathers give it no more than the frozen one's say.
+Another domain's pictures come nearer to the gallery so, and to its wrong items."""
 NEAR, FARTHER = (0.0, 0.25), (1.0, 0.5)
 """A query that has lost no more than so much, and one that the adapted twin takes farther away by so much, in
 sd, and the largest weights that they get."""
@@ -78,7 +81,8 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
     if say == 0.0:
         return 0.0
     good = max(_ramp(drop.back / max(drop.hit, RECOVERED), GOOD), anyhow)
-    return _listed(say * (1.0 + (MORE - 1.0) * _ramp(drop.median - unsure, MOST) * good))
+    trusted = _ramp(drop.median - unsure, MOST) * good * (1.0 - _ramp(-drop.apart, GATHERED))
+    return _listed(say * (1.0 + (MORE - 1.0) * trusted))
 
 
 def limited(
