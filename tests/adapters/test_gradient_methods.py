@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from peer_stage import INPUTS, TOY, drawn
+from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import normalize
 from toy_pass import ToyPass
 
 from adapters.online.decouple import degrees
@@ -35,36 +35,9 @@ if TYPE_CHECKING:
     from core.protocols import Params
 
 
-INPUTS, WIDTH, ITEMS = 12, 8, 50
+ITEMS = 50
 Array = NDArray[np.float64]
 
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Toy(nn.Module):
-    """x [B, 12] -> LayerNorm -> projection -> unit [B, 8]; a second norm is never reached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.proj = nn.LayerNorm(INPUTS), nn.Linear(INPUTS, WIDTH, bias=False)
-        self.unused = nn.LayerNorm(3)
-        with torch.no_grad():
-            self.norm.weight.copy_(1 + 0.1 * drawn(1, INPUTS))
-            self.norm.bias.copy_(0.1 * drawn(2, INPUTS))
-            self.proj.weight.copy_(drawn(3, WIDTH, INPUTS) / math.sqrt(INPUTS))
-        self.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q: Tensor = normalize(self.proj(self.norm(x)), dim=1)
-        return q
-
-    def adaptable(self) -> dict[str, Tensor]:
-        return {name: p.detach().clone() for name, p in self.named_parameters() if "proj" not in name}
-
-
-TOY = Toy()
 SCENES = drawn(4, ITEMS, INPUTS)
 GALLERY = TOY(SCENES)
 SHIFT = 0.8 * drawn(5, INPUTS)
