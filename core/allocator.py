@@ -26,4 +26,5 @@ def keep_memory() -> bool:
         return False
     # One heap for all threads: those of other threads are cut into pieces of 64 MiB, and given back at once.
     wanted = ((MMAP_THRESHOLD, LARGEST), (TRIM_THRESHOLD, KEPT), (ARENA_MAX, 1))
-    return all([mallopt(name, value) for name, value in wanted])
+    taken = [mallopt(name, value) for name, value in wanted]
+    return all(taken)
