@@ -117,7 +117,7 @@ class Evidence:
             found = nearest(gallery, Encoded(features, codes), hits, itself=False)
             self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
             while len(self._clean) > KEPT:
-                del self._clean[next(iter(self._clean))]
+                self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
         return self._clean[key]
 
 

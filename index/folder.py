@@ -1,7 +1,8 @@
-"""The folder of a gallery version: two files for each segment, one for what is gone, and a manifest.
+"""The folder of a gallery: two files for each segment, one for what is gone, and a manifest of the version.
 
 A change writes the files of what is new beside those that are there, and then one manifest over the old one:
-a reader sees the old version or the new one. Files that neither of them names are removed.
+a reader sees the old version or the new one. The old manifest stays for an hour under the name of its
+version, with the files it names: a service that starts again finds what its last answers were given from.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +30,8 @@ from index.living import Living
 from index.segment import Display, Searched, Segment
 
 SEGMENT, GONE = "segment", "gone"
+KEPT_SECONDS = 3600.0
+"""How long a version stays in its folder after another one took its place."""
 
 
 class Saved(NamedTuple):
@@ -41,7 +45,6 @@ class Saved(NamedTuple):
 
 def save(folder: Path, made: Saved) -> None:
     """Writes a version into a folder, over an earlier one, in one step."""
-    held = {value: name for name, value in _listed(folder).items() if (folder / name).is_file()}
     manifest: dict[str, Any] = {
         "version": made.lineage.version,
         "bits": made.parts[0].segment.bits,
@@ -49,9 +52,11 @@ def save(folder: Path, made: Saved) -> None:
         "base_version": made.base_version,
         "next_key": made.next_key,
     }
-    if any(set(part.segment.stored or [""]) <= held.keys() for part in made.parts):
+    before = _document(folder / MANIFEST)
+    if all(before.get(name) == manifest[name] for name in ("base_version", "bits")):
+        held = {value: name for name, value in before["files"].items() if (folder / name).is_file()}
         manifest |= _parts(folder, made, held)
-        _replace(folder, manifest, made)
+        _replace(folder, manifest, made, before)
         return
     with writing(folder, "gallery", manifest) as draft:
         if _plain(made):
@@ -61,9 +66,23 @@ def save(folder: Path, made: Saved) -> None:
             manifest |= _parts(draft, made, {})
 
 
-def load(folder: Path, base_version: str | None, searched: Searched, threads: int | None) -> Saved:
-    """Reads a version back. Raises ArtifactError: missing, damaged, or of another base model."""
-    manifest = read_manifest(folder, "gallery")
+def load(
+    folder: Path, base_version: str | None, searched: Searched, threads: int | None, version: str = "",
+    beside: Iterable[Living] = (),
+) -> Saved:  # fmt: skip
+    """Reads a version back.
+
+    Args:
+        version: "" for the newest; else one that may still be kept.
+        beside: segments of other versions: what is among them is not read again.
+
+    Raises:
+        ArtifactError: missing, damaged, or of another base model.
+    """
+    known = {part.segment.stored: part.segment for part in beside if part.segment.stored is not None}
+    checked = {value for pair in known for value in pair}
+    name = MANIFEST if version in ("", newest(folder)) else _former(version)
+    manifest = read_manifest(folder, "gallery", name, checked)
     with reading(folder):
         built = manifest["base_version"]
         if base_version is not None and built != base_version:
@@ -72,18 +91,22 @@ def load(folder: Path, base_version: str | None, searched: Searched, threads: in
                 f"rebuild the gallery"
             )
         after = int(manifest["next_key"])
-        names = [tuple(pair) for pair in manifest.get("segments", [PLAIN])]
-        segments = [_segment(folder, pair, manifest, searched, threads) for pair in names]
+        segments = []
+        for first, second in manifest.get("segments", [PLAIN]):
+            stored = (manifest["files"][first], manifest["files"][second])
+            made = known.get(stored)
+            segments.append(made or _segment(folder, (first, second), manifest, searched, threads))
+            segments[-1].stored = stored
         gone = load_file(folder / manifest["gone"]) if manifest.get("gone") else {}
         parts = tuple(_living(segment, gone.get(str(n))) for n, segment in enumerate(segments))
-        if "segments" in manifest:
-            told = manifest["lineage"]
-            sums = (int(told[name], 16) for name in ("added", "removed"))
-            lineage = Lineage(str(told["origin"]), int(told["first_key"]), *sums)
-        else:
-            lineage = Lineage(segments[0].identity[:16], after)
+        lineage = _lineage(manifest, parts, after)
         _check(folder, manifest, parts, lineage.version)
     return Saved(parts, lineage, after, built)
+
+
+def newest(folder: Path) -> str:
+    """The version that a folder holds, without a look at its files; "" where there is none."""
+    return str(_document(folder / MANIFEST).get("version", ""))
 
 
 @contextmanager
@@ -149,34 +172,64 @@ def _named(folder: Path, draft: str, what: str) -> str:
     return name
 
 
-def _replace(folder: Path, manifest: dict[str, Any], made: Saved) -> None:
-    """Puts a manifest over the old one, and removes what neither of them names."""
-    before = _listed(folder)
+def _replace(folder: Path, manifest: dict[str, Any], made: Saved, before: Mapping[str, Any]) -> None:
+    """Puts a manifest over the old one, which stays for a while, and removes what no manifest names."""
     names = [name for pair in manifest["segments"] for name in pair]
     stored = [value for part in made.parts for value in part.segment.stored or ()]
     files = dict(zip(names, stored, strict=True))
     if manifest["gone"]:
         files[manifest["gone"]] = digest(folder / manifest["gone"])
-    document = {"kind": "gallery", **manifest, "files": files}
+    if before["version"] != manifest["version"]:
+        _write(folder, _former(before["version"]), before)
+    _write(folder, MANIFEST, {"kind": "gallery", **manifest, "files": files})
+    _forget(folder)
+
+
+def _write(folder: Path, name: str, document: Mapping[str, Any]) -> None:
+    """A durable manifest, in one step."""
     draft = folder / ".manifest.json"
     with draft.open("w", encoding="utf-8") as file:
         json.dump(document, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(folder / MANIFEST)
+    draft.replace(folder / name)
+
+
+def _forget(folder: Path) -> None:
+    """Removes manifests that were replaced long ago, and files that none is left of."""
+    named: set[str] = set()
+    for path in folder.glob("manifest*.json"):
+        if path.name != MANIFEST and time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            path.unlink(missing_ok=True)
+        else:
+            named |= _document(path).get("files", {}).keys()
     for path in folder.iterdir():
         ours = path.name in PLAIN or path.name.startswith((f"{SEGMENT}-", f"{GONE}-"))
-        if ours and path.name not in files and path.name not in before:
+        if ours and path.name not in named:
             path.unlink(missing_ok=True)
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of the files of the gallery that is there; {} where there is none."""
+def _former(version: str) -> str:
+    """The name of a manifest that another one has replaced."""
+    return f"manifest-{version}.json"
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """A manifest of a gallery as it stands there; {} where there is none that can be read."""
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
-        return dict(document["files"]) if document["kind"] == "gallery" else {}
+        found = json.loads(path.read_bytes())
+        whole = found["kind"] == "gallery" and isinstance(found["files"], dict) and bool(found["version"])
+        return dict(found) if whole else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _lineage(manifest: Mapping[str, Any], parts: tuple[Living, ...], after: int) -> Lineage:
+    if "segments" not in manifest:
+        return Lineage(parts[0].segment.identity[:16], after)
+    told = manifest["lineage"]
+    sums = (int(told[name], 16) for name in ("added", "removed"))
+    return Lineage(str(told["origin"]), int(told["first_key"]), *sums)
 
 
 def _segment(
@@ -184,12 +237,10 @@ def _segment(
 ) -> Segment:
     kept = read(folder, names, manifest)
     displays = None if kept.displays is None else [Display(*both) for both in kept.displays]
-    segment = Segment(
+    return Segment(
         manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features, displays, kept.keys,
         searched, threads,
     )  # fmt: skip
-    segment.stored = (manifest["files"][names[0]], manifest["files"][names[1]])
-    return segment
 
 
 def _living(segment: Segment, packed: NDArray[np.uint8] | None) -> Living:

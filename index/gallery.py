@@ -1,9 +1,9 @@
 """One version of a searchable gallery.
 
 A version never changes: `add`, `remove` and `upsert` return the next one, so that a batch in flight keeps
-the items it started with. A version is made of immutable segments, ascending by key, and of a bitmap of what
-is gone for each; the next one shares them, so that a change costs what is changed. Positions 0..N-1 follow
-the keys; keys are given out once and never used again.
+the items it started with. It is made of immutable segments, ascending by key, and a bitmap of what is gone
+from each; the next one shares them: a change costs what is changed. Positions follow the keys, and those
+are given out once.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class VersionedGallery:
 
     def _begin(self, made: Saved, searched: Searched) -> None:
         self._parts, self._lineage, self._next_key, self.base_version = made
-        self._searched = searched
+        self.searched = searched
         self._firsts = [int(part.segment.keys[0]) if len(part.segment) else 0 for part in self._parts]
         ends = np.cumsum([len(part) for part in self._parts]).tolist()
         self._starts, self._count = [0, *ends[:-1]], int(ends[-1])
@@ -113,7 +113,7 @@ class VersionedGallery:
 
     @property
     def parts(self) -> tuple[Living, ...]:
-        """The segments, ascending by key, with what is gone."""
+        """Its segments, ascending by key."""
         return self._parts
 
     def __len__(self) -> int:
@@ -235,7 +235,7 @@ class VersionedGallery:
             raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
         keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
         rows = checked(codes, self.bits)
-        more = Segment(self.bits, ids, rows, labels, features, displays, keys, self._searched)
+        more = Segment(self.bits, ids, rows, labels, features, displays, keys, self.searched)
         if not len(more):
             return self
         return self._changed([key for name in ids if (key := self._known(name)) is not None], more)
@@ -258,17 +258,12 @@ class VersionedGallery:
         # Of a gallery in which nothing is left one segment says how wide its items were.
         parts = [part for part in parts if len(part)] or parts[:1]
         after = self._next_key if more is None else int(more.keys[-1]) + 1
-        return self._of(Saved(tuple(parts), lineage, after, self.base_version), self._searched)
+        return self._of(Saved(tuple(parts), lineage, after, self.base_version), self.searched)
 
     def with_parts(self, parts: Sequence[Living]) -> VersionedGallery:
         """The same version, laid out anew: the caller vouches that the items are the same."""
         made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
-        return self._of(made, self._searched)
-
-    @property
-    def searched(self) -> Searched:
-        """How segments are searched."""
-        return self._searched
+        return self._of(made, self.searched)
 
     def save(self, folder: Path) -> None:
         """Writes the version into a folder, over an earlier one, in one step.
@@ -286,6 +281,8 @@ class VersionedGallery:
         backend: Backend = "faiss",
         device: Device = "cpu",
         threads: int | None = None,
+        version: str = "",
+        beside: VersionedGallery | None = None,
     ) -> VersionedGallery:
         """Reads a version back.
 
@@ -293,15 +290,22 @@ class VersionedGallery:
             folder: as written by `save`.
             base_version: the base model in use; None: not checked.
             backend, device, threads: as for building.
+            version: "" for the newest; else one that was replaced within the hour.
+            beside: a version that is in memory: what both hold is shared.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
         searched = Searched(backend, device)
-        return cls._of(load(folder, base_version, searched, threads), searched)
+        parts = () if beside is None else beside.parts
+        return cls._of(load(folder, base_version, searched, threads, version, parts), searched)
 
     def _known(self, identifier: str) -> int | None:
         return next((k for part in self._parts if (k := part.key_of(identifier)) is not None), None)
+
+    def has(self, key: int) -> bool:
+        """Whether an item has this key."""
+        return any(part.position(key) is not None for part in self._parts)
 
     def _at(self, key: int) -> tuple[Living, int]:
         """Segment and position inside it. Raises GalleryError for unknown keys."""

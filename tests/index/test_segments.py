@@ -1,6 +1,7 @@
 """A gallery that changes: against one built from nothing of the same items, after every change."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import ArtifactError, GalleryError
-from index.folder import changing
+from index.folder import changing, newest
 from index.gallery import Backend, Display, VersionedGallery
 from index.living import SPARE
 from index.merging import Tiers, merge, tidied
@@ -281,30 +282,66 @@ def test_saving_writes_what_is_new_alone(tmp_path: Path) -> None:
     changed.gallery.save(tmp_path / "g")
     after = files(tmp_path / "g")
     assert all(after[name] == plain[name] for name in ("gallery.safetensors", "items.json"))
-    assert sorted(name.split("-")[0] for name in set(after) - set(plain)) == ["gone", "segment", "segment"]
+    kinds = sorted(name.split("-")[0] for name in set(after) - set(plain))
+    assert kinds == ["gone", "manifest", "segment", "segment"]
     again = VersionedGallery.load(tmp_path / "g", "b", backend="exact")
     assert again.version == changed.gallery.version
     same_answers(again, changed.gallery)
     again.add(*changed.more(["late"])).save(tmp_path / "g")
     kept = {name: time for name, time in after.items() if name.startswith(("segment", "gallery", "items"))}
     assert kept.items() <= files(tmp_path / "g").items()
-    # What no manifest names goes, but not yet what the last one named: it may be being read.
-    changed.gallery = tidied(VersionedGallery.load(tmp_path / "g", "b", backend="exact"), Tiers(2, 8))
-    assert len(changed.gallery.parts) == 2
-    changed.gallery.save(tmp_path / "g")
-    both = files(tmp_path / "g")
-    assert kept.items() <= both.items()
-    changed.remove(["item 8"])
-    changed.gallery.save(tmp_path / "g")
-    left = set(files(tmp_path / "g"))
-    assert not {name for name in after if name.startswith("segment")} & left
-    assert {"gallery.safetensors", "items.json"} < left and len(left) <= 9
-    same_answers(VersionedGallery.load(tmp_path / "g", backend="exact"), changed.gallery)
-    # Where nothing is shared any more the folder is written as a whole.
-    changed.gallery = tidied(changed.gallery, Tiers(2, 64))
-    changed.gallery.save(tmp_path / "g")
-    assert len(files(tmp_path / "g")) == 3
-    same_answers(VersionedGallery.load(tmp_path / "g", backend="exact"), changed.gallery)
+
+
+def age(folder: Path) -> None:
+    """All that was replaced has been so for more than an hour."""
+    for path in folder.glob("manifest-*.json"):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_a_version_stays_for_an_hour_after_it_was_replaced(tmp_path: Path) -> None:
+    changed, folder = Changed(30, "exact"), tmp_path / "g"
+    made = [changed.gallery]
+    made[0].save(folder)
+    for _ in range(2):
+        changed.add(3)
+        changed.remove(changed.some(2))
+        made.append(changed.gallery)
+        made[-1].save(folder)
+    made.append(tidied(made[-1], Tiers(2, 64)))
+    made[-1].save(folder)
+    assert len(made[-1].parts) == 1 and newest(folder) == made[-1].version == made[-2].version
+    other = Changed(4, "exact", seed=9).gallery  # a whole new one
+    other.save(folder)
+    for gallery in (*made, other):
+        again = VersionedGallery.load(folder, "b", backend="exact", version=gallery.version)
+        assert again.version == gallery.version
+        same_answers(again, gallery)
+    same_answers(VersionedGallery.load(folder, "b", backend="exact"), other)
+    before = files(folder)
+    age(folder)
+    other.add(*changed.more(["late"])).save(folder)
+    # Gone are the aged manifests and what they alone have named; not yet what was just replaced.
+    assert not {f"manifest-{gallery.version}.json" for gallery in made} & set(files(folder))
+    assert not {name for name in before if name in ("gallery.safetensors", "items.json")} & set(files(folder))
+    assert len(files(folder)) == 2 + 2 * 2, sorted(files(folder))
+    VersionedGallery.load(folder, "b", backend="exact", version=other.version)
+    with pytest.raises(ArtifactError, match=f"manifest-{made[0].version}.json is missing"):
+        VersionedGallery.load(folder, "b", backend="exact", version=made[0].version)
+
+
+def test_what_is_in_memory_is_not_read_again(tmp_path: Path) -> None:
+    changed, folder = Changed(30, "exact"), tmp_path / "g"
+    changed.gallery.save(folder)
+    here = VersionedGallery.load(folder, backend="exact")
+    changed.add(3)
+    changed.remove(["item 7"])
+    changed.gallery.save(folder)
+    (folder / "gallery.safetensors").write_bytes(b"nobody reads this")
+    again = VersionedGallery.load(folder, backend="exact", beside=here)
+    assert again.parts[0].segment is here.parts[0].segment and len(again.parts) == 2
+    same_answers(again, changed.gallery)
+    with pytest.raises(ArtifactError):
+        VersionedGallery.load(folder, backend="exact")
 
 
 def test_a_changed_gallery_goes_into_a_new_folder_and_another_one_over_it(tmp_path: Path) -> None:
@@ -318,8 +355,13 @@ def test_a_changed_gallery_goes_into_a_new_folder_and_another_one_over_it(tmp_pa
         same_answers(again, changed.gallery)
     other = Changed(4, "exact", seed=9).gallery
     other.save(tmp_path / "first")
-    assert len(files(tmp_path / "first")) == 3
     same_answers(VersionedGallery.load(tmp_path / "first", backend="exact"), other)
+    # Of another base nothing may stay.
+    foreign = VersionedGallery(
+        BITS, ["a"], np.zeros((1, 2), np.uint8), ["x"], backend="exact", base_version="c"
+    )
+    foreign.save(tmp_path / "first")
+    assert set(files(tmp_path / "first")) == {"manifest.json", "gallery.safetensors", "items.json"}
 
 
 def test_a_save_that_is_cut_short_leaves_the_version_before(tmp_path: Path) -> None:
@@ -341,7 +383,9 @@ def test_damaged_segments_are_refused(tmp_path: Path) -> None:
     changed.add(3)
     changed.remove(["item 7"])
     changed.gallery.save(tmp_path / "g")
-    for path in sorted((tmp_path / "g").glob("*-*")):
+    for path in sorted((tmp_path / "g").glob("*-*.*")):
+        if path.name.startswith("manifest"):
+            continue
         content = path.read_bytes()
         for broken in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), None):
             path.write_bytes(broken) if broken is not None else path.unlink()
