@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,21 @@ def writing(folder: Path, kind: str, manifest: Mapping[str, Any]) -> Iterator[Pa
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, kind: str, name: str = MANIFEST, known: Collection[str] = ()
+) -> dict[str, Any]:
     """Manifest of a folder, after checking kind and the sha256 of every file.
+
+    Args:
+        name: of the manifest, where a folder has several.
+        known: sha256 of files that need no check, because what is in them was read before.
 
     Raises:
         ArtifactError: missing, of another kind, or a file does not match.
     """
-    path = folder / MANIFEST
+    path = folder / name
     if not there(path):
-        raise ArtifactError(f"no {kind} in {shown(folder)}: {MANIFEST} is missing; build it first")
+        raise ArtifactError(f"no {kind} in {shown(folder)}: {name} is missing; build it first")
     try:
         document = json.loads(bytes_of(path))
     except (ConfigError, ValueError, RecursionError) as error:
@@ -86,10 +92,10 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     files = document.get("files")
     if not isinstance(files, dict):
         raise ArtifactError(f"{shown(path)} cannot be read: it lists no files; build the {kind} again")
-    for name, expected in files.items():
-        file = folder / name
+    for listed, expected in files.items():
+        file = folder / listed
         try:
-            whole = is_file(file) and digest(file) == expected
+            whole = is_file(file) and (expected in known or digest(file) == expected)
         except OSError as error:
             raise ArtifactError(f"{shown(file)} cannot be read: {error.strerror}") from error
         if not whole:

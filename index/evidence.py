@@ -39,6 +39,9 @@ MOST_ALIKE = 0.99
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
+KEPT = 64
+"""Gallery versions, times modalities, whose clean figures are remembered: a gallery may change for ever."""
+
 
 class Evidence:
     """Weighs the adapted twin by the batch.
@@ -113,6 +116,8 @@ class Evidence:
             hits = gallery.search(codes, self._answer.shortlist)
             found = nearest(gallery, Encoded(features, codes), hits, itself=False)
             self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
+            while len(self._clean) > KEPT:
+                self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
         return self._clean[key]
 
 

@@ -1,48 +1,34 @@
 """One version of a searchable gallery.
 
-A version never changes: `add` and `remove` return the next one, so that a batch in flight keeps the items
-it started with. Positions 0..N-1 follow the keys; keys are given out once and never used again.
+A version never changes: `add`, `remove` and `upsert` return the next one, so that a batch in flight keeps
+the items it started with. It is made of immutable segments, ascending by key, and a bitmap of what is gone
+from each; the next one shares them: a change costs what is changed. Positions follow the keys, and those
+are given out once.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.artifacts import read_manifest, tensors_hash
-from core.errors import ArtifactError, GalleryError
+from core.errors import GalleryError
 from core.types import Codes, Distances, Floats, Hits, Keys
 from index.codes import NO_KEY, checked
-from index.columns import Features, frozen, gathered, half
-from index.exact import ExactIndex, checked_keys
-from index.gallery_files import Columns, read, reading, write
-
-if TYPE_CHECKING:
-    from index.binary import FaissIndex
-
-Backend = Literal["faiss", "exact"]
-Device = Literal["auto", "cpu", "cuda"]
-Label = str | Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Display:
-    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
-
-    title: str = ""
-    picture: str = ""
-
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.picture)
-        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
-            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
+from index.columns import frozen, gathered
+from index.exact import checked_k
+from index.folder import Saved, load, save
+from index.lineage import Lineage
+from index.living import Living, merged_hits
+from index.segment import Backend as Backend
+from index.segment import Device, Searched, Segment
+from index.segment import Display as Display
+from index.segment import Label as Label
 
 
 class VersionedGallery:
@@ -84,73 +70,88 @@ class VersionedGallery:
         base_version: str = "",
         next_key: int | None = None,
     ) -> None:
-        count = len(ids)
-        numbers = np.arange(count, dtype=np.int64) if keys is None else checked_keys(keys)
-        columns: dict[str, int] = {"keys": len(numbers), "codes": len(codes), "labels": len(labels)}
-        columns |= {"features": len(features)} if features is not None else {}
-        columns |= {"displays": len(displays)} if displays is not None else {}
-        if set(columns.values()) - {count}:
-            raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
-        order = np.argsort(numbers, kind="stable")
-        self.base_version = base_version
-        self._backend: Backend = backend
-        self._device: Device = device
-        self._index = _index(backend, bits, device, threads)
-        self._index.add(numbers, checked(codes, bits))
-        self._keys, self._codes = frozen(self._index.keys), frozen(self._index.codes)
-        self._ids: tuple[str, ...] = tuple(ids[i] for i in order)
-        self._labels = tuple(_several(labels[i]) for i in order)
-        self._displays = None if displays is None else tuple(displays[i] for i in order)
-        self._features = None if features is None else Features(half(features)[order])
-        self._next_key = max(next_key or 0, int(self._keys[-1]) + 1 if count else 0)
-        self._key_of: dict[str, int] = dict(zip(self._ids, self._keys.tolist(), strict=True))
-        if len(self._key_of) != count:
-            (name, times), *_ = Counter(self._ids).most_common(1)
-            raise GalleryError(f"expected each identifier once, got {name!r} {times} times: keep one")
-        self._carriers: dict[str, array[int]] = {}
-        for position, several in enumerate(self._labels):
-            for label in several:
-                self._carriers.setdefault(label, array("q")).append(position)
-        self._version = self._identity()
+        searched = Searched(backend, device)
+        numbers = np.arange(len(ids), dtype=np.int64) if keys is None else keys
+        first = Segment(bits, ids, codes, labels, features, displays, numbers, searched, threads)
+        after = max(next_key or 0, int(first.keys[-1]) + 1 if len(first) else 0)
+        self._begin(
+            Saved((Living(first),), Lineage(first.identity[:16], after), after, base_version), searched
+        )
+
+    def _begin(self, made: Saved, searched: Searched) -> None:
+        self._parts, self._lineage, self._next_key, self.base_version = made
+        self.searched = searched
+        self._firsts = [int(part.segment.keys[0]) if len(part.segment) else 0 for part in self._parts]
+        ends = np.cumsum([len(part) for part in self._parts]).tolist()
+        self._starts, self._count = [0, *ends[:-1]], int(ends[-1])
+        self._version = self._lineage.version
+
+    @classmethod
+    def _of(cls, made: Saved, searched: Searched) -> Self:
+        gallery = cls.__new__(cls)
+        gallery._begin(made, searched)
+        return gallery
 
     @property
     def version(self) -> str:
-        """16 hex digits of sha256 over names, keys, codes, labels and features; not what pages show."""
+        """16 hex digits that name the items, their keys, codes, labels and features; not what pages show.
+
+        A gallery made from nothing is named by a sha256 over all of these; for one that was changed since
+        see `index.lineage`.
+        """
         return self._version
 
     @property
     def bits(self) -> int:
-        return self._index.bits
+        return self._parts[0].segment.bits
 
     @property
     def width(self) -> int:
         """D, or 0 without features."""
-        return 0 if self._features is None else self._features.width
+        features = self._parts[0].segment.features
+        return 0 if features is None else features.width
+
+    @property
+    def parts(self) -> tuple[Living, ...]:
+        """Its segments, ascending by key."""
+        return self._parts
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._count
 
     def search(self, codes: Codes, k: int, allowed: Keys | None = None) -> Hits:
         """K nearest [B, K] by (distance, key); unused places hold -1 and 2147483647."""
-        return self._index.search(codes, k, allowed)
+        checked_k(k)
+        return merged_hits([part.search(codes, k, allowed) for part in self._parts], k)
 
     def distances(self, codes: Codes) -> Distances:
         """[B, L/8] -> [B, N] int32 in position order."""
-        return self._index.distances(codes)
+        found = [part.distances(codes) for part in self._parts]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def keys(self) -> Keys:
         """[N] ascending: position order."""
         return self._keys
 
+    @cached_property
+    def _keys(self) -> Keys:
+        return frozen(np.concatenate([part.keys for part in self._parts]))
+
     def codes_of(self, keys: Keys) -> Codes:
         """Keys [...] -> codes [..., L/8]; zeros for key -1. Raises GalleryError for unknown keys."""
-        return gathered(self._codes, *self._positions(keys))
+        width = self._parts[0].segment.codes.shape[1]
+        return self._gathered(keys, np.zeros(width, np.uint8), lambda s, p, u: gathered(s.codes, p, u))
 
     def features(self, keys: Keys) -> Floats:
         """Keys [...] -> unit float32 features [..., D]; zeros for key -1. Raises GalleryError."""
-        if self._features is None:
+        if self._parts[0].segment.features is None:
             raise GalleryError("expected a gallery with features, got codes only: build it with features")
-        return self._features.at(*self._positions(keys))
+
+        def at(segment: Segment, position: NDArray[np.intp], unused: NDArray[np.bool_]) -> Floats:
+            assert segment.features is not None, "all have them or none"
+            return segment.features.at(position, unused)
+
+        return self._gathered(keys, np.zeros(self.width, np.float32), at)
 
     def relevant(self, label: str) -> NDArray[np.bool_]:
         """[N] True where an item carries the label."""
@@ -160,31 +161,42 @@ class VersionedGallery:
 
     def carriers(self, label: str) -> NDArray[np.int64]:
         """Positions of the items that carry the label, ascending; for judging without [N] marks."""
-        found = self._carriers.get(label)
-        return np.empty(0, np.int64) if found is None else np.frombuffer(found, dtype=np.int64)
+        found = [part.carriers(label) for part in self._parts]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([start + places for start, places in zip(self._starts, found)])
 
     def identifier(self, key: int) -> str:
         """The user's own name of an item. Raises GalleryError for unknown keys."""
-        return self._ids[self._position(key)]
+        part, position = self._at(key)
+        return part.segment.ids[position]
 
     def key_of(self, identifier: str) -> int:
         """The key of the user's own name. Raises GalleryError for unknown names."""
-        if identifier not in self._key_of:
+        key = self._known(identifier)
+        if key is None:
             raise GalleryError(f"no item is called {identifier!r} in gallery {self.version}")
-        return self._key_of[identifier]
+        return key
+
+    def holds(self, identifier: str) -> bool:
+        """Whether an item has the user's own name."""
+        return self._known(identifier) is not None
 
     def labels_of(self, key: int) -> tuple[str, ...]:
         """All labels of an item, its own first."""
-        return self._labels[self._position(key)]
+        part, position = self._at(key)
+        return part.segment.labels[position]
 
     def titles(self) -> list[str]:
         """What the items are called, in position order; [] where nothing was said."""
-        return [] if self._displays is None else [shown.title for shown in self._displays]
+        if all(part.segment.displays is None for part in self._parts):
+            return []
+        return [part.segment.display(i).title for part in self._parts for i in part.alive.tolist()]
 
     def display(self, key: int) -> Display:
         """What pages show of an item; its name as the title where nothing was given."""
-        position = self._position(key)
-        return Display(self._ids[position]) if self._displays is None else self._displays[position]
+        part, position = self._at(key)
+        return part.segment.display(position)
 
     def add(
         self,
@@ -199,55 +211,66 @@ class VersionedGallery:
         Raises:
             GalleryError: as for building, and for names that are there already.
         """
-        known = [name for name in ids if name in self._key_of]
+        known = [name for name in ids if self._known(name) is not None]
         if known:
             raise GalleryError(f"expected new identifiers, got {known[:3]} again: remove them before adding")
-        if len(self) and (features is None) != (self._features is None):
-            raise GalleryError("expected features for all items or for none: add them as the others were")
-        if displays is None and self._displays is not None:
-            displays = [Display(name) for name in ids]
-        shown = None if displays is None else [*map(self.display, self._keys.tolist()), *displays]
-        keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
-        return self._with(
-            [*self._ids, *ids],
-            np.concatenate((self._codes, checked(codes, self.bits))),
-            [*self._labels, *labels],
-            self._more(features),
-            shown,
-            np.concatenate((self._keys, keys)),
-        )
+        return self.upsert(ids, codes, labels, features, displays)
 
-    def _more(self, features: NDArray[Any] | None) -> NDArray[Any] | None:
-        """Ours and these."""
-        kept = None if self._features is None else self._features.rows
-        if features is None:
-            return kept
-        if kept is None or not len(self):
-            return features
-        if np.shape(features)[1:] != kept.shape[1:]:
+    def upsert(
+        self,
+        ids: Sequence[str],
+        codes: Codes,
+        labels: Sequence[Label],
+        features: NDArray[Any] | None = None,
+        displays: Sequence[Display] | None = None,
+    ) -> VersionedGallery:
+        """The next version, with these items in the place of those of the same names; they get new keys.
+
+        Raises:
+            GalleryError: as for building; features are needed exactly if there are some already.
+        """
+        if len(self) and (features is None) == bool(self.width):
+            raise GalleryError("expected features for all items or for none: add them as the others were")
+        if len(self) and features is not None and np.shape(features)[1:] != (self.width,):
             raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
-        return np.concatenate((kept, half(features)))
+        keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
+        rows = checked(codes, self.bits)
+        more = Segment(self.bits, ids, rows, labels, features, displays, keys, self.searched)
+        if not len(more):
+            return self
+        return self._changed([key for name in ids if (key := self._known(name)) is not None], more)
 
     def remove(self, ids: Sequence[str]) -> VersionedGallery:
         """The next version, without these items. Raises GalleryError for unknown names."""
-        gone = {self._position(self.key_of(name)) for name in ids}
-        kept = [i for i in range(len(self)) if i not in gone]
-        return self._with(
-            [self._ids[i] for i in kept],
-            self._codes[kept],
-            [self._labels[i] for i in kept],
-            None if self._features is None else self._features.rows[kept],
-            None if self._displays is None else [self._displays[i] for i in kept],
-            self._keys[kept],
-        )
+        return self._changed([self.key_of(name) for name in dict.fromkeys(ids)], None)
+
+    def _changed(self, gone: Sequence[int], more: Segment | None) -> VersionedGallery:
+        """Without the items of some keys, and with a segment of larger ones."""
+        found = [self._at(key) for key in gone]
+        lineage = self._lineage.without((part.segment, position) for part, position in found)
+        places: dict[int, list[int]] = {}
+        for part, position in found:
+            places.setdefault(id(part), []).append(position)
+        parts = [part.without(places[id(part)]) if id(part) in places else part for part in self._parts]
+        if more is not None:
+            parts.append(Living(more))
+            lineage = lineage.with_items(more)
+        # Of a gallery in which nothing is left one segment says how wide its items were.
+        parts = [part for part in parts if len(part)] or parts[:1]
+        after = self._next_key if more is None else int(more.keys[-1]) + 1
+        return self._of(Saved(tuple(parts), lineage, after, self.base_version), self.searched)
+
+    def with_parts(self, parts: Sequence[Living]) -> VersionedGallery:
+        """The same version, laid out anew: the caller vouches that the items are the same."""
+        made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
+        return self._of(made, self.searched)
 
     def save(self, folder: Path) -> None:
-        """Writes the version into a folder, over an earlier one, in one step."""
-        manifest = {
-            "version": self.version, "bits": self.bits, "items": len(self),
-            "base_version": self.base_version, "next_key": self._next_key,
-        }  # fmt: skip
-        write(folder, manifest, self._columns())
+        """Writes the version into a folder, over an earlier one, in one step.
+
+        What the folder holds of the same segments is not written again.
+        """
+        save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version))
 
     @classmethod
     def load(
@@ -258,6 +281,8 @@ class VersionedGallery:
         backend: Backend = "faiss",
         device: Device = "cpu",
         threads: int | None = None,
+        version: str = "",
+        beside: VersionedGallery | None = None,
     ) -> VersionedGallery:
         """Reads a version back.
 
@@ -265,84 +290,57 @@ class VersionedGallery:
             folder: as written by `save`.
             base_version: the base model in use; None: not checked.
             backend, device, threads: as for building.
+            version: "" for the newest; else one that was replaced within the hour.
+            beside: a version that is in memory: what both hold is shared.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
-        manifest = read_manifest(folder, "gallery")
-        with reading(folder):
-            built = manifest["base_version"]
-            if base_version is not None and built != base_version:
-                raise ArtifactError(
-                    f"gallery {folder} was built with base model {built!r}, in use is {base_version!r}: "
-                    f"rebuild the gallery"
-                )
-            kept = read(folder, manifest)
-            gallery = cls(
-                manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features,
-                None if kept.displays is None else [Display(*both) for both in kept.displays], kept.keys,
-                backend=backend, device=device, threads=threads, base_version=built,
-                next_key=int(manifest["next_key"]),
-            )  # fmt: skip
-            if gallery.version != manifest["version"]:
-                raise ArtifactError(
-                    f"{folder} holds version {gallery.version}, its manifest says {manifest['version']}: "
-                    f"rebuild the gallery"
-                )
-        return gallery
+        searched = Searched(backend, device)
+        parts = () if beside is None else beside.parts
+        return cls._of(load(folder, base_version, searched, threads, version, parts), searched)
 
-    def _columns(self) -> Columns:
-        shown = None if self._displays is None else [[d.title, d.picture] for d in self._displays]
-        return Columns(
-            self._keys, self._codes, None if self._features is None else self._features.rows,
-            self._ids, self._labels, shown,
-        )  # fmt: skip
+    def _known(self, identifier: str) -> int | None:
+        return next((k for part in self._parts if (k := part.key_of(identifier)) is not None), None)
 
-    def _with(
-        self, ids: list[str], codes: Codes, labels: list[Label], features: NDArray[Any] | None,
-        displays: list[Display] | None, keys: Keys,
-    ) -> VersionedGallery:  # fmt: skip
-        return VersionedGallery(
-            self.bits, ids, codes, labels, features, displays, keys, backend=self._backend,
-            device=self._device, base_version=self.base_version, next_key=self._next_key,
-        )  # fmt: skip
+    def has(self, key: int) -> bool:
+        """Whether an item has this key."""
+        return any(part.position(key) is not None for part in self._parts)
 
-    def _position(self, key: int) -> int:
-        position = int(np.searchsorted(self._keys, key))
-        if position == len(self) or self._keys[position] != key:
+    def _at(self, key: int) -> tuple[Living, int]:
+        """Segment and position inside it. Raises GalleryError for unknown keys."""
+        part = self._parts[max(0, bisect_right(self._firsts, key) - 1)]
+        position = part.position(key)
+        if position is None:
             raise GalleryError(f"expected the key of an item of gallery {self.version}, got {key}")
-        return position
+        return part, position
 
-    def _positions(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Positions of keys [...], and where the key is -1 (the position there means nothing)."""
+    def _gathered(
+        self, keys: Keys, blank: NDArray[Any],
+        rows: Callable[[Segment, NDArray[np.intp], NDArray[np.bool_]], NDArray[Any]],
+    ) -> NDArray[Any]:  # fmt: skip
+        """Rows of keys [...] -> [..., *]; blank ones for key -1. Raises GalleryError for unknown keys."""
         wanted = np.asarray(keys, dtype=np.int64)
         unused = wanted == NO_KEY
-        if not len(self):
-            position, unknown = np.zeros(wanted.shape, np.intp), ~unused
-        else:
-            position = np.minimum(np.searchsorted(self._keys, wanted), len(self) - 1)
-            unknown = (self._keys[position] != wanted) & ~unused
-        if unknown.any():
+        if len(self._parts) == 1:
+            position, known = self._parts[0].positions(wanted)
+            self._refuse(wanted[~known & ~unused])
+            return rows(self._parts[0].segment, position, unused)
+        owner = np.searchsorted(self._firsts, wanted, side="right") - 1
+        strange = np.array((owner < 0) & ~unused)
+        found = np.broadcast_to(blank, (*wanted.shape, len(blank))).copy()
+        for number, part in enumerate(self._parts):
+            mine = (owner == number) & ~unused
+            if mine.any():
+                position, known = part.positions(wanted[mine])
+                strange[mine] = ~known
+                found[mine] = rows(part.segment, position, ~known)
+        self._refuse(wanted[strange])
+        return found
+
+    def _refuse(self, strange: Keys) -> None:
+        if len(strange):
             raise GalleryError(
-                f"expected keys of gallery {self.version}, got {wanted[unknown][:3].tolist()}: "
+                f"expected keys of gallery {self.version}, got {strange[:3].tolist()}: "
                 f"they are of another version"
             )
-        return position, unused
-
-    def _identity(self) -> str:
-        meta = {"bits": self.bits, "ids": self._ids, "labels": self._labels}
-        return tensors_hash(self._columns().tensors, meta)[:16]
-
-
-def _index(backend: Backend, bits: int, device: Device, threads: int | None) -> ExactIndex | FaissIndex:
-    if backend == "exact":
-        return ExactIndex(bits)
-    if backend == "faiss":
-        from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
-
-        return FaissIndex(bits, device, threads)
-    raise GalleryError(f'expected backend "faiss" or "exact", got {backend!r}')
-
-
-def _several(label: Label) -> tuple[str, ...]:
-    return (label,) if isinstance(label, str) else tuple(label)

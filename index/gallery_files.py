@@ -1,4 +1,4 @@
-"""The folder of a gallery version: arrays, what items are called, and a manifest that vouches for both."""
+"""The two files of some items of a gallery: arrays, and what the items are called."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from core.artifacts import writing
 from core.errors import ArtifactError, GalleryError
 from core.types import Codes, Keys
 
-TENSORS, ITEMS = "gallery.safetensors", "items.json"
+PLAIN = ("gallery.safetensors", "items.json")
+"""Names of the files where one segment is all there is."""
 
 
 class Columns(NamedTuple):
@@ -36,20 +36,19 @@ class Columns(NamedTuple):
         return found if self.features is None else {**found, "features": self.features}
 
 
-def write(folder: Path, manifest: Mapping[str, Any], columns: Columns) -> None:
-    """Writes a version over an earlier one, in one step."""
-    with writing(folder, "gallery", dict(manifest)) as draft:
-        save_file(columns.tensors, draft / TENSORS)
-        items = {"ids": columns.ids, "labels": columns.labels, "displays": columns.displays}
-        (draft / ITEMS).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+def write(folder: Path, names: tuple[str, str], columns: Columns) -> None:
+    """Writes the two files of some items."""
+    save_file(columns.tensors, folder / names[0])
+    items = {"ids": columns.ids, "labels": columns.labels, "displays": columns.displays}
+    (folder / names[1]).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
 
 
-def read(folder: Path, manifest: Mapping[str, Any]) -> Columns:
+def read(folder: Path, names: tuple[str, str], manifest: Mapping[str, Any]) -> Columns:
     """What `write` wrote. Use it inside `reading`: a damaged file may raise anything."""
-    if {TENSORS, ITEMS} - manifest["files"].keys():
-        raise ArtifactError(f"{folder} does not list {TENSORS} and {ITEMS}: rebuild the gallery")
-    tensors = load_file(folder / TENSORS)
-    items = json.loads((folder / ITEMS).read_text(encoding="utf-8"))
+    if set(names) - manifest["files"].keys():
+        raise ArtifactError(f"{folder} does not list {names[0]} and {names[1]}: rebuild the gallery")
+    tensors = load_file(folder / names[0])
+    items = json.loads((folder / names[1]).read_text(encoding="utf-8"))
     return Columns(
         tensors["keys"], tensors["codes"], tensors.get("features"),
         items["ids"], items["labels"], items["displays"],

@@ -32,15 +32,11 @@ class GalleryVersions:
         """Puts a version in use from the next batch on; returns the one before.
 
         Raises:
-            GalleryError: other code length or base model: the encoders in use cannot search it.
+            GalleryError: other code length, base model or width: the encoders in use cannot search it.
         """
         with self._lock:
             old = self._current
-            if (new.bits, new.base_version) != (old.bits, old.base_version):
-                raise GalleryError(
-                    f"expected {old.bits} bits of base model {old.base_version!r}, got {new.bits} of "
-                    f"{new.base_version!r}: rebuild the gallery or restart with its base model"
-                )
+            self.check(new)
             self._versions.pop(new.version, None)
             self._versions[new.version] = new
             self._current = new
@@ -48,10 +44,29 @@ class GalleryVersions:
                 del self._versions[next(iter(self._versions))]
             return old
 
+    def check(self, new: VersionedGallery) -> None:
+        """Raises what `swap` would."""
+        old = self._current
+        if (new.bits, new.base_version) != (old.bits, old.base_version):
+            raise GalleryError(
+                f"expected {old.bits} bits of base model {old.base_version!r}, got {new.bits} of "
+                f"{new.base_version!r}: rebuild the gallery or restart with its base model"
+            )
+        if len(new) and len(old) and new.width != old.width:
+            raise GalleryError(
+                f"expected features of width {old.width}, got {new.width} (0: none): rebuild the gallery"
+            )
+
     def version(self, version: str) -> VersionedGallery | None:
         """A version that is still kept, else None."""
         with self._lock:
             return self._versions.get(version)
+
+    def holding(self, key: int) -> VersionedGallery:
+        """The newest version that has an item of this key, the current one where none has."""
+        with self._lock:
+            kept = list(self._versions.values())
+        return next((one for one in reversed(kept) if one.has(key)), self._current)
 
     def versions(self) -> tuple[str, ...]:
         """What is kept, oldest first, the current one last."""

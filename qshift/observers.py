@@ -137,7 +137,7 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
     metrics.index(gallery.version, len(gallery))
 
     def item(key: int) -> Item:
-        current = engine.versions.current()
+        current = engine.versions.holding(key)
         name = current.identifier(key)
         return Item(name, current.display(key).title, f"/picture/gallery/{quote(name, safe='')}")
 

@@ -11,9 +11,11 @@ from typing import Any
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
+from index.gallery import VersionedGallery
 from monitoring.aside import Aside, Errors
 from monitoring.http import Serving, Views, serve
 from qshift.build import engine, state_store
+from qshift.following import Following
 from qshift.observers import Watched, count, watching
 from stream.events import Delivering, Event, LanesChanged
 from stream.kafka import KafkaSource
@@ -52,6 +54,7 @@ class Service:
         self.config = config
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
+        self._following = Following(self.engine, config.gallery, self._searched)
         warm_up(self.engine.pipeline)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
@@ -118,6 +121,7 @@ class Service:
     def run(self) -> Report:
         """Works in this thread until `request_stop`."""
         self._running = True
+        self._following.start()
         metrics = self.observers.metrics
         aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
         metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
@@ -130,6 +134,7 @@ class Service:
             )  # fmt: skip
         finally:
             self._running = False
+            self._following.close()
             aside.close()
 
     def start(self) -> None:
@@ -191,6 +196,11 @@ class Service:
             self._http.stop()
         for part in (self._source, self._sink, self._store):
             part.close()
+
+    def _searched(self, gallery: VersionedGallery) -> None:
+        """Another version is in use."""
+        metrics = self.observers.metrics
+        self._errors.guarded(type(metrics).__name__, lambda: metrics.index(gallery.version, len(gallery)))
 
     def _told(self, event: Event) -> None:
         """What happens to the run shows in /readyz, /state and the metrics, and never comes back to it."""

@@ -64,7 +64,7 @@ class Lane:
         wanted = self.planned[0].offsets
         if not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
             return None
-        self.planned.popleft()
+        self.session.gallery = self.planned.popleft().gallery
         chosen, rows = set(wanted), []
         while self.pending and self.pending[0][0].at.offset <= wanted[-1]:
             query = self.pending.popleft()[0]

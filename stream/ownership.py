@@ -199,8 +199,9 @@ class Ownership:
         """What the journal has to know of a batch before it is answered."""
         label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
         return JournalEntry(
-            *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation
-        )
+            *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation,
+            gallery=self._pipeline.retrieval.use(),
+        )  # fmt: skip
 
     def checkpoint(self, owned: Owned) -> Checkpoint:
         """The next checkpoint of a partition."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from core.errors import Refused
 from core.protocols import Encoder
-from core.types import Modality, Query
+from core.types import Modality, Query, QueryBatch
 
 Repair = Callable[[str], str]
 """A query text -> the text to encode instead; the same text where nothing is wrong with it."""
@@ -32,7 +32,24 @@ class Preparation:
             raise Refused("validate", f"the base model serves {served}, not {query.modality} queries")
         query = replace(query, prepared=encoder.prepare(query.content))
         if self.repair is not None and isinstance(query.content, str):
-            text = self.repair(query.content)
-            if text != query.content:
-                query = replace(query, repaired=text, repaired_prepared=encoder.prepare(text))
+            return self._mended(query, self.repair(query.content))
         return query
+
+    def again(self, batch: QueryBatch) -> QueryBatch:
+        """The batch with its texts mended by the words of the gallery that is in use now.
+
+        Which was in use when a query was admitted is a matter of time, and no repetition could know it.
+        """
+        if self.repair is None or batch.modality != "text":
+            return batch
+        queries = []
+        for query in batch.queries:
+            text = self.repair(str(query.content))
+            same = text == (query.repaired or query.content)
+            queries.append(query if same else self._mended(query, text))
+        return replace(batch, queries=tuple(queries))
+
+    def _mended(self, query: Query, text: str) -> Query:
+        if text == query.content:
+            return replace(query, repaired="", repaired_prepared=None)
+        return replace(query, repaired=text, repaired_prepared=self._encoders["text"].prepare(text))

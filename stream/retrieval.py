@@ -27,18 +27,25 @@ class Retrieval:
         current: the gallery version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
+        turn: puts a gallery version in use before a batch, "" for the newest there is, and names what is in
+            use then; None where the gallery does not follow anything.
     """
 
     def __init__(
-        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
-    ) -> None:
-        self.current, self.fusion = current, fusion
+        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str,
+        turn: Callable[[str], str] | None = None,
+    ) -> None:  # fmt: skip
+        self.current, self.fusion, self.turn = current, fusion, turn
         self.hash, self.size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
-    def view(self, modality: Modality) -> View:
-        """The gallery in use now, for queries of a modality."""
-        return View(self, self.current(), modality)
+    def use(self, version: str = "") -> str:
+        """Takes the turn; "" where there is none to take."""
+        return "" if self.turn is None else self.turn(version)
+
+    def view(self, modality: Modality, gallery: Gallery | None = None) -> View:
+        """The gallery in use now, or another one, for queries of a modality."""
+        return View(self, self.current() if gallery is None else gallery, modality)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""

@@ -32,9 +32,16 @@ class Session:
         self.expects_shift = False
         """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
         self._hash: str | None = None
+        self.gallery = ""
+        """Version that a batch is to be repeated with, as the journal has it; "" for the one in use."""
 
     def answer(self, batch: QueryBatch, repeated: bool = False) -> BatchPass:
         """Answers by what was learned so far; see `Pipeline.answer`."""
+        retrieval = self._pipeline.retrieval
+        if repeated and self.gallery:
+            retrieval.use(self.gallery)
+        if retrieval.turn is not None:
+            batch = self._pipeline.admit.again(batch)
         return self._pipeline.answer(self, batch, repeated)
 
     def learn(self, answered: BatchPass) -> Outcome:

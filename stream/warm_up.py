@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from core.protocols import Gallery
 from stream.pipeline import Pipeline
 
 UNKNOWN_WORD = "qzxqzxqzx"
@@ -23,3 +24,12 @@ def warm_up(pipeline: Pipeline) -> None:
         view.quiet(view.twin(features, 1), np.zeros(1, np.bool_))  # looks at all clean queries, once
     if pipeline.admit.repair is not None:
         pipeline.admit.repair(UNKNOWN_WORD)
+
+
+@torch.no_grad()
+def warm_gallery(pipeline: Pipeline, gallery: Gallery) -> None:
+    """What the first batch of a gallery version would wait for; beside the loop, so no tower is asked."""
+    for modality, encoder in pipeline.encoders.items():
+        features = torch.eye(1, encoder.width, device=pipeline.device)
+        view = pipeline.retrieval.view(modality, gallery)
+        view.quiet(view.twin(features, 1), np.zeros(1, np.bool_))  # looks at all clean queries, once

@@ -14,7 +14,7 @@ FIVE = ("stream", "adapters", "encoders", "index", "monitoring")
 PACKAGES = ("core", *FIVE, "qshift")
 FLOORS = (
     ("neighbours", "data", "shifts", "terminal", "build", "methods"),
-    ("recipes", "observers", "offline"),
+    ("recipes", "observers", "offline", "following"),
     ("replay", "benchmarks", "service", "session"),
     ("demo",),
     ("commands",),

@@ -13,7 +13,7 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, Evidence, together
+from index.evidence import COPY, KEPT, Evidence, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
@@ -68,8 +68,9 @@ class World:
         self.gallery = VersionedGallery(BITS, names, codes, labels, self.items, keys=keys, backend="exact")
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
-        known = {"vector": DriftReference(self.clean, zeros, zeros)}
-        self.fusion = TwinFusion(self.config.answer, Evidence(self.config.answer, known, self.head.codes))
+        self.known = {"vector": DriftReference(self.clean, zeros, zeros)}
+        evidence = Evidence(self.config.answer, self.known, self.head.codes)
+        self.fusion = TwinFusion(self.config.answer, evidence)
         self.judge = Judge(self.config.answer, self.fusion)
 
     def levels(self, kept: Remembered, label: str) -> list[Levels]:
@@ -286,6 +287,17 @@ def test_repaired_rows_are_no_evidence() -> None:
     expected = world.slow_weights(recovered, frozen, list(range(9)))[:9]
     assert world.answer(recovered, frozen, marks).weights.tolist() == [*expected, *[math.inf] * 9]
     assert expected != world.slow_weights(recovered, frozen, list(range(18)))[:9]
+
+
+def test_clean_figures_of_galleries_that_are_no_more_are_forgotten() -> None:
+    world = World(count=KEPT + 20)
+    evidence, gallery = Evidence(world.config.answer, world.known, world.head.codes), world.gallery
+    figures = {}
+    for number in range(KEPT + 9):
+        gallery = gallery.remove([f"item-{number}"])
+        figures[gallery.version] = evidence.clean(gallery, "vector")
+    assert len(evidence._clean) == KEPT and len(set(figures.values())) > 1
+    assert evidence.clean(gallery, "vector") == figures[gallery.version]
 
 
 def test_the_reference_leaves_its_own_copies_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -216,6 +217,14 @@ def test_journal_is_cut_to_the_stretch() -> None:
     assert [e.offsets for e in found.journal] == [(2,), (3, 5), (6, 7)]
     assert found.notes == ()
     assert [e.offsets for e in read(log).journal] == [e.offsets for e in entries]
+
+
+def test_it_is_said_where_the_gallery_changed_meanwhile() -> None:
+    versions = ("a", "a", "b")
+    entries = [replace(entry(n, (n,)), gallery=version) for n, version in enumerate(versions)]
+    log = ListLog([*[query(n) for n in range(3)], *journal(*entries)])
+    assert "gallery changed meanwhile" in read(log).notes[0] and len(read(log).journal) == 3
+    assert read(log, "0", "2").notes == ()
 
 
 def test_journal_of_zombies_and_other_topics_does_not_count() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,15 @@ def entry(seq: int) -> JournalEntry:
 
 
 GOOD_ENTRY = json.loads(entry_to_bytes(entry(1)))
+
+
+def test_a_gallery_is_named_where_it_may_change_and_only_there() -> None:
+    named = replace(entry(1), gallery="0123456789abcdef")
+    assert entry_from_bytes(entry_to_bytes(named)) == named
+    assert "gallery" not in GOOD_ENTRY, "where it cannot change, entries are those of version 0.2"
+    for wrong in ("", None, 1, ["0"]):
+        with pytest.raises(ArtifactError):
+            entry_from_bytes(canonical({**GOOD_ENTRY, "gallery": wrong}))
 
 
 @pytest.mark.parametrize("field", sorted(GOOD_ENTRY))

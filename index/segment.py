@@ -1,0 +1,148 @@
+"""Items that were added together. A segment never changes: a gallery is made of some, and shares them."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.artifacts import tensors_hash
+from core.errors import GalleryError
+from core.types import Codes, Keys
+from index.codes import checked
+from index.columns import Features, frozen, half
+from index.exact import ExactIndex, checked_keys
+from index.gallery_files import Columns
+
+if TYPE_CHECKING:
+    from index.binary import FaissIndex
+
+Backend = Literal["faiss", "exact"]
+Device = Literal["auto", "cpu", "cuda"]
+Label = str | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
+
+    title: str = ""
+    picture: str = ""
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.picture)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
+            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How segments are searched: backend "faiss" or "exact", and the device of faiss."""
+
+    backend: Backend
+    device: Device
+
+    def index(self, bits: int, threads: int | None = None) -> ExactIndex | FaissIndex:
+        """An empty index. Raises GalleryError for an unknown backend."""
+        if self.backend == "exact":
+            return ExactIndex(bits)
+        if self.backend == "faiss":
+            from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
+
+            return FaissIndex(bits, self.device, threads)
+        raise GalleryError(f'expected backend "faiss" or "exact", got {self.backend!r}')
+
+
+class Segment:
+    """Columns of n items in the order of their keys, and an index over their codes.
+
+    Args:
+        bits: L.
+        ids: n of the user's own names, each once.
+        codes: [n, L/8] uint8.
+        labels: per item one label, several, or none.
+        features: [n, D], see `index.columns.half`; None: codes only.
+        displays: per item; None: nothing to show.
+        keys: [n] int64 >= 0, each once, in any order.
+        searched: how; threads: see `FaissIndex`.
+
+    Raises:
+        GalleryError: columns of different length, a name or key twice, a wrong width, bad features.
+    """
+
+    def __init__(
+        self, bits: int, ids: Sequence[str], codes: Codes, labels: Sequence[Label],
+        features: NDArray[Any] | None, displays: Sequence[Display] | None, keys: Keys,
+        searched: Searched, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        count, numbers = len(ids), checked_keys(keys)
+        columns: dict[str, int] = {"keys": len(numbers), "codes": len(codes), "labels": len(labels)}
+        columns |= {"features": len(features)} if features is not None else {}
+        columns |= {"displays": len(displays)} if displays is not None else {}
+        if set(columns.values()) - {count}:
+            raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
+        order = np.argsort(numbers, kind="stable")
+        self.index = searched.index(bits, threads)
+        self.index.add(numbers, checked(codes, bits))
+        self.keys, self.codes = frozen(self.index.keys), frozen(self.index.codes)
+        self.unbroken = bool(count) and int(self.keys[-1] - self.keys[0]) == count - 1
+        """Whether the keys follow each other without a gap."""
+        self.ids: tuple[str, ...] = tuple(ids[i] for i in order)
+        self.labels = tuple(_several(labels[i]) for i in order)
+        self.displays = None if displays is None else tuple(displays[i] for i in order)
+        self.features = None if features is None else Features(half(features)[order])
+        self.key_of: dict[str, int] = dict(zip(self.ids, self.keys.tolist(), strict=True))
+        if len(self.key_of) != count:
+            (name, times), *_ = Counter(self.ids).most_common(1)
+            raise GalleryError(f"expected each identifier once, got {name!r} {times} times: keep one")
+        self.stored: tuple[str, str] | None = None
+        """sha256 of the two files that hold these items, where there are any: they are not written again."""
+        self.carriers: dict[str, array[int]] = {}
+        """Positions inside the segment, ascending, by label."""
+        for position, several in enumerate(self.labels):
+            for label in several:
+                self.carriers.setdefault(label, array("q")).append(position)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def bits(self) -> int:
+        return self.index.bits
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 over names, keys, codes, labels and features; not what pages show."""
+        meta = {"bits": self.bits, "ids": self.ids, "labels": self.labels}
+        return tensors_hash(self.columns().tensors, meta)
+
+    def display(self, position: int) -> Display:
+        """What pages show; the name as the title where nothing was given."""
+        return Display(self.ids[position]) if self.displays is None else self.displays[position]
+
+    def positions(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Where keys [...] stand, and whether they are here: a position means nothing where not."""
+        if not len(self):
+            return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
+        if self.unbroken:
+            found = np.clip(keys - self.keys[0], 0, len(self) - 1)
+        else:
+            found = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return found, self.keys[found] == keys
+
+    def columns(self) -> Columns:
+        """As files hold them."""
+        shown = None if self.displays is None else [[d.title, d.picture] for d in self.displays]
+        rows = None if self.features is None else self.features.rows
+        return Columns(self.keys, self.codes, rows, self.ids, self.labels, shown)
+
+
+def _several(label: Label) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else tuple(label)

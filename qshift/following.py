@@ -1,0 +1,114 @@
+"""A gallery that is kept in step with its folder while the service answers.
+
+Whatever writes the folder (`qshift gallery add`, `remove`, `build`) changes what is searched. A thread reads
+the new version, what is new of it alone, and prepares it; the loop takes it between two batches. The journal
+names the version of each batch before it is answered: whoever repeats the batch, after a crash or in the
+place of another worker, answers from that version, which the folder keeps for an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from core.artifacts import MANIFEST
+from core.errors import QshiftError
+from index.gallery import VersionedGallery
+from index.segment import Device
+from qshift.build import Engine, device
+from stream.warm_up import warm_gallery
+
+log = logging.getLogger("qshift.gallery")
+LOOK_SECONDS = 1.0
+"""How often the folder is looked at."""
+
+
+class Following:
+    """Turns an engine to the versions of its gallery's folder.
+
+    Args:
+        engine: whose gallery was loaded from `folder`.
+        folder: of the gallery.
+        shown: is told each version that is put in use, in the loop's thread.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, shown: Callable[[VersionedGallery], None] = lambda _: None
+    ) -> None:
+        self._engine, self._folder, self._shown = engine, folder, shown
+        self._newest = engine.versions.current()
+        self._seen: tuple[int, int] | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="qshift-gallery", daemon=True)
+        engine.pipeline.retrieval.turn = self.turn
+
+    def start(self) -> None:
+        """Looks at the folder from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def turn(self, version: str) -> str:
+        """Puts a version in use, "" for the newest that is ready; returns the one in use. For one thread."""
+        versions = self._engine.versions
+        wanted = self._newest if not version else self._version(version)
+        if wanted is not None and wanted is not versions.current():
+            before = versions.swap(wanted)
+            if before.version != wanted.version:
+                log.info("gallery changed", extra={"version": wanted.version, "items": len(wanted)})
+                self._shown(wanted)
+        return versions.current().version
+
+    def look(self) -> None:
+        """Reads what the folder holds, if that is new: it is in use from the next turn on.
+
+        What cannot be read, or does not fit the base, is said once, and the version in use stays.
+        """
+        try:
+            found = (self._folder / MANIFEST).stat()
+        except OSError:
+            return  # between two versions, or away: the next look will tell
+        seen = (found.st_ino, found.st_mtime_ns)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            new = self._loaded("")
+            self._engine.versions.check(new)
+            warm_gallery(self._engine.pipeline, new)
+        except QshiftError as error:
+            log.error("the gallery stays as it was", extra={"error": str(error)})
+        else:
+            self._newest = new
+
+    def _watch(self) -> None:
+        while not self._end.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except Exception:  # a folder is others' to write: nothing in it may stop the answers
+                log.exception("the gallery stays as it was")
+
+    def _version(self, version: str) -> VersionedGallery | None:
+        """A version to repeat a batch with; None where it is gone, which is said."""
+        if self._newest.version == version:
+            return self._newest
+        kept = self._engine.versions.version(version)
+        if kept is not None:
+            return kept
+        try:
+            return self._loaded(version)
+        except QshiftError as error:
+            log.error("a batch is repeated from another gallery", extra={"error": str(error)})
+            return None
+
+    def _loaded(self, version: str) -> VersionedGallery:
+        where: Device = "auto" if device(self._engine.config) == "cuda" else "cpu"
+        return VersionedGallery.load(
+            self._folder, self._engine.base.version, device=where, version=version, beside=self._newest
+        )
