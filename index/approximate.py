@@ -25,7 +25,7 @@ from index.exact import checked_k, unused
 
 Kind = Literal["ivf", "hnsw", "multi-hash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-EFFORT: dict[Kind, int] = {"ivf": 32, "hnsw": 128, "multi-hash": 2}
+EFFORT: dict[Kind, int] = {"ivf": 64, "hnsw": 128, "multi-hash": 2}
 """Groups looked into; neighbours kept on the walk; bits flipped in each piece: the search's own default."""
 FEWEST = 10_000
 """Items below which a look at all of them takes less than encoding a thousandth of a query."""

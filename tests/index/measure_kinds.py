@@ -7,6 +7,7 @@ Codes of 64 bits of clustered features, 200 items a cluster; 256 queries of the 
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import faiss
@@ -45,10 +46,10 @@ def main() -> None:
     took = min(timed(lambda: flat.search(queries, K))[0] for _ in range(3))
     print(f"{count:,} items\nflat              {1e3 * took / QUERIES:.3f} ms a query", flush=True)
     for kind in kinds:
-        seconds, index = timed(lambda kind=kind: made(kind, keys, items))
+        seconds, index = timed(partial(made, kind, keys, items))
         for effort in EFFORTS[kind]:
             index.at(effort)
-            took = min(timed(lambda: index.search(queries, K))[0] for _ in range(3))
+            took = min(timed(partial(index.search, queries, K))[0] for _ in range(3))
             ten, hundred = (recall(index, queries, k) for k in (10, K))
             print(
                 f"{kind:10} {effort:>4}   {1e3 * took / QUERIES:.3f} ms a query, recall@10 {ten:.3f}, "
