@@ -178,6 +178,10 @@ class VersionedGallery:
             raise GalleryError(f"no item is called {identifier!r} in gallery {self.version}")
         return key
 
+    def holds(self, identifier: str) -> bool:
+        """Whether an item has the user's own name."""
+        return self._known(identifier) is not None
+
     def labels_of(self, key: int) -> tuple[str, ...]:
         """All labels of an item, its own first."""
         part, position = self._at(key)
@@ -319,7 +323,7 @@ class VersionedGallery:
             self._refuse(wanted[~known & ~unused])
             return rows(self._parts[0].segment, position, unused)
         owner = np.searchsorted(self._firsts, wanted, side="right") - 1
-        strange = (owner < 0) & ~unused
+        strange = np.array((owner < 0) & ~unused)
         found = np.broadcast_to(blank, (*wanted.shape, len(blank))).copy()
         for number, part in enumerate(self._parts):
             mine = (owner == number) & ~unused

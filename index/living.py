@@ -12,8 +12,8 @@ from core.types import Codes, Distances, Hits, Keys
 from index.exact import unused
 from index.segment import Segment
 
-SPARE = 64
-"""Removed items that a first search makes room for; rows that meet more of them search again."""
+SPARE = 8
+"""Removed items that a first search makes room for at least; rows that meet more of them search again."""
 
 
 class Living:
@@ -62,11 +62,8 @@ class Living:
         return found if there and (self.dead is None or not self.dead[found]) else None
 
     def positions(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Positions inside the segment of keys [n], and whether such an item is left."""
-        if not len(self.segment):
-            return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
-        found = np.minimum(np.searchsorted(self.segment.keys, keys), len(self.segment) - 1)
-        known = self.segment.keys[found] == keys
+        """Positions inside the segment of keys [...], and whether such an item is left."""
+        found, known = self.segment.positions(keys)
         return found, known if self.dead is None else known & ~self.dead[found]
 
     def key_of(self, identifier: str) -> int | None:
@@ -101,7 +98,9 @@ class Living:
 
         FAISS's own selector of items costs several times the whole search (`FaissIndex.search`).
         """
-        hits, rows, room = unused(len(codes), k), np.arange(len(codes)), min(self.gone, SPARE)
+        hits, rows = unused(len(codes), k), np.arange(len(codes))
+        # Twice as many as there would be among k others, if those that are gone lay as all do.
+        room = min(self.gone, SPARE + 2 * k * self.gone // len(self.segment))
         while True:
             fetched = self.segment.index.search(codes[rows], k + room)
             known = self.positions(fetched.keys)[1]
@@ -125,5 +124,7 @@ def merged_hits(parts: list[Hits], k: int) -> Hits:
         return parts[0]
     keys = np.concatenate([part.keys for part in parts], axis=1)
     distances = np.concatenate([part.distances for part in parts], axis=1)
-    best = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    # 16 bits are sorted by radix, stably; no distance is longer, and unused places go last.
+    short = np.minimum(distances, np.iinfo(np.uint16).max).astype(np.uint16)
+    best = np.argsort(short, axis=1, kind="stable")[:, :k]
     return Hits(np.take_along_axis(keys, best, 1), np.take_along_axis(distances, best, 1))

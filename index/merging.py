@@ -18,7 +18,7 @@ import numpy as np
 
 from core.types import Keys
 from index.gallery import VersionedGallery
-from index.living import SPARE, Living
+from index.living import Living
 from index.segment import Segment
 
 
@@ -119,7 +119,7 @@ def due(parts: Sequence[Living], tiers: Tiers = TIERS) -> Sequence[Living]:
                     return parts[start:end]
                 start = end + 1
     for part in parts:
-        if part.gone > max(SPARE, tiers.gone * len(part.segment)):
+        if part.gone > tiers.gone * len(part.segment):
             return [part]
     return ()
 

@@ -92,6 +92,8 @@ class Segment:
         self.index = searched.index(bits, threads)
         self.index.add(numbers, checked(codes, bits))
         self.keys, self.codes = frozen(self.index.keys), frozen(self.index.codes)
+        self.unbroken = bool(count) and int(self.keys[-1] - self.keys[0]) == count - 1
+        """Whether the keys follow each other without a gap."""
         self.ids: tuple[str, ...] = tuple(ids[i] for i in order)
         self.labels = tuple(_several(labels[i]) for i in order)
         self.displays = None if displays is None else tuple(displays[i] for i in order)
@@ -124,6 +126,16 @@ class Segment:
     def display(self, position: int) -> Display:
         """What pages show; the name as the title where nothing was given."""
         return Display(self.ids[position]) if self.displays is None else self.displays[position]
+
+    def positions(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Where keys [...] stand, and whether they are here: a position means nothing where not."""
+        if not len(self):
+            return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
+        if self.unbroken:
+            found = np.clip(keys - self.keys[0], 0, len(self) - 1)
+        else:
+            found = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return found, self.keys[found] == keys
 
     def columns(self) -> Columns:
         """As files hold them."""

@@ -32,7 +32,7 @@ class GalleryVersions:
         """Puts a version in use from the next batch on; returns the one before.
 
         Raises:
-            GalleryError: other code length or base model: the encoders in use cannot search it.
+            GalleryError: other code length, base model or width: the encoders in use cannot search it.
         """
         with self._lock:
             old = self._current
@@ -40,6 +40,10 @@ class GalleryVersions:
                 raise GalleryError(
                     f"expected {old.bits} bits of base model {old.base_version!r}, got {new.bits} of "
                     f"{new.base_version!r}: rebuild the gallery or restart with its base model"
+                )
+            if len(new) and len(old) and new.width != old.width:
+                raise GalleryError(
+                    f"expected features of width {old.width}, got {new.width} (0: none): rebuild the gallery"
                 )
             self._versions.pop(new.version, None)
             self._versions[new.version] = new

@@ -24,9 +24,12 @@ from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
 from core.records import Coordinates
 from core.types import AdaptationStep, Floats, Hits, Modality, Outcome, Query, QueryBatch
+from index.gallery import Display, Label, VersionedGallery
+from index.merging import tidied
 from index.versions import GalleryVersions
-from qshift.build import Engine, assemble, device, engine, pin_threads
+from qshift.build import Engine, assemble, device, engine, load_gallery, pin_threads
 from qshift.methods import METHODS, known, with_method
+from qshift.recipes.gallery import encoded_items
 from qshift.recipes.in_memory import base_in_memory, gallery_in_memory, unit_rows
 from stream import session as lanes
 from stream.pipeline import BatchPass
@@ -161,6 +164,52 @@ class Session:
         if lane.state_hash() != answer._pass.state_hash:
             raise QshiftError("this answer was given by another state: answer the batch again, then learn")
         return lane.learn(answer._pass)
+
+    @property
+    def gallery(self) -> VersionedGallery:
+        """What the next batch is answered from; a version never changes."""
+        return self._engine.versions.current()
+
+    def swap(self, gallery: VersionedGallery | str | Path) -> None:
+        """Answers from another gallery of the same base from the next batch on: a version, or a folder.
+
+        What was learned stays, and a batch that was answered is learned from as it was answered.
+
+        Raises:
+            ArtifactError, GalleryError: it cannot be read, or is of another base; nothing is changed.
+        """
+        engine = self._engine
+        if isinstance(gallery, str | Path):
+            where = device(engine.config)
+            gallery = load_gallery(Path(gallery), engine.base, where, engine.config.threads)
+        engine.versions.swap(gallery)
+
+    def upsert(
+        self,
+        names: Sequence[str],
+        contents: Sequence[Content] | Tensor,
+        labels: Sequence[Label] | None = None,
+        titles: Sequence[str] | None = None,
+    ) -> None:
+        """Puts items into the gallery, in the place of those of the same names; see `swap`.
+
+        Args:
+            names, contents: of items of one modality, which the frozen tower encodes.
+            labels: of each; its name without.
+            titles: what pages call each; its name without.
+
+        Raises:
+            GalleryError: an item cannot be read, or a name stands there twice; nothing is changed.
+        """
+        modality = _modality_of(contents)
+        codes, features = encoded_items(self._engine.base, contents, names, modality=modality)
+        displays = [Display(title) for title in titles or names]
+        more = self.gallery.upsert(names, codes, labels or list(names), features, displays)
+        self.swap(tidied(more))
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Takes items out of the gallery; see `swap`. Raises GalleryError for a name that is not there."""
+        self.swap(tidied(self.gallery.remove(names)))
 
     def snapshot(self) -> State:
         """All that was learned, by modality: copies that nothing changes later."""

@@ -10,6 +10,7 @@ import typer
 from qshift.commands.options import CONSOLE, DATA
 
 app = typer.Typer(help="Galleries: what is searched.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Option("--gallery", help="The folder of the gallery.")]
 
 
 @app.command("build", epilog="Example:\n\n`qshift gallery build my-pictures --base qshift-data/base`")
@@ -22,3 +23,63 @@ def build(
     from qshift.demo.fit import build
 
     build(data, base, out, CONSOLE)
+
+
+@app.command(
+    "add",
+    epilog="Examples:\n\n`qshift gallery add new-pictures --base qshift-data/base`\n\n"
+    "`qshift gallery add more.jsonl --replace`",
+)
+def add(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help='Pictures, as for build; or lines {"id", "image" | "text" | "vector", "labels"}.'
+        ),
+    ],
+    gallery: Folder = DATA / "gallery",
+    base: Annotated[Path, typer.Option(help="The base model it was built with.")] = DATA / "base",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Items of names that are there take their place.")
+    ] = False,
+) -> None:
+    """Put more items into a gallery; what is there is not written again."""
+    from qshift.demo.galleries import add
+
+    add(data, gallery, base, replace, CONSOLE)
+
+
+@app.command(
+    "remove",
+    epilog="Example:\n\n`qshift gallery remove cat.png dog.png --gallery qshift-data/gallery`",
+)
+def remove(
+    ids: Annotated[list[str], typer.Argument(help="Names of items.")], gallery: Folder = DATA / "gallery"
+) -> None:
+    """Take items out of a gallery."""
+    from qshift.demo.galleries import remove
+
+    remove(ids, gallery, CONSOLE)
+
+
+@app.command("info", epilog="Example:\n\n`qshift gallery info --gallery qshift-data/gallery`")
+def info(gallery: Folder = DATA / "gallery") -> None:
+    """Say what a gallery holds."""
+    from qshift.demo.galleries import info
+
+    info(gallery, CONSOLE)
+
+
+@app.command(
+    "export",
+    epilog="Examples:\n\n`qshift gallery export items.jsonl`\n\n"
+    "`qshift gallery export items.npz --gallery qshift-data/gallery`",
+)
+def export(
+    out: Annotated[Path, typer.Argument(help="A .jsonl or .npz file to write.")],
+    gallery: Folder = DATA / "gallery",
+) -> None:
+    """Write what a gallery holds into one file: names, keys, labels, titles, codes and features."""
+    from qshift.demo.galleries import export
+
+    export(out, gallery, CONSOLE)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.errors import GalleryError, Refused
 from core.protocols import Encoder
-from core.types import Modality
+from core.types import Codes, Floats, Modality
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery
 from qshift.recipes.encode import BATCH, Progress
@@ -37,21 +37,26 @@ def build_gallery(
     Raises:
         GalleryError: an item cannot be read, and names it; or the base has no tower for such items.
     """
+    codes, features = encoded_items(base, contents, ids, progress, modality)
+    displays = [Display(title) for title in titles]
+    return VersionedGallery(base.bits, ids, codes, labels, features, displays, base_version=base.version)
+
+
+def encoded_items(
+    base: Base,
+    contents: Iterable[Any],
+    ids: Sequence[str],
+    progress: Progress | None = None,
+    modality: Modality = "image",
+) -> tuple[Codes, Floats]:
+    """Codes [N, L/8] and unit features [N, D] of items by the frozen tower; see `build_gallery`."""
     if modality not in base.encoders:
         raise GalleryError(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
     encoder = base.encoders[modality]
     features = _features(encoder, _prepared(encoder, contents, ids, modality), progress)
-    return VersionedGallery(
-        base.bits,
-        ids,
-        base.head.codes(features, modality),
-        labels,
-        features.cpu().numpy(),
-        [Display(title) for title in titles],
-        base_version=base.version,
-    )
+    return base.head.codes(features, modality), features.cpu().numpy()
 
 
 def _prepared(encoder: Encoder, contents: Iterable[Any], ids: Sequence[str], modality: Modality) -> list[Any]:

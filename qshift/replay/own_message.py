@@ -99,19 +99,18 @@ def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: Limit
     if kinds == {"text"} and isinstance(entry["text"], str):
         return codec.text_query(entry["text"], name)
     if kinds == {"vector"}:
-        return codec.vector_query(_vector(entry["vector"]), name)
+        return codec.vector_query(vector(entry["vector"]), name)
     if kinds == {"image"}:
-        picture = _picture(entry["image"], folder, limits.image_bytes)
-        return codec.image_query(picture, name)
+        return codec.image_query(picture(entry["image"], folder, limits.image_bytes), name)
     if kinds == {"image", "text"} and isinstance(entry["text"], str):
-        picture = _picture(entry["image"], folder, min(limits.image_bytes, whole))
-        return codec.composed_query(picture, entry["text"], name)
+        content = picture(entry["image"], folder, min(limits.image_bytes, whole))
+        return codec.composed_query(content, entry["text"], name)
     frames = entry.get("frames")
     if kinds == {"frames"} and isinstance(frames, list) and frames:
         if all(isinstance(frame, str) for frame in frames):
             each = min(limits.image_bytes, whole // len(frames))
-            return codec.sequence_query([_picture(frame, folder, each) for frame in frames], name)
-        rows = [_vector(frame) for frame in frames]
+            return codec.sequence_query([picture(frame, folder, each) for frame in frames], name)
+        rows = [vector(frame) for frame in frames]
         if len({len(row) for row in rows}) == 1:
             return codec.sequence_query(np.stack(rows), name)
         raise Refused("validate", "the frames are vectors of different widths, or of other things")
@@ -120,19 +119,19 @@ def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: Limit
     raise Refused("validate", f"got {got}: expected {EXPECTED}")
 
 
-def _vector(values: Any) -> Floats:
+def vector(values: Any) -> Floats:
+    """A list of finite numbers as a vector. Raises Refused."""
     # NumPy would take "1" and true for numbers.
     numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    vector = np.asarray(values if numbers else [], dtype=np.float64)
     with np.errstate(over="ignore"):
-        found = vector.astype(np.float32)
+        found = np.asarray(values if numbers else [], dtype=np.float64).astype(np.float32)
     if found.ndim != 1 or not found.size or not np.isfinite(found).all():
         raise Refused("validate", "expected a vector as a list of finite numbers")
     return found
 
 
-def _picture(path: Any, folder: Path, most_bytes: int) -> bytes:
-    """A picture file as it is, or scaled down until it fits into a message."""
+def picture(path: Any, folder: Path, most_bytes: int) -> bytes:
+    """A picture file as it is, or scaled down until it fits into a message. Raises Refused."""
     if not isinstance(path, str) or "\0" in path:
         got = shown(path) if isinstance(path, str) else kind_of(path)
         raise Refused("validate", f"expected the path of a picture, got {got}")

@@ -6,12 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from how_to import PAGES, ROOT, blocks, commands, run
 from PIL import Image
 from toy_vectors import shifted, write_vectors
 
+import qshift
 from core.config import LimitConfig
+from encoders.base_model import load_base
+from qshift.build import load_gallery
+from qshift.demo.items import load_items
 from qshift.replay.own_message import own_message
 
 NOT_RUN = {
@@ -19,7 +24,11 @@ NOT_RUN = {
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
 }
 """How commands begin that are not run here, why, and what runs them."""
-RUN = ("qshift replay queries my.jsonl",)
+CHANGES = "a-gallery-that-changes"
+RUN = (
+    "qshift replay queries my.jsonl",
+    *(f"qshift gallery {what}" for what in ("info", "add", "remove", "export")),
+)
 """Here."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
@@ -33,7 +42,7 @@ TOO_LONG = "two-domains"
 def test_every_block_is_run_or_excused() -> None:
     """Python of own-loop is compared with the examples, which run: tests/examples."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, TOO_LONG: 0}
+    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, CHANGES: 1, TOO_LONG: 0}
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
         starts = {start for start in NOT_RUN if command.startswith(start)}
@@ -84,3 +93,47 @@ def test_own_queries_are_replayed(asked: Path, number: int) -> None:
     if number == 0:
         rows = json.loads((asked / "rows.json").read_text())
         assert rows and (asked / "rows.timings.json").exists()
+
+
+# -- a gallery that changes -----------------------------------------------------------------------------
+
+
+def test_kinds_of_item_are_those_that_add_reads(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "photos/17.jpg")
+    (block,) = blocks(CHANGES, "json")
+    (tmp_path / "more.jsonl").write_text(block)
+    found = load_items(tmp_path / "more.jsonl")
+    assert [item.modality for item in found] == ["image", "text", "vector"]
+    assert found[0].labels == ("seven", "red") and found[0].title == "A red seven"
+
+
+@pytest.mark.slow
+def test_a_gallery_changes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command and line of it, in order; the items are vectors, which the toy base takes."""
+    write_vectors(tmp_path / "qshift-data")
+    shutil.copytree(tmp_path / "qshift-data" / "gallery", tmp_path / "qshift-data" / "another-gallery")
+    rows, _ = shifted(3)
+    names = ("red-seven", "green-two", "b7")
+    lines = [json.dumps({"id": name, "vector": row.tolist()}) for name, row in zip(names, rows)]
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    said = [run(command, tmp_path).splitlines()[-1] for command in commands(CHANGES)]
+    begins = (
+        "segment 1: 200 of 200",
+        "3 items added, 0",
+        "3 items added, 3",
+        "2 items removed: 201",
+        "written: 201",
+    )
+    assert [line.startswith(start) for line, start in zip(said, begins)] == [True] * 5
+    assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 201
+    assert len(np.load(tmp_path / "items.npz")["codes"]) == 201
+    (code,) = blocks(CHANGES, "python")
+    monkeypatch.chdir(tmp_path)
+    space = {"qshift": qshift, "Path": Path, "vector": rows[0]}
+    exec(code, space)
+    assert len(space["session"].gallery) == 200  # type: ignore[attr-defined]
+    assert (
+        len(load_gallery(tmp_path / "qshift-data" / "gallery", load_base(tmp_path / "qshift-data" / "base")))
+        == 200
+    )

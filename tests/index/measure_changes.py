@@ -1,4 +1,4 @@
-"""What a change of a gallery costs, and what segments cost a search.
+"""What a change of a gallery costs, and what segments cost a search, in processor time of one core.
 
 OMP_NUM_THREADS=1 python tests/index/measure_changes.py [ITEMS]
 """
@@ -29,9 +29,9 @@ def milliseconds(work: Callable[[], object], turns: int) -> float:
     """Median."""
     took = []
     for _ in range(turns):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        took.append(1000 * (time.perf_counter() - began))
+        took.append(1000 * (time.process_time() - began))
     return float(np.median(took))
 
 
@@ -40,17 +40,17 @@ def in_turns(one: Callable[[], object], other: Callable[[], object]) -> tuple[fl
     took: tuple[list[float], list[float]] = ([], [])
     for _ in range(TURNS):
         for place, work in enumerate((one, other)):
-            began = time.perf_counter()
+            began = time.process_time()
             work()
-            took[place].append(1000 * (time.perf_counter() - began))
+            took[place].append(1000 * (time.process_time() - began))
     first, second = (float(np.percentile(times, 95)) for times in took)
     return first, first / second
 
 
 def main(items: int) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     gallery = VersionedGallery(BITS, *columns(0, items), threads=1)
-    print(f"{items:,} items of {BITS} bits built in {time.perf_counter() - began:.1f} s")
+    print(f"{items:,} items of {BITS} bits built in {time.process_time() - began:.1f} s")
     queries = np.random.default_rng(9).integers(0, 256, (BATCH, BITS // 8), dtype=np.uint8)
 
     def ask(gallery: VersionedGallery) -> Callable[[], object]:
@@ -64,18 +64,18 @@ def main(items: int) -> None:
     took, grown, merging = [], gallery, 0.0
     for turn in range(20):
         more = columns(items + turn * MORE, MORE)
-        began = time.perf_counter()
+        began = time.process_time()
         grown = grown.add(*more)
-        took.append(1000 * (time.perf_counter() - began))
-        began = time.perf_counter()
+        took.append(1000 * (time.process_time() - began))
+        began = time.process_time()
         merged = merge(grown)
-        merging += time.perf_counter() - began
+        merging += time.process_time() - began
         if turn in (0, 6):
             say(f"after {turn + 1} additions", grown)
         if merged is not None:
-            began = time.perf_counter()
+            began = time.process_time()
             grown = merged.into(grown)
-            took[-1] += 1000 * (time.perf_counter() - began)
+            took[-1] += 1000 * (time.process_time() - began)
     print(
         f"{MORE} more: median {np.median(took):.1f} ms, most {max(took):.1f}; "
         f"merging, beside it: {merging / 20 * 1000:.1f} ms each"

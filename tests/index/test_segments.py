@@ -99,6 +99,8 @@ def same_answers(a: VersionedGallery, b: VersionedGallery) -> None:
     for key in keys.tolist():
         assert a.identifier(key) == b.identifier(key) and a.key_of(a.identifier(key)) == key
         assert a.labels_of(key) == b.labels_of(key) and a.display(key) == b.display(key)
+        assert a.codes_of(np.array(key)).tolist() == b.codes_of(np.array(key)).tolist()
+        assert a.features(np.array(key)).tobytes() == b.features(np.array(key)).tobytes()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -14,6 +14,7 @@ import qshift
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
 from core.references import DriftReference
+from index.gallery import VersionedGallery
 from qshift.session import Session
 
 WIDTH, BITS, ITEMS, ROWS = 16, 32, 60, 32
@@ -128,3 +129,63 @@ def test_the_face_is_light_and_whole() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(qshift.__file__).parents[1])
     with pytest.raises(AttributeError, match="nothing"):
         _ = qshift.nothing
+
+
+# -- a gallery that changes -----------------------------------------------------------------------------
+
+
+def firsts(session: Session, rows: list[np.ndarray]) -> list[str]:
+    return [found[0] for found in session.answer(rows).served.items]
+
+
+def test_items_come_and_go_between_batches_and_what_was_learned_stays(session: Session) -> None:
+    new = list(unit(np.random.default_rng(5).normal(size=(2, WIDTH))))
+    session.learn(session.answer(asked(1)))
+    learned, first = session.state_hash("vector"), session.gallery
+    session.upsert(["new", "item-1"], new, [["fresh"], ["moved"]], ["New", "Moved"])
+    assert session.state_hash("vector") == learned and len(session.gallery) == ITEMS + 1
+    # The frozen twin alone: what was learned is of a shift that these queries do not have.
+    found = session.answer([*new, FEATURES[2]]).frozen.items
+    assert [row[0] for row in found] == ["new", "item-1", "item-2"]
+    key = session.gallery.key_of("item-1")
+    assert session.gallery.labels_of(key) == ("moved",) and session.gallery.display(key).title == "Moved"
+    session.remove(["new"])
+    assert "new" not in session.answer(new).frozen.items[0]
+    with pytest.raises(QshiftError, match="no item is called 'new'"):
+        session.remove(["new"])
+    version = session.gallery.version
+    with pytest.raises(QshiftError, match="vector b: expected a vector of 16 numbers"):
+        session.upsert(["a", "b"], [new[0], np.ones(3)])
+    with pytest.raises(QshiftError, match="'a' 2 times"):
+        session.upsert(["a", "a"], new)
+    assert session.gallery.version == version != first.version and len(first) == ITEMS
+
+
+def test_an_answer_is_learned_from_as_it_was_given(session: Session, world: Path) -> None:
+    """A swap between answer and step: neither is torn."""
+    other = Session(world / "base", world / "gallery", config=Config(device="cpu"))
+    batches = [asked(seed) for seed in range(3)]
+    for batch in batches:
+        answer = session.answer(batch)
+        session.remove([name for name in ("item-3", "item-4") if session.gallery.holds(name)])
+        session.learn(answer)
+        session.swap(world / "gallery")
+        other.learn(other.answer(batch))
+    assert session.state_hash("vector") == other.state_hash("vector")
+    assert firsts(session, list(FEATURES[:5])) == firsts(other, list(FEATURES[:5]))
+
+
+def test_another_gallery_takes_the_place_of_the_whole(session: Session, world: Path, tmp_path: Path) -> None:
+    codes = session.gallery.codes_of(session.gallery.keys())
+    base_version = session.gallery.base_version
+    names = [f"other-{number}" for number in range(ITEMS)]
+    VersionedGallery(BITS, names, codes, names, FEATURES, base_version=base_version).save(tmp_path / "whole")
+    VersionedGallery(BITS, names, codes, names, FEATURES, base_version="other").save(tmp_path / "strange")
+    session.swap(tmp_path / "whole")
+    assert firsts(session, list(FEATURES[:2])) == ["other-0", "other-1"]
+    for wrong, said in (("strange", "built with base model"), ("none", "build it first")):
+        with pytest.raises(QshiftError, match=said):
+            session.swap(tmp_path / wrong)
+    with pytest.raises(QshiftError, match="features of width 16, got 0"):
+        session.swap(VersionedGallery(BITS, names, codes, names, base_version=base_version))
+    assert firsts(session, list(FEATURES[:2])) == ["other-0", "other-1"]

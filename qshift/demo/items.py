@@ -1,0 +1,117 @@
+"""Items of a user's for a gallery: a folder of pictures, or lines of pictures, texts and vectors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.config import LimitConfig
+from core.errors import ConfigError, Refused
+from core.readers.lines import BadLine, document, kind_of, lines, listed, word
+from core.readers.places import is_folder, shown
+from core.types import Codes, Floats, Modality
+from encoders.base_model import Base
+from qshift.data.pictures import PictureSet, load_pictures
+from qshift.demo.catalogue import picture_bytes
+from qshift.recipes.encode import Progress
+from qshift.recipes.gallery import encoded_items
+from qshift.replay.own_message import picture, vector, word_of
+
+KINDS: Mapping[str, Modality] = {"image": "image", "text": "text", "vector": "vector"}
+FIELDS = ("id", *KINDS, "labels", "title")
+FORM = 'expected {"id", "image": path | "text" | "vector": [...]}, with optional "labels": [...] and "title"'
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item: its name, what is encoded, its labels, and what pages call it."""
+
+    identifier: str
+    modality: Modality
+    content: Any
+    labels: tuple[str, ...]
+    title: str
+
+
+def load_items(path: Path) -> list[Item]:
+    """Items of a folder of captioned pictures, or of pictures sorted by class; or of the lines of a file.
+
+    Raises:
+        ConfigError: nothing there, a line that is no item (named by its number), or a name twice.
+    """
+    if is_folder(path):
+        return picture_items(load_pictures(path))
+    found = [_item(path, number, line) for number, line in lines(path)]
+    if not found:
+        raise ConfigError(f"{shown(path)} holds no item: {FORM}")
+    (name, times), *_ = Counter(item.identifier for item in found).most_common(1)
+    if times > 1:
+        raise ConfigError(f"{shown(path)} names {shown(name)} {times} times: keep one line of it")
+    return found
+
+
+def picture_items(own: PictureSet) -> list[Item]:
+    """Pictures as items. Their labels are their classes, else their own names."""
+    ids = [own.identifier(item) for item in range(len(own))]
+    labels = own.classes or ids
+    titles = own.classes or ["\n".join(captions) for captions in own.captions]
+    contents = (picture_bytes(own, item) for item in range(len(own)))
+    return [
+        Item(name, "image", content, (label,), title)
+        for name, content, label, title in zip(ids, contents, labels, titles, strict=True)
+    ]
+
+
+def encoded(base: Base, items: list[Item], progress: Progress | None = None) -> tuple[Codes, Floats]:
+    """Codes [N, L/8] and features [N, D], each item by the frozen tower of its modality.
+
+    Raises:
+        GalleryError: an item cannot be read, and names it; or the base has no tower for it.
+    """
+    rows: dict[Modality, list[int]] = {}
+    for number, item in enumerate(items):
+        rows.setdefault(item.modality, []).append(number)
+    order, codes, features = [], [], []
+    for modality, numbers in rows.items():
+        contents, names = [items[n].content for n in numbers], [items[n].identifier for n in numbers]
+        some = encoded_items(base, contents, names, progress, modality)
+        order += numbers
+        codes.append(some[0])
+        features.append(some[1])
+    back = np.argsort(order)
+    return np.concatenate(codes)[back], np.concatenate(features)[back]
+
+
+def _item(path: Path, number: int, line: bytes) -> Item:
+    try:
+        entry = document(line)
+        if not isinstance(entry, dict):
+            raise BadLine(FORM)
+        strange = [shown(name) for name in entry if name not in FIELDS]
+        kinds = [kind for kind in KINDS if entry.get(kind) is not None]
+        if strange or len(kinds) != 1:
+            raise BadLine(f"got {', '.join(strange or kinds) or 'nothing to encode'}: {FORM}")
+        name, title = word_of(entry, "id"), entry.get("title", "")
+        if not name:
+            raise BadLine(f'no "id": {FORM}')
+        labels = tuple(word(label) for label in listed(entry.get("labels", [])))
+        return Item(name, KINDS[kinds[0]], _content(entry, kinds[0], path.parent), labels, word(title))
+    except (BadLine, Refused) as error:
+        reason = error.reason if isinstance(error, Refused) else str(error)
+        raise ConfigError(f"{shown(path)}, line {number}: {reason}") from error
+
+
+def _content(entry: Mapping[str, Any], kind: str, folder: Path) -> Any:
+    match kind:
+        case "image":
+            return picture(entry[kind], folder, LimitConfig().image_bytes)
+        case "vector":
+            return vector(entry[kind])
+    if not isinstance(entry[kind], str):
+        raise BadLine(f"the text is {kind_of(entry[kind])}: {FORM}")
+    return word(entry[kind])

@@ -1,0 +1,190 @@
+"""`qshift gallery add`, `remove`, `info`, `export`: a gallery in a folder, changed in place."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from toy_vectors import BITS, ITEMS, WIDTH, gallery_features, unit, write_vectors
+
+from core.errors import ArtifactError, ConfigError, GalleryError, QshiftError
+from encoders.base_model import load_base
+from index.folder import changing
+from index.gallery import Display, VersionedGallery
+from qshift.build import load_gallery
+from qshift.demo.galleries import add, export, info, remove
+from qshift.session import Session
+
+
+class Desk:
+    """Somebody who types commands in a folder with a base and a gallery of vectors."""
+
+    def __init__(self, folder: Path) -> None:
+        write_vectors(folder)
+        self.folder, self.gallery_folder, self.base = folder, folder / "gallery", folder / "base"
+
+    def lines(self, *entries: object) -> Path:
+        path = self.folder / "items.jsonl"
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        return path
+
+    def said(self, command: Callable[..., None], *arguments: object) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        command(*arguments, console)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return text.splitlines()[-1]
+
+    def add(self, path: Path, replace: bool = False) -> str:
+        return self.said(add, path, self.gallery_folder, self.base, replace)
+
+    def gallery(self) -> VersionedGallery:
+        return load_gallery(self.gallery_folder, load_base(self.base))
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.gallery_folder.iterdir()}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def vectors(count: int) -> list[list[float]]:
+    rows: list[list[float]] = unit(np.random.default_rng(7).normal(size=(count, WIDTH))).tolist()
+    return rows
+
+
+def test_what_is_added_is_found_and_what_was_there_is_not_written_again(desk: Desk) -> None:
+    first, second = vectors(2)
+    before = desk.files()
+    said = desk.add(
+        desk.lines(
+            {"id": "new", "vector": first, "labels": ["fresh", "other"], "title": "A new one"},
+            {"id": 7, "vector": second},
+        )
+    )
+    gallery = desk.gallery()
+    assert said.startswith("2 items added, 0 of them replaced: 202 items in ") and gallery.version in said
+    after = desk.files()
+    assert {name for name in before if after[name] == before[name]} == {"gallery.safetensors", "items.json"}
+    key = gallery.key_of("new")
+    assert gallery.labels_of(key) == ("fresh", "other") and gallery.display(key) == Display("A new one")
+    assert gallery.display(gallery.key_of("7")) == Display("7") and gallery.labels_of(ITEMS + 1) == ()
+    session = Session(desk.base, desk.gallery_folder)
+    asked = np.array([first, second, gallery_features()[5].tolist()], np.float32)
+    found = session.answer(list(asked)).served.items
+    assert [row[0] for row in found] == ["new", "7", "item-5"]
+
+
+def test_names_that_are_there_are_replaced_only_if_asked(desk: Desk) -> None:
+    path = desk.lines({"id": "item-3", "vector": vectors(1)[0], "labels": ["moved"]})
+    before = desk.files()
+    with pytest.raises(GalleryError, match=r"holds item-3 already: --replace"):
+        desk.add(path)
+    assert desk.files() == before
+    assert desk.add(path, replace=True).startswith("1 item added, 1 of them replaced: 200 items")
+    gallery = desk.gallery()
+    assert gallery.labels_of(gallery.key_of("item-3")) == ("moved",) and gallery.key_of("item-3") == ITEMS
+
+
+def test_remove(desk: Desk) -> None:
+    before = desk.files()
+    with pytest.raises(GalleryError, match="holds no nobody: nothing was removed"):
+        desk.said(remove, ["item-1", "nobody"], desk.gallery_folder)
+    assert desk.files() == before
+    assert desk.said(remove, ["item-1", "item-9", "item-1"], desk.gallery_folder).startswith(
+        "2 items removed: 198"
+    )
+    gallery = desk.gallery()
+    assert len(gallery) == 198 and not gallery.holds("item-9") and gallery.holds("item-2")
+    asked = gallery_features()[9:10]
+    assert "item-9" not in Session(desk.base, desk.gallery_folder).answer(list(asked)).served.items[0]
+
+
+def test_info_says_what_is_there(desk: Desk) -> None:
+    desk.add(desk.lines({"id": "new", "vector": vectors(1)[0], "labels": ["fresh"]}))
+    desk.said(remove, ["item-1"], desk.gallery_folder)
+    console = Console(file=io.StringIO(), width=200)
+    info(desk.gallery_folder, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == f"200 items with {BITS}-bit codes and features of width {WIDTH}"
+    assert desk.gallery().version in lines[1] and lines[2].startswith(
+        "200 labels: item-0, item-2, item-3 and 197"
+    )
+    assert lines[3:] == [
+        "segment 1: 199 of 200 items are left", "segment 2: 1 of 1 items are left",
+    ]  # fmt: skip
+
+
+def test_export_holds_everything_in_both_forms(desk: Desk) -> None:
+    desk.add(desk.lines({"id": "né", "vector": vectors(1)[0], "labels": ["a", "b"], "title": "Né"}))
+    desk.said(remove, ["item-1"], desk.gallery_folder)
+    gallery = desk.gallery()
+    for name in ("out.jsonl", "out.npz"):
+        said = desk.said(export, desk.folder / name, desk.gallery_folder)
+        assert said.startswith("written: 200 items in ") and gallery.version in said
+    lines = [json.loads(line) for line in (desk.folder / "out.jsonl").read_bytes().splitlines()]
+    arrays = np.load(desk.folder / "out.npz", allow_pickle=False)
+    keys = gallery.keys()
+    assert arrays["keys"].tolist() == [line["key"] for line in lines] == keys.tolist()
+    assert arrays["ids"].tolist() == [line["id"] for line in lines] == [gallery.identifier(k) for k in keys]
+    assert [json.loads(text) for text in arrays["labels"]] == [line["labels"] for line in lines]
+    assert lines[-1]["labels"] == ["a", "b"] and lines[-1]["title"] == arrays["titles"][-1] == "Né"
+    assert arrays["codes"].tolist() == gallery.codes_of(keys).tolist()
+    assert [list(base64.b64decode(line["code"])) for line in lines] == arrays["codes"].tolist()
+    assert arrays["features"].tobytes() == gallery.features(keys).tobytes()
+    assert np.array([line["vector"] for line in lines], np.float32).tobytes() == arrays["features"].tobytes()
+    assert {path.name for path in desk.folder.iterdir()} == {
+        "base", "gallery", "items.jsonl", "out.jsonl", "out.npz",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="neither"):
+        desk.said(export, desk.folder / "out.csv", desk.gallery_folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"id": "a"}, "line 2: got nothing to encode: expected"),
+        ({"vector": [1.0] * WIDTH}, 'line 2: no "id"'),
+        ({"id": "a", "vector": [1.0] * WIDTH, "text": "b"}, "line 2: got text, vector: expected"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "label": "b"}, "line 2: got label: expected"),
+        ({"id": "a", "vector": ["1"]}, "line 2: expected a vector"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "labels": "b"}, "line 2: expected a list"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "labels": [1]}, "line 2: expected a text, got a number"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "title": 5}, "line 2: expected a text, got a number"),
+        ({"id": "a", "image": "none.png"}, "line 2: no picture"),
+        ({"id": "a", "text": 5}, "line 2: the text is a number"),
+        (7, "line 2: expected {"),
+        ({"id": "good", "vector": [1.0] * WIDTH}, "names good 2 times"),
+        ({"id": "a", "text": "words"}, "encodes vector, not text items"),
+        ({"id": "a", "vector": [1.0]}, "gallery vector a: expected a vector of 32 numbers"),
+        ({"id": "a", "vector": [0.0] * WIDTH}, "gallery vector a: the vector is zero"),
+    ],
+)
+def test_lines_that_are_no_items_are_named_and_nothing_is_changed(
+    desk: Desk, line: object, said: str
+) -> None:
+    before = desk.files()
+    with pytest.raises(QshiftError) as error:
+        desk.add(desk.lines({"id": "good", "vector": vectors(1)[0]}, line))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert desk.files() == before
+
+
+def test_places_that_are_no_gallery(desk: Desk) -> None:
+    path = desk.lines({"id": "a", "vector": vectors(1)[0]})
+    with pytest.raises(ArtifactError, match=r"no gallery in .*: build it first"):
+        desk.said(add, path, desk.folder / "nowhere", desk.base, False)
+    with pytest.raises(ArtifactError, match="build it first"):
+        desk.said(info, desk.folder / "nowhere")
+    with changing(desk.gallery_folder), pytest.raises(ArtifactError, match="changed by another process"):
+        desk.add(path)
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match="holds no item"):
+        desk.add(path)
