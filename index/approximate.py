@@ -11,21 +11,21 @@ Every build is deterministic for one thread count. docs/lab/performance.md has r
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import IndexKind
 from core.errors import ConfigError
 from core.types import Codes, Distances, Hits, Keys
 from index.binary import FaissIndex
 from index.codes import checked
 from index.exact import checked_k, unused
 
-Kind = Literal["ivf", "hnsw", "multi-hash"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-EFFORT: dict[Kind, int] = {"ivf": 64, "hnsw": 128, "multi-hash": 2}
+KINDS: tuple[IndexKind, ...] = ("ivf", "hnsw", "multi-hash")
+EFFORT: dict[str, int] = {"ivf": 64, "hnsw": 128, "multi-hash": 2}
 """Groups looked into; neighbours kept on the walk; bits flipped in each piece: the search's own default."""
 FEWEST = 10_000
 """Items below which a look at all of them takes less than encoding a thousandth of a query."""
@@ -50,10 +50,12 @@ class ApproximateIndex:
         ConfigError: an unknown kind, or an effort below 1.
     """
 
-    def __init__(self, bits: int, kind: Kind, effort: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, bits: int, kind: IndexKind, effort: int | None = None, threads: int | None = None
+    ) -> None:
         if kind not in KINDS:
             raise ConfigError(f"no index of kind {kind!r}: expected flat, {', '.join(KINDS)}")
-        if effort is not None and effort < (0 if kind == "multi-hash" else 1):
+        if effort is not None and effort < 1:
             raise ConfigError(f"expected an effort of at least 1 for {kind}, got {effort}")
         self.kind, self.effort = kind, EFFORT[kind] if effort is None else effort
         self._exact = FaissIndex(bits, threads=threads)
@@ -144,7 +146,7 @@ class ApproximateIndex:
         centroids = faiss.IndexBinaryFlat(self.bits)
         near = faiss.IndexBinaryIVF(centroids, self.bits, groups)
         self._parts.append(centroids)
-        near.cp.seed = 0
+        near.cp.seed, near.cp.min_points_per_centroid = 0, 1  # few are enough: FAISS would warn
         few = np.random.default_rng(0).permutation(len(self))[: groups * SAMPLES]
         near.train(self.codes[np.sort(few)])
         return near

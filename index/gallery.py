@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import IndexKind
 from core.errors import GalleryError
 from core.types import Codes, Distances, Floats, Hits, Keys
 from index.codes import NO_KEY, checked
@@ -286,6 +287,8 @@ class VersionedGallery:
         backend: Backend = "faiss",
         device: Device = "cpu",
         threads: int | None = None,
+        kind: IndexKind = "flat",
+        effort: int | None = None,
     ) -> VersionedGallery:
         """Reads a version back.
 
@@ -293,11 +296,12 @@ class VersionedGallery:
             folder: as written by `save`.
             base_version: the base model in use; None: not checked.
             backend, device, threads: as for building.
+            kind, effort: of index, see `index.approximate`; an item's distance is exact with all of them.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
-        searched = Searched(backend, device)
+        searched = Searched(backend, device, kind, effort)
         return cls._of(load(folder, base_version, searched, threads), searched)
 
     def _known(self, identifier: str) -> int | None:

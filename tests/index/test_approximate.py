@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from core.config import IndexKind
 from core.errors import ConfigError
 from core.types import Codes
-from index.approximate import FEWEST, KINDS, ApproximateIndex, Kind, recall
+from index.approximate import FEWEST, KINDS, ApproximateIndex, recall
 from index.binary import FaissIndex
 from index.codes import paired
 
@@ -68,8 +69,9 @@ def test_an_effort_that_looks_at_all_finds_all(flat: FaissIndex) -> None:
 
 
 def test_little_effort_finds_less_and_never_leaves_a_place_empty() -> None:
-    made = ApproximateIndex(BITS, "multi-hash", effort=0)
+    made = ApproximateIndex(BITS, "multi-hash")
     made.add(KEYS, CODES)
+    made.at(0)
     hits = made.search(QUERIES, K)
     assert (hits.keys >= 0).all() and recall(made, QUERIES) < 0.95
     far = ~QUERIES[:3]
@@ -84,7 +86,7 @@ def test_filters_and_distances_are_exact(index: ApproximateIndex, flat: FaissInd
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_few_items_are_searched_exactly_and_removal_is_heeded(kind: Kind) -> None:
+def test_few_items_are_searched_exactly_and_removal_is_heeded(kind: IndexKind) -> None:
     few, many = ApproximateIndex(BITS, kind), ApproximateIndex(BITS, kind)
     few.add(KEYS[:500], CODES[:500])
     flat = FaissIndex(BITS)
