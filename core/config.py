@@ -177,6 +177,9 @@ class AdaptConfig(Section):
     align: AlignConfig = AlignConfig()
 
 
+IndexKind = Literal["flat", "ivf", "hnsw", "multi-hash"]
+
+
 class AnswerConfig(Section):
     """How many items are compared and served, and how the twins are fused."""
 
@@ -188,6 +191,8 @@ class AnswerConfig(Section):
     # and counts fully; None: always. Chosen on the development suite.
     evidence: Span | None = (0.15, 0.75)
     rerank: bool = True
+    index: IndexKind = "flat"  # the others look at a part of a gallery of 10,000 items or more
+    effort: int | None = Field(None, ge=1, le=1 << 20)  # None: what `index` does by default
 
     @model_validator(mode="after")
     def _enough(self) -> Self:

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import IndexKind
 from core.errors import GalleryError
 from core.types import Codes, Distances, Floats, Hits, Keys
 from index.codes import NO_KEY, checked
@@ -283,6 +284,8 @@ class VersionedGallery:
         threads: int | None = None,
         version: str = "",
         beside: VersionedGallery | None = None,
+        kind: IndexKind = "flat",
+        effort: int | None = None,
     ) -> VersionedGallery:
         """Reads a version back.
 
@@ -292,11 +295,12 @@ class VersionedGallery:
             backend, device, threads: as for building.
             version: "" for the newest; else one that was replaced within the hour.
             beside: a version that is in memory: what both hold is shared.
+            kind, effort: of index, see `index.approximate`; an item's distance is exact with all of them.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
-        searched = Searched(backend, device)
+        searched = Searched(backend, device, kind, effort)
         parts = () if beside is None else beside.parts
         return cls._of(load(folder, base_version, searched, threads, version, parts), searched)
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.artifacts import tensors_hash
-from core.errors import GalleryError
+from core.config import IndexKind
+from core.errors import ConfigError, GalleryError
 from core.types import Codes, Keys
 from index.codes import checked
 from index.columns import Features, frozen, half
@@ -22,6 +23,7 @@ from index.exact import ExactIndex, checked_keys
 from index.gallery_files import Columns
 
 if TYPE_CHECKING:
+    from index.approximate import ApproximateIndex
     from index.binary import FaissIndex
 
 Backend = Literal["faiss", "exact"]
@@ -44,15 +46,25 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """How segments are searched: backend "faiss" or "exact", and the device of faiss."""
+    """How segments are searched: backend "faiss" or "exact", and of faiss device, kind and its effort."""
 
     backend: Backend
     device: Device
+    kind: IndexKind = "flat"
+    effort: int | None = None
 
-    def index(self, bits: int, threads: int | None = None) -> ExactIndex | FaissIndex:
-        """An empty index. Raises GalleryError for an unknown backend."""
+    def index(self, bits: int, threads: int | None = None) -> ExactIndex | FaissIndex | ApproximateIndex:
+        """An empty index. Raises GalleryError for an unknown backend, ConfigError for a kind on a GPU."""
         if self.backend == "exact":
             return ExactIndex(bits)
+        if self.kind != "flat":
+            from index.approximate import ApproximateIndex
+
+            if self.device == "cuda":
+                raise ConfigError(
+                    f'an index of kind {self.kind} is searched on the CPU: "flat", or device = "cpu"'
+                )
+            return ApproximateIndex(bits, self.kind, self.effort, threads)
         if self.backend == "faiss":
             from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
 

@@ -39,7 +39,7 @@ from adapters.online.training_free import TrainingFree
 from adapters.online.uatta import Uatta
 from adapters.online.uca import Uca
 from core.allocator import keep_memory
-from core.config import OWN_METHOD, ClusterConfig, Config, LimitConfig
+from core.config import OWN_METHOD, AnswerConfig, ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
 from core.protocols import Adapter, Aligner, Encoder, StateStore
@@ -107,18 +107,19 @@ def engine(config: Config) -> Engine:
     if OWN_METHOD.fullmatch(config.adapt.method or ""):
         imported(config.adapt.method or "")  # before a large base is loaded
     base = load_base(config.base, where, config.precision)
-    return assemble(
-        config, base, GalleryVersions(load_gallery(config.gallery, base, where, config.threads)), where
-    )
+    gallery = load_gallery(config.gallery, base, where, config.threads, config.answer)
+    return assemble(config, base, GalleryVersions(gallery), where)
 
 
 def load_gallery(
-    folder: Path, base: Base, where: str = "cpu", threads: int | None = None
-) -> VersionedGallery:
-    """Loads a gallery that was built with a base. Raises ArtifactError, GalleryError."""
+    folder: Path, base: Base, where: str = "cpu", threads: int | None = None,
+    answer: AnswerConfig = AnswerConfig(),
+) -> VersionedGallery:  # fmt: skip
+    """Loads a gallery that was built with a base. Raises ArtifactError, ConfigError, GalleryError."""
     return VersionedGallery.load(
-        folder, base_version=base.version, device="auto" if where == "cuda" else "cpu", threads=threads
-    )
+        folder, base.version, device="auto" if where == "cuda" else "cpu", threads=threads,
+        kind=answer.index, effort=answer.effort,
+    )  # fmt: skip
 
 
 def assemble(

@@ -108,7 +108,9 @@ class Following:
             return None
 
     def _loaded(self, version: str) -> VersionedGallery:
+        answer = self._engine.config.answer
         where: Device = "auto" if device(self._engine.config) == "cuda" else "cpu"
         return VersionedGallery.load(
-            self._folder, self._engine.base.version, device=where, version=version, beside=self._newest
-        )
+            self._folder, self._engine.base.version, device=where, version=version, beside=self._newest,
+            kind=answer.index, effort=answer.effort,
+        )  # fmt: skip

@@ -71,6 +71,21 @@ def info(gallery: Folder = DATA / "gallery") -> None:
 
 
 @app.command(
+    "compare",
+    epilog="Examples:\n\n`qshift gallery compare`\n\n`qshift gallery compare --effort 200`",
+)
+def compare(
+    gallery: Folder = DATA / "gallery",
+    base: Annotated[Path, typer.Option(help="The base model it was built with.")] = DATA / "base",
+    effort: Annotated[int | None, typer.Option(help="Of each kind; their own without it.", min=1)] = None,
+) -> None:
+    """Search a large gallery by each kind of index: recall against all items, and time."""
+    from qshift.demo.compare_indexes import compare
+
+    compare(gallery, base, effort, CONSOLE)
+
+
+@app.command(
     "export",
     epilog="Examples:\n\n`qshift gallery export items.jsonl`\n\n"
     "`qshift gallery export items.npz --gallery qshift-data/gallery`",

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from toy_vectors import BITS, ITEMS, WIDTH, gallery_features, unit, write_vectors
 
+from core.config import AnswerConfig, Config
 from core.errors import ArtifactError, ConfigError, GalleryError, QshiftError
 from encoders.base_model import load_base
+from index.approximate import KINDS
 from index.folder import changing
 from index.gallery import Display, VersionedGallery
 from qshift.build import load_gallery
+from qshift.demo.compare_indexes import compare
 from qshift.demo.galleries import add, export, info, remove
 from qshift.session import Session
 
@@ -188,3 +192,48 @@ def test_places_that_are_no_gallery(desk: Desk) -> None:
     path.write_text("\n")
     with pytest.raises(ConfigError, match="holds no item"):
         desk.add(path)
+
+
+# -- kinds of index -------------------------------------------------------------------------------------
+
+
+def large(folder: Path, count: int) -> Path:
+    """The toy's base with a gallery of so many items."""
+    write_vectors(folder)
+    base = load_base(folder / "base")
+    rows = unit(np.random.default_rng(3).normal(size=(count, WIDTH)).astype(np.float32))
+    codes = base.head.codes(torch.from_numpy(rows), "vector")
+    names = [str(item) for item in range(count)]
+    VersionedGallery(BITS, names, codes, names, rows, base_version=base.version).save(folder / "gallery")
+    return folder
+
+
+def test_kinds_of_index_are_compared_on_the_gallery_itself(tmp_path: Path) -> None:
+    folder = large(tmp_path, 10_000)
+    console = Console(file=io.StringIO(), width=80)
+    compare(folder / "gallery", folder / "base", None, console)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    found = {row[0]: row[1:] for row in rows if row and row[0] in ("flat", *KINDS)}
+    assert set(found) == {"flat", *KINDS} and found["flat"][:2] == ["1.000", "1.000"]
+    assert all(0.5 < float(found[kind][1]) <= 1 and float(found[kind][3]) >= 0 for kind in KINDS)
+
+
+def test_of_few_items_none_is_left_out_anyway(desk: Desk) -> None:
+    with pytest.raises(GalleryError, match="below 10,000 all are looked at anyway"):
+        compare(desk.gallery_folder, desk.base, None, Console(file=io.StringIO()))
+
+
+def test_the_setting_decides_how_a_gallery_is_searched(tmp_path: Path) -> None:
+    folder = large(tmp_path, 10_000)
+    base, config = load_base(folder / "base"), AnswerConfig(index="ivf", effort=1)
+    some, every = (
+        load_gallery(folder / "gallery", base, answer=config),
+        load_gallery(folder / "gallery", base),
+    )
+    codes = every.codes_of(np.arange(200))
+    assert (some.search(codes, 10).distances != every.search(codes, 10).distances).any()
+    assert some.version == every.version
+    settings = [Config(answer=answer).decision_hash() for answer in (config, AnswerConfig())]
+    assert settings[0] != settings[1]
+    with pytest.raises(ConfigError, match="is searched on the CPU"):
+        VersionedGallery.load(folder / "gallery", device="cuda", kind="ivf")
