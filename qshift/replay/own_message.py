@@ -121,6 +121,8 @@ def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: Limit
 
 
 def _vector(values: Any) -> Floats:
+    if isinstance(values, np.ndarray):  # a row of a file, which its reader has judged
+        return values
     # NumPy would take "1" and true for numbers.
     numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
     vector = np.asarray(values if numbers else [], dtype=np.float64)
