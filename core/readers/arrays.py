@@ -5,11 +5,13 @@ A .npy file is mapped, never read whole; what the other two hold is read into me
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -22,6 +24,11 @@ SUFFIXES = (".npy", ".npz", ".parquet")
 VECTORS = "vectors"
 COLUMNS = ("ids", "labels", "titles", "modality")
 """What may stand beside the vectors in .npz and .parquet files, a value a row."""
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, ArithmeticError, MemoryError,
+    SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What the readers of NumPy, zipfile and pyarrow raise for files that are damaged, or made to look so."""
 PICKLED = "it holds Python objects, which are never unpickled"
 
 
@@ -46,7 +53,7 @@ def opened(path: Path) -> Arrays:
         raise ConfigError(f"no file {shown(path)}: name one of {', '.join(SUFFIXES)}")
     try:
         return {".npy": _npy, ".npz": _npz, ".parquet": _parquet}[suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"{shown(path)} cannot be read: {reason}; write it again") from error
 
@@ -56,21 +63,20 @@ def _npy(path: Path) -> Arrays:
         shape, dtype = _header(file, path)
         begins = file.tell()
     _check(path, "", shape, dtype)
-    have, need = path.stat().st_size - begins, int(np.prod(shape)) * dtype.itemsize
-    if have < need:
-        raise ConfigError(
-            f"{shown(path)} is cut off: it announces {need} bytes of numbers and holds {have}; write it again"
-        )
+    _check_whole(path, path.stat().st_size - begins, shape, dtype)
     return Arrays(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _npz(path: Path) -> Arrays:
     headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    sizes: dict[str, int] = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             if member.endswith(".npy"):
                 with archive.open(member) as file:
-                    headers[member.removesuffix(".npy")] = _header(file, path)
+                    name = member.removesuffix(".npy")
+                    headers[name] = _header(file, path)
+                    sizes[name] = archive.getinfo(member).file_size - file.tell()
     chosen = _one(path, [name for name, (shape, _) in headers.items() if len(shape) == 2], list(headers))
     _check(path, f"array {chosen!r}", *headers[chosen])
     for name in set(headers) & set(COLUMNS):
@@ -78,6 +84,8 @@ def _npz(path: Path) -> Arrays:
             raise ConfigError(
                 f"{shown(path)}: array {name!r} cannot be read, {PICKLED}: save np.array({name}, dtype=str)"
             )
+    for name in {chosen, *headers} & {chosen, *COLUMNS}:
+        _check_whole(path, sizes[name], *headers[name])
     with np.load(path, allow_pickle=False) as found:
         vectors = found[chosen]
         columns = {name: found[name] for name in COLUMNS if name in headers and name != chosen}
@@ -167,5 +175,14 @@ def _check(path: Path, what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     if len(shape) != 2:
         hint = "give a single vector as [1, D]" if len(shape) == 1 else "give a vector a row"
         raise ConfigError(f"{where}has shape {list(shape)}, expected [N, D]: {hint}")
-    if not shape[0] or not shape[1]:
+    if min(shape) < 1:
         raise ConfigError(f"{where}is empty, of shape {list(shape)}: expected at least one vector")
+
+
+def _check_whole(path: Path, have: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Before memory is asked for. Raises ConfigError where so many bytes cannot hold what is announced."""
+    need = math.prod(shape) * dtype.itemsize
+    if have < need:
+        raise ConfigError(
+            f"{shown(path)} is cut off: it announces {need} bytes of numbers and holds {have}; write it again"
+        )

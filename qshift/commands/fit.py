@@ -73,6 +73,11 @@ def fit(
 
     if data is None and is_folder(Path(method)):  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
+    elif data is None and Path(method).suffix:  # `qshift fit items.npy`
+        from core.readers.vectors import holds_vectors
+
+        if holds_vectors(Path(method)):
+            method, data = "vectors", Path(method)
     if method == "vectors":
         from qshift.demo.vectors import fit_vectors
 

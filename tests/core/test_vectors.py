@@ -118,6 +118,31 @@ def test_damaged_files_are_a_sentence(tmp_path: Path) -> None:
     assert "cut off: it announces 192 bytes of numbers and holds 188" in _said(tmp_path / "short.npy")
 
 
+def test_altered_bytes_raise_nothing_else(tmp_path: Path) -> None:
+    """A sentence, or numbers: never a traceback, and no memory for what is only announced."""
+    names = np.array([f"n{row}" for row in range(N)])
+    draw, outcomes = np.random.default_rng(0), set()
+    for good in (npy(tmp_path, rows()), npz(tmp_path, vectors=rows(), ids=names)):
+        content = good.read_bytes()
+        for _ in range(150):
+            altered = bytearray(content)
+            for place in draw.integers(0, min(len(content), 400), 3):
+                altered[place] = draw.choice([*b"\x00\xff9(-,'", int(draw.integers(256))])
+            path = tmp_path / f"altered{good.suffix}"
+            path.write_bytes(altered)
+            try:
+                outcomes.add(len(read_vectors(path)) > 0)
+            except ConfigError as error:
+                outcomes.add("sentence")
+                assert "\n" not in str(error) and len(str(error)) < 700
+    assert outcomes == {True, "sentence"}
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }"
+    for shape in (b"4611686018427387904, 4", b"-3, 4", b"True, 4", b"3.0, 4", b"(" * 900):
+        text = (header % shape).ljust(2000) + b"\n"
+        path.with_suffix(".npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        _refused(lambda: read_vectors(path.with_suffix(".npy")), "cannot be read|cut off|is empty")
+
+
 def _said(path: Path) -> str:
     with pytest.raises(ConfigError) as error:
         read_vectors(path)

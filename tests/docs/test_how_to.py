@@ -19,13 +19,14 @@ NOT_RUN = {
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
 }
 """How commands begin that are not run here, why, and what runs them."""
-RUN = ("qshift replay queries my.jsonl",)
+RUN = ("qshift replay queries my.jsonl", "qshift replay queries asked.npy", "python vectors.py")
 """Here."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
 )  # fmt: skip
-"""By tests/nightly/test_how_to_pages.py; the clients also by tests/integration/test_how_to_clients.py."""
+"""By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors here
+and by tests/integration/test_vector_files.py."""
 TOO_LONG = "two-domains"
 """Trains for minutes; tests/qshift/test_domain_base.py, test_evaluate.py, tests/adapters/test_parallel.py."""
 
@@ -33,7 +34,8 @@ TOO_LONG = "two-domains"
 def test_every_block_is_run_or_excused() -> None:
     """Python of own-loop is compared with the examples, which run: tests/examples."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, TOO_LONG: 0}
+    none = dict.fromkeys(("watch", "replay", TOO_LONG), 0)
+    assert python == {"stream-queries": 2, "own-loop": 3, "bring-your-vectors": 1, **none}
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
         starts = {start for start in NOT_RUN if command.startswith(start)}
@@ -84,3 +86,20 @@ def test_own_queries_are_replayed(asked: Path, number: int) -> None:
     if number == 0:
         rows = json.loads((asked / "rows.json").read_text())
         assert rows and (asked / "rows.timings.json").exists()
+
+
+# -- bring your vectors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vectors_are_brought(tmp_path: Path) -> None:
+    """From the files to a replay, whose adapted answers win back what the change has taken."""
+    (code,) = blocks("bring-your-vectors", "python")
+    (tmp_path / code.split("\n")[0].removeprefix("# ")).write_text(code)
+    said = {command: run(command, tmp_path) for command in commands("bring-your-vectors")[:4]}
+    starts = ["python vectors.py", "qshift fit vectors", "qshift gallery build", "qshift replay queries"]
+    assert all(command.startswith(start) for command, start in zip(said, starts, strict=True))
+    assert "5,000 items with 128-bit codes" in said[[*said][2]]
+    frozen, default = json.loads((tmp_path / "rows.json").read_text())
+    assert default["labels"] == 640 and default["map_minus_frozen"] > 5 and default["low"] > 0
+    assert frozen["map"] > 20
