@@ -137,6 +137,9 @@ def _stacked(path: Path, name: str, column: Any) -> NDArray[Any]:
 
 
 def _whole(path: Path, name: str, values: list[Any]) -> list[Any]:
+    """A column; a label or a title may be missing."""
+    if name in ("labels", "titles"):
+        return ["" if value is None else value for value in values]
     if None in values:
         raise ConfigError(f"{shown(path)}, row {values.index(None)}: column {name!r} is empty: fill it")
     return values

@@ -229,6 +229,9 @@ def test_parquet_is_read(tmp_path: Path, kind: str) -> None:
         values = arrow.array(bad)
         parquet.write_table(arrow.table({"embedding": values, "ids": table["ids"]}), path)
         _refused(lambda: read_vectors(path), said)
+    labels = ["a", None] * 6
+    parquet.write_table(arrow.table({"embedding": numbers, "labels": labels}), path)
+    assert read_vectors(path).column("labels") == ("a", "") * 6
     table["ids"][4] = None
     parquet.write_table(arrow.table({"embedding": numbers, "ids": table["ids"]}), path)
     _refused(lambda: read_vectors(path), "row 4: column 'ids' is empty: fill it")

@@ -25,8 +25,8 @@ NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
 )  # fmt: skip
-"""By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors here
-and by tests/integration/test_vector_files.py."""
+"""By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors
+here, and by tests/integration/test_vector_files.py."""
 TOO_LONG = "two-domains"
 """Trains for minutes; tests/qshift/test_domain_base.py, test_evaluate.py, tests/adapters/test_parallel.py."""
 
