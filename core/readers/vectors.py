@@ -83,14 +83,16 @@ class VectorFile:
 
     def notes(self) -> list[str]:
         """What a user should know, a sentence each."""
-        found = []
-        if self.left_out:
-            some = "; ".join(f"row {row} holds {why}" for row, why in list(self.left_out.items())[:SHOWN])
-            found.append(f"{shown(self.path)}: {len(self.left_out)} of {self.count} rows left out: {some}")
-        if self.rescaled:
-            many = f"{self.rescaled} of {len(self)} vectors"
-            found.append(f"{shown(self.path)}: {many} are not of unit length: normalised")
-        return found
+        if not self.left_out:
+            return self.lengths()
+        some = "; ".join(f"row {row} holds {why}" for row, why in list(self.left_out.items())[:SHOWN])
+        left = f"{shown(self.path)}: {len(self.left_out)} of {self.count} rows left out: {some}"
+        return [left, *self.lengths()]
+
+    def lengths(self) -> list[str]:
+        """A sentence where vectors are not of unit length."""
+        many = f"{self.rescaled} of {len(self)} vectors"
+        return [f"{shown(self.path)}: {many} are not of unit length: normalised"] if self.rescaled else []
 
 
 def holds_vectors(path: Path | None) -> bool:

@@ -177,7 +177,7 @@ def test_names_labels_and_titles_are_in_the_gallery(made: Path, tmp_path: Path) 
     assert gallery.titles() == ["A", "B", ""]
 
 
-def test_rows_without_a_direction_are_refused_one_by_one(made: Path, tmp_path: Path) -> None:
+def test_rows_without_a_direction_are_refused_one_by_one(made: Path, tmp_path: Path, caplog: Any) -> None:
     rows = np.load(made / "items.npy")[:5]
     rows[1], rows[3, 0], rows[4] = 0, np.nan, 2 * rows[4]
     own, _ = asked(made, write(tmp_path / "q.npy", rows, ["cluster 1", "", "nobody's", "", ""]))
@@ -186,6 +186,7 @@ def test_rows_without_a_direction_are_refused_one_by_one(made: Path, tmp_path: P
         ("row 1", "the vector holds only zeros, which have no direction"),
         ("row 3", "the vector holds NaN, infinity or a number beyond float32"),
     ]
+    assert "1 of 3 vectors are not of unit length: normalised" in caplog.text
     assert list(own.labels.values()) == ["cluster 1"] and dict(own.unknown) == {"nobody's": 1}
     assert len(asked(made, tmp_path / "q.npy", 3)[0].records) == 2  # of the first three rows
     sent = read_queries(tmp_path / "q.npy", Config())
