@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from core.errors import GalleryError
 from core.types import Floats
+
+BLOCK = 4096
 
 
 class Features:
@@ -20,8 +23,11 @@ class Features:
 
     def __init__(self, rows: NDArray[np.float16]) -> None:
         self.rows = frozen(rows)
-        values = rows.astype(np.float32)
-        self._scale = frozen((1 / np.sqrt(np.einsum("nd,nd->n", values, values))).astype(np.float32))
+        squares = np.empty(len(rows), np.float32)
+        for block in _blocks(rows):
+            values = rows[block].astype(np.float32)
+            squares[block] = np.einsum("nd,nd->n", values, values)
+        self._scale = frozen((1 / np.sqrt(squares)).astype(np.float32))
 
     @property
     def width(self) -> int:
@@ -38,7 +44,7 @@ class Features:
 def half(features: NDArray[Any]) -> NDArray[np.float16]:
     """Unit features as they are kept; float16 is taken as it is, so that loading changes no bit."""
     rows = np.asarray(features)
-    if rows.ndim != 2 or not np.isfinite(rows).all() or not (np.abs(rows).max(axis=1, initial=0) > 0).all():
+    if rows.ndim != 2 or not all(map(_usable, (rows[block] for block in _blocks(rows)))):
         raise GalleryError(
             f"expected finite features [N, D], none zero, got shape {rows.shape}: encode again"
         )
@@ -47,6 +53,15 @@ def half(features: NDArray[Any]) -> NDArray[np.float16]:
     values = rows.astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return values.astype(np.float16)
+
+
+def _blocks(rows: NDArray[Any]) -> Iterator[slice]:
+    """Some thousand rows at a time: copies of all of a large gallery would be the most memory of all."""
+    return (slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK))
+
+
+def _usable(rows: NDArray[Any]) -> bool:
+    return bool(np.isfinite(rows).all() and (np.abs(rows).max(axis=1, initial=0) > 0).all())
 
 
 def gathered(rows: NDArray[Any], position: NDArray[np.intp], unused: NDArray[np.bool_]) -> NDArray[Any]:

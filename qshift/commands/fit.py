@@ -7,36 +7,47 @@ from typing import Annotated
 
 import typer
 
-from qshift.commands.options import CONSOLE, DATA
+from core.errors import ConfigError
+from core.readers.places import shown
+from qshift.commands.options import CONSOLE, DATA, given
 
 EXAMPLES = (
     "Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
     "`qshift fit distil my-pictures --base qshift-data/distilled --steps 2000`\n\n"
     "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
+    "\n\n`qshift fit vectors pictures.npy --queries texts.npy --base qshift-data/base`"
 )
 
 
 def fit(
+    context: typer.Context,
     method: Annotated[
         str,
         typer.Argument(
             help="two-tower: heads on packaged towers; may be left out. distil: a small open_clip model that "
             "learns the features of two-tower, 5 minutes. open_clip: the same from scratch, 7-10 minutes. "
-            "psca, couple, tpsnet: from a labelled and an unlabelled domain."
+            "psca, couple, tpsnet: from a labelled and an unlabelled domain. vectors: of any model or API."
         ),
     ] = "two-tower",
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Captioned pictures, the emoji without it; for two domains the source, a folder per class."
+            help="Captioned pictures, the emoji without it; for two domains the source, a folder per class; "
+            "for vectors a .npy, .npz or .parquet file."
         ),
     ] = None,
     target: Annotated[
         Path | None, typer.Option(help="Pictures of the other domain; their classes are not looked at.")
     ] = None,
     base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
-    bits: Annotated[int, typer.Option(help="Code width, a multiple of 8.")] = 64,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="vectors: clean queries, where they are of another kind than what is searched."),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Code width, a multiple of 8; 64 without it, of vectors 128.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     backbone: Annotated[
         str | None,
@@ -59,13 +70,25 @@ def fit(
 ) -> None:
     """Train a base model on captioned pictures, or on two domains."""
     from core.readers.places import is_folder
-    from qshift.demo.fit import fit
-    from qshift.recipes.domains.material import FitOptions
 
     if data is None and is_folder(Path(method)):  # `qshift fit my-pictures`
         method, data = "two-tower", Path(method)
+    elif data is None and Path(method).suffix:  # `qshift fit items.npy`
+        from core.readers.vectors import holds_vectors
+
+        if holds_vectors(Path(method)):
+            method, data = "vectors", Path(method)
+    if method == "vectors":
+        from qshift.demo.vectors import fit_vectors
+
+        return fit_vectors(data, queries, base, bits, seed, CONSOLE, given(context))
+    if queries is not None:
+        raise ConfigError(f"--queries is of vectors: leave it out with {shown(method)}")
+    from qshift.demo.fit import fit
+    from qshift.recipes.domains.material import FitOptions
+
     options = FitOptions(
-        bits=bits,
+        bits=64 if bits is None else bits,
         seed=seed,
         side=side,
         backbone=backbone,

@@ -19,7 +19,10 @@ def produce(
     context: typer.Context,
     source: Annotated[
         Path | None,
-        typer.Argument(help="A folder of pictures or a file of JSON lines; the emoji without it."),
+        typer.Argument(
+            help="A folder of pictures, a file of JSON lines, or one of vectors (.npy, .npz, .parquet); "
+            "the emoji without it."
+        ),
     ] = None,
     shift: Annotated[list[str] | None, typer.Option(help="Several are mixed, one per query.")] = None,
     modality: Annotated[Literal["image", "text"], typer.Option()] = "image",

@@ -67,7 +67,12 @@ def demo(
     "\n\n`qshift replay queries my-pictures --base B --gallery G --method default,rest+fused --batch 32`",
 )
 def queries(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures or a JSONL file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of pictures, a JSONL file, or a file of vectors (.npy, .npz, .parquet)."
+        ),
+    ],
     base: Base = None,
     gallery: Gallery = None,
     method: Method = None,

@@ -11,11 +11,13 @@ from core.config import Config
 from core.errors import ConfigError, Refused
 from core.readers.lines import BadLine
 from core.readers.places import shown
+from core.readers.vectors import holds_vectors
 from core.records import Coordinates, Record
 from qshift.data.inventory import SHOWN
 from qshift.replay.admitted import judge
 from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_lines, word_of
 from qshift.replay.schedule import Item
+from qshift.replay.vector_rows import vector_rows
 from qshift.terminal.counts import counted
 from stream.codec import Codec
 
@@ -25,15 +27,16 @@ SAID = 20
 
 @dataclass(frozen=True, slots=True)
 class FileQueries:
-    """Queries of a file that the service would take, and (line, reason) of those that it would not."""
+    """Queries of a file that the service would take, and (line or row, reason) of those that it would not."""
 
     items: tuple[Item, ...]
     refused: tuple[tuple[int, str], ...]
     strangers: str
+    noun: str = "line"
 
     def say(self, console: Console) -> None:
         for line, reason in self.refused[:SAID]:
-            console.print(f"line {line} is refused: {reason}", markup=False, highlight=False)
+            console.print(f"{self.noun} {line} is refused: {reason}", markup=False, highlight=False)
         if self.refused:
             more = f", {len(self.refused) - SAID} of them not shown" if len(self.refused) > SAID else ""
             console.print(
@@ -44,7 +47,9 @@ class FileQueries:
 
 
 def read_queries(source: Path, config: Config) -> FileQueries:
-    """Queries of a JSONL file, each with an optional "label" and "id": all are judged before one is sent.
+    """Queries of a JSONL file or of a file of vectors, each with an optional "label" and "id".
+
+    All are judged before one is sent.
 
     Raises:
         ConfigError: the file cannot be read, or holds no query that the service would take.
@@ -53,11 +58,12 @@ def read_queries(source: Path, config: Config) -> FileQueries:
     found: list[Item] = []
     refused: list[tuple[int, str]] = []
     strangers = Strangers()
-    for number, entry in query_lines(source):
+    noun, entries = ("row", vector_rows(source)) if holds_vectors(source) else ("line", query_lines(source))
+    for number, entry in entries:
         try:
             if isinstance(entry, BadLine):
                 raise Refused("decode", str(entry))
-            strangers.look(entry, f"line {number}")
+            strangers.look(entry, f"{noun} {number}")
             name, label = word_of(entry, "id") or str(number), word_of(entry, "label")
             value, headers = own_message(entry, name, source.parent, limits)
             judge(codec, limits, Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers)))
@@ -66,7 +72,7 @@ def read_queries(source: Path, config: Config) -> FileQueries:
             continue
         found.append(Item("file", value, tuple(headers), label))
     if not found:
-        reasons = "; ".join(f"line {line}: {reason}" for line, reason in refused[:SHOWN])
+        reasons = "; ".join(f"{noun} {line}: {reason}" for line, reason in refused[:SHOWN])
         said = f" that can be sent: {reasons}" if refused else ""
         raise ConfigError(f"{shown(source)} holds no query{said}; a line is {EXPECTED}")
-    return FileQueries(tuple(found), tuple(refused), strangers.note())
+    return FileQueries(tuple(found), tuple(refused), strangers.note(), noun)

@@ -70,7 +70,7 @@ def fit(
     """
     if method not in MODELS and method not in HEADS:
         raise ConfigError(
-            f"no method {method!r}: expected one of {', '.join((*MODELS, *HEADS))}, or a folder"
+            f"no method {method!r}: expected one of {', '.join((*MODELS, *HEADS))}, vectors, or a folder"
         )
     if steps is not None and method not in STEPS:
         raise ConfigError(f"--steps is of {' and '.join(STEPS)}: leave it out with {method}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,43 @@ def measure(
         own: [n] positions of the items that the queries are copies of, left out as their neighbours: for
             services whose clean queries are no copies of gallery items.
     """
-    q, items = torch.from_numpy(queries), torch.from_numpy(gallery)
-    distances = _distances(hashing.codes(q, modality), hashing.codes(items, gallery_modality))
-    if own is not None:
-        distances[np.arange(len(own)), own] = NEVER
-    near = _most_similar(q, items, distances, own)
-    mask, shape = torch.ones(BATCH, dtype=torch.bool), (-1, BATCH, q.shape[1])
-    batches = list(zip(q.reshape(shape), near.reshape(shape)))
-    entropy = torch.cat([refined(a, b, step.temperature, mask)[1] for a, b in batches]).numpy()
+    codes = hashing.codes(torch.from_numpy(gallery), gallery_modality)
+    return measure_among(queries, codes, lambda at: gallery[at], hashing, modality, step, own)
+
+
+def measure_among(
+    queries: Floats,
+    codes: Codes,
+    items: Callable[[NDArray[np.int64]], Floats],
+    hashing: HashHead,
+    modality: Modality,
+    step: Step,
+    own: NDArray[np.int64] | None = None,
+) -> tuple[SourceConstants, DriftReference]:
+    """As `measure`, of items that need not lie in memory: a batch after the other.
+
+    Args:
+        queries, hashing, modality, step, own: see `measure`.
+        codes: of the items [N, L/8].
+        items: gives the unit features [..., D] of the items in these places.
+    """
+    q, mask = torch.from_numpy(queries), torch.ones(BATCH, dtype=torch.bool)
+    asked = hashing.codes(q, modality)
+    gaps: list[float] = []
+    entropies, nearest = [], []
+    for top in range(0, len(queries), BATCH):
+        rows = slice(top, top + BATCH)
+        itself = None if own is None else own[rows]
+        distances = _distances(asked[rows], codes)
+        if itself is not None:
+            distances[np.arange(BATCH), itself] = NEVER
+        near = _most_similar(q[rows], items, distances, itself)
+        entropies.append(refined(q[rows], near, step.temperature, mask)[1])
+        gaps.append(float(gap(q[rows], near, mask)))
+        nearest.append(distances.min(1).astype(np.float32))
+    entropy = torch.cat(entropies).numpy()
     constants = SourceConstants(
-        source_gap=float(np.mean([float(gap(a, b, mask)) for a, b in batches])),
+        source_gap=float(np.mean(gaps)),
         entropy_ceiling=float(np.quantile(entropy, QUANTILE)),
         temperature=step.temperature,
         learning_rate=step.learning_rate,
@@ -80,7 +107,7 @@ def measure(
         method=step.method,
         why=step.why,
     )
-    return constants, DriftReference(queries, entropy, distances.min(1).astype(np.float32), BATCH)
+    return constants, DriftReference(queries, entropy, np.concatenate(nearest), BATCH)
 
 
 def _distances(ours: Codes, theirs: Codes) -> NDArray[np.int32]:
@@ -89,14 +116,18 @@ def _distances(ours: Codes, theirs: Codes) -> NDArray[np.int32]:
 
 
 def _most_similar(
-    q: Tensor, items: Tensor, distances: NDArray[np.int32], own: NDArray[np.int64] | None
+    q: Tensor,
+    items: Callable[[NDArray[np.int64]], Floats],
+    distances: NDArray[np.int32],
+    own: NDArray[np.int64] | None,
 ) -> Tensor:
     """[n, D] of the items: the most similar one of each shortlist by code."""
-    shortlist = torch.from_numpy(np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST])
-    cosine = torch.einsum("bkd,bd->bk", items[shortlist], q)
+    shortlist = np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST]
+    candidates = torch.from_numpy(items(shortlist))
+    cosine = torch.einsum("bkd,bd->bk", candidates, q)
     if own is not None:  # a gallery of less than a hundred has it in the shortlist
-        cosine[shortlist == torch.from_numpy(own)[:, None]] = -2.0
-    return items[shortlist.gather(1, cosine.argmax(1, keepdim=True)).flatten()]
+        cosine[torch.from_numpy(shortlist == own[:, None])] = -2.0
+    return candidates[torch.arange(len(q)), cosine.argmax(1)]
 
 
 def first_hits(

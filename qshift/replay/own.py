@@ -34,7 +34,7 @@ def replay_own(
     journal: Path | None = None,
     count: int | None = None,
 ) -> list[OwnRow]:
-    """Runs a folder or a JSONL file of queries; see `qshift.replay.own_queries`.
+    """Runs a folder, a JSONL file or a file of vectors; see `qshift.replay.own_queries`.
 
     Args:
         journal: batch boundaries of the live run that answered these queries, JSON lines.
@@ -47,7 +47,7 @@ def replay_own(
     methods = _methods(methods)
     config = config.model_copy(update={"base": base, "gallery": gallery})
     planned = [] if journal is None else journal_of(journal, config.kafka.queries)  # costs no loading
-    own = own_queries(path, *own_parts(gallery, base), config)
+    own = own_queries(path, *own_parts(gallery, base), config, count)
     records = own.records[:count]
     kept = {record.at for record in records}
     labels = {at: label for at, label in own.labels.items() if at in kept}

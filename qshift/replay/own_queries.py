@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.errors import ConfigError, GalleryError, Refused
 from core.readers.lines import BadLine as Unusable
 from core.readers.places import is_file, is_folder, shown
 from core.readers.table import rows
+from core.readers.vectors import holds_vectors
 from core.records import Coordinates, Record
 from core.seeds import generator
 from encoders.base_model import Base, load_base
@@ -24,6 +26,7 @@ from index.gallery import VersionedGallery
 from qshift.data.pictures import composed, load_pictures
 from qshift.replay.admitted import admitted
 from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_lines, word_of
+from qshift.replay.vector_rows import vector_rows
 from qshift.terminal.counts import counted
 from stream.codec import Codec
 
@@ -81,17 +84,20 @@ def own_parts(gallery: Path, base: Path) -> tuple[VersionedGallery, Base]:
     return VersionedGallery.load(gallery, base_version=model.version, backend="exact"), model
 
 
-def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Config) -> OwnQueries:
-    """Reads a folder or a JSONL file.
+def own_queries(
+    path: Path, gallery: VersionedGallery, base: Base, config: Config, count: int | None = None
+) -> OwnQueries:
+    """Reads a folder, a JSONL file or a file of vectors.
 
     A folder gives a picture query per file, in the order of their names; a folder sorted by class gives them
     shuffled, for no one asks class by class. Labels come from `labels.csv` (columns file, label), else from
     the pictures' captions or classes (`qshift.data.pictures`) where the gallery knows them.
-    A JSONL file gives a query per line; paths are relative to it.
+    A JSONL file gives a query per line; paths are relative to it. A file of vectors gives a query per row.
 
     Args:
         gallery, base: of one another; see `own_parts`.
         config: its limits and the name of the query topic.
+        count: rows that are read of a file of vectors, from the first; None for all.
 
     Raises:
         GalleryError: the gallery was built with another base.
@@ -104,7 +110,10 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
         )
     codec, kafka = Codec(config.limits, config.kafka), config.kafka
     folder = is_folder(path)
-    entries = _folder(path, gallery) if folder else _lines(path)
+    if holds_vectors(path):
+        entries = _vectors(path, count)
+    else:
+        entries = _folder(path, gallery) if folder else _lines(path)
     strangers = Strangers()
     records, labels, refused, unknown = [], {}, [], Counter[str]()
     for offset, (where, entry) in enumerate(entries):
@@ -176,6 +185,11 @@ def _labels_csv(folder: Path) -> dict[str, tuple[int, str]] | None:
 def _lines(path: Path) -> Iterator[Entry]:
     for number, entry in query_lines(path):
         yield f"line {number}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
+
+
+def _vectors(path: Path, count: int | None) -> Iterator[Entry]:
+    for row, entry in islice(vector_rows(path), count):
+        yield f"row {row}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
 
 
 def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig) -> Record:

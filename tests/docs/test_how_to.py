@@ -29,13 +29,16 @@ CHANGES = "a-gallery-that-changes"
 RUN = (
     "qshift replay queries my.jsonl",
     *(f"qshift gallery {what}" for what in ("info", "add", "remove", "export")),
+    "qshift replay queries asked.npy",
+    "python vectors.py",
 )
 """Here."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
 )  # fmt: skip
-"""By tests/nightly/test_how_to_pages.py; the clients also by tests/integration/test_how_to_clients.py."""
+"""By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors
+here, and by tests/integration/test_vector_files.py."""
 TOO_LONG = "two-domains"
 """Trains for minutes; tests/qshift/test_domain_base.py, test_evaluate.py, tests/adapters/test_parallel.py."""
 
@@ -43,15 +46,8 @@ TOO_LONG = "two-domains"
 def test_every_block_is_run_or_excused() -> None:
     """Python of own-loop is compared with the examples, which run: tests/examples."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    assert python == {
-        "stream-queries": 2,
-        "own-loop": 3,
-        "watch": 0,
-        "replay": 0,
-        "large-galleries": 0,
-        CHANGES: 1,
-        TOO_LONG: 0,
-    }
+    asked = {"stream-queries": 2, "own-loop": 3, CHANGES: 1, "bring-your-vectors": 1}
+    assert {page: count for page, count in python.items() if count} == asked
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
         starts = {start for start in NOT_RUN if command.startswith(start)}
@@ -146,3 +142,18 @@ def test_a_gallery_changes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytes
         len(load_gallery(tmp_path / "qshift-data" / "gallery", load_base(tmp_path / "qshift-data" / "base")))
         == 200
     )
+# -- bring your vectors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vectors_are_brought(tmp_path: Path) -> None:
+    """From the files to a replay, whose adapted answers win back what the change has taken."""
+    (code,) = blocks("bring-your-vectors", "python")
+    (tmp_path / code.split("\n")[0].removeprefix("# ")).write_text(code)
+    said = {command: run(command, tmp_path) for command in commands("bring-your-vectors")[:4]}
+    starts = ["python vectors.py", "qshift fit vectors", "qshift gallery build", "qshift replay queries"]
+    assert all(command.startswith(start) for command, start in zip(said, starts, strict=True))
+    assert "5,000 items with 128-bit codes" in said[[*said][2]]
+    frozen, default = json.loads((tmp_path / "rows.json").read_text())
+    assert default["labels"] == 640 and default["map_minus_frozen"] > 5 and default["low"] > 0
+    assert frozen["map"] > 20
