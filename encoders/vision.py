@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ArtifactError, ConfigError
@@ -20,6 +20,7 @@ from encoders.norms import to_bfloat16
 from encoders.projection import Projection
 from encoders.rows import check_rows
 from encoders.tower import Tower
+from encoders.weights import state_of
 
 
 class ImageTower(Tower):
@@ -117,7 +118,7 @@ def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.M
     *path, last = HEADS[name].split(".")
     setattr(module.get_submodule(".".join(path)), last, nn.Identity())
     if weights is not None:
-        found = _state_dict(weights)
+        found = state_of(weights)
         kept = {key: value for key, value in found.items() if not key.startswith(f"{HEADS[name]}.")}
         try:
             module.load_state_dict(kept)
@@ -136,25 +137,6 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
         f"{len(own) - len(wrong)} of its {len(own)} tensors found among {len(given)} (look at {first}): "
         "take the state of torchvision's model of that name"
     )
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        match path.suffix:
-            case ".safetensors":
-                loaded: dict[str, Any] = load_file(path)
-            case ".npz":
-                with np.load(path, allow_pickle=False) as arrays:
-                    loaded = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-            case ".pth" | ".pt":
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-            case _:
-                raise ConfigError(f"{path}: expected .safetensors, .npz or .pth")
-    except ConfigError:
-        raise
-    except Exception as error:  # a damaged .pth raises whatever its bytes happen to spell
-        raise ArtifactError(f"weights {path} cannot be read: {error}") from error
-    return dict(loaded.get("state_dict", loaded))
 
 
 def vision_tower(

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from adapters.online.objectives import gap, refined
 from core.references import DriftReference, SourceConstants
-from core.types import Codes, Floats, Modality
+from core.types import Floats, Modality
 from encoders.head import HashHead
 from qshift.recipes.encode import BATCH
 
 SHORTLIST = 100
+BLOCK = 1 << 16
+"""Items that are looked at together: of larger galleries no second copy is made."""
+PAIRS = 1 << 24
+"""Similarities that are held at a time."""
 NEVER = 1 << 30  # bits: further than any code
 QUANTILE = 0.9
 
@@ -64,12 +68,17 @@ def measure(
             services whose clean queries are no copies of gallery items.
     """
     q, items = torch.from_numpy(queries), torch.from_numpy(gallery)
-    distances = _distances(hashing.codes(q, modality), hashing.codes(items, gallery_modality))
-    if own is not None:
-        distances[np.arange(len(own)), own] = NEVER
-    near = _most_similar(q, items, distances, own)
+    blocks = (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
+    theirs = np.concatenate([hashing.codes(block, gallery_modality) for block in blocks])
+    nearest, near = [], []
+    for row, code in enumerate(hashing.codes(q, modality)):
+        distances = np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32)
+        if own is not None:
+            distances[own[row]] = NEVER
+        nearest.append(distances.min())
+        near.append(_most_similar(q[row], items, distances, None if own is None else int(own[row])))
     mask, shape = torch.ones(BATCH, dtype=torch.bool), (-1, BATCH, q.shape[1])
-    batches = list(zip(q.reshape(shape), near.reshape(shape)))
+    batches = list(zip(q.reshape(shape), torch.stack(near).reshape(shape)))
     entropy = torch.cat([refined(a, b, step.temperature, mask)[1] for a, b in batches]).numpy()
     constants = SourceConstants(
         source_gap=float(np.mean([float(gap(a, b, mask)) for a, b in batches])),
@@ -80,23 +89,16 @@ def measure(
         method=step.method,
         why=step.why,
     )
-    return constants, DriftReference(queries, entropy, distances.min(1).astype(np.float32), BATCH)
+    return constants, DriftReference(queries, entropy, np.array(nearest, np.float32), BATCH)
 
 
-def _distances(ours: Codes, theirs: Codes) -> NDArray[np.int32]:
-    """[n, N] in bits."""
-    return np.stack([np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32) for code in ours])
-
-
-def _most_similar(
-    q: Tensor, items: Tensor, distances: NDArray[np.int32], own: NDArray[np.int64] | None
-) -> Tensor:
-    """[n, D] of the items: the most similar one of each shortlist by code."""
-    shortlist = torch.from_numpy(np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST])
-    cosine = torch.einsum("bkd,bd->bk", items[shortlist], q)
+def _most_similar(q: Tensor, items: Tensor, distances: NDArray[np.int32], own: int | None) -> Tensor:
+    """[D] of the items: the most similar one of the shortlist by code."""
+    shortlist = torch.from_numpy(np.argsort(distances, kind="stable")[:SHORTLIST])
+    cosine = torch.einsum("kd,d->k", items[shortlist], q)
     if own is not None:  # a gallery of less than a hundred has it in the shortlist
-        cosine[shortlist == torch.from_numpy(own)[:, None]] = -2.0
-    return items[shortlist.gather(1, cosine.argmax(1, keepdim=True)).flatten()]
+        cosine[shortlist == own] = -2.0
+    return items[shortlist[cosine.argmax()]]
 
 
 def first_hits(
@@ -115,5 +117,7 @@ def first_hits(
     """
     names = range(len(gallery)) if names is None else names
     asked = names if asked is None else asked
-    nearest = (queries @ gallery.T).argmax(1).tolist()
+    rows = max(1, PAIRS // len(gallery))
+    blocks = (queries[start : start + rows] for start in range(0, len(queries), rows))
+    nearest = np.concatenate([(block @ gallery.T).argmax(1) for block in blocks]).tolist()
     return float(np.mean([names[found] == asked[row] for row, found in enumerate(nearest)]))
