@@ -14,7 +14,9 @@ app = typer.Typer(help="Galleries: what is searched.", no_args_is_help=True)
 
 @app.command("build", epilog="Example:\n\n`qshift gallery build my-pictures --base qshift-data/base`")
 def build(
-    data: Annotated[Path | None, typer.Argument(help="Captioned pictures; the emoji without it.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Captioned pictures, or a .txt of texts; the emoji without it.")
+    ] = None,
     base: Annotated[Path, typer.Option(help="The base model that encodes them.")] = DATA / "base",
     out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = DATA / "gallery",
 ) -> None:

@@ -189,7 +189,7 @@ class _Own:
         return encoded(text, [caption for caption in found if caption is not None], self._count)
 
     def _all_captions(self) -> Iterator[str]:
-        return (caption for item in self._items for caption in self._data.captions(item))
+        return (one for item in self._items for one in dict.fromkeys(self._data.captions(item)))
 
     def _memory(self) -> dict[Modality, SourcePairs]:
         """Pictures taken again, and captions, each with the features [D] of its own item."""

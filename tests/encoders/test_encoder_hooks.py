@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.layers as timm
 import torch
+import torchvision.models.convnext as torchvision
 from torch import Tensor, nn
 
 from encoders.clip import open_clip_towers
@@ -136,24 +138,40 @@ def test_clean_statistics_are_those_of_the_groups(tower: ImageTower) -> None:
 class Grid(nn.Module):
     """A norm over the channels of a grid, as in ConvNeXt; then one layer that stands in two places."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: type[nn.LayerNorm] = nn.LayerNorm, patch: int = PATCH) -> None:
         super().__init__()
         self.patches, self.norm, self.twice = (
-            nn.Conv2d(3, WIDTH, PATCH, PATCH),
-            nn.LayerNorm(WIDTH),
+            nn.Conv2d(3, WIDTH, patch, patch),
+            norm(WIDTH, eps=1e-5),
             nn.LayerNorm(WIDTH),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.norm(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2))
+        grid = self.patches(x)
+        if isinstance(self.norm, timm.LayerNorm2d | torchvision.LayerNorm2d):  # they take channels first
+            pooled: Tensor = self.norm(grid).mean((2, 3))
+        else:
+            pooled = self.norm(grid.permute(0, 2, 3, 1)).mean((1, 2))
         twice: Tensor = self.twice(self.twice(pooled) + 1)
         return twice
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
+@pytest.mark.parametrize(
+    ("norm", "patch"),
+    [
+        (norm, patch)
+        for norm in (nn.LayerNorm, timm.LayerNorm, timm.LayerNorm2d, torchvision.LayerNorm2d)
+        for patch in (PATCH, SIDE // WIDTH)
+    ],
+    ids=str,
+)
+def test_grids_are_one_group_and_shared_layers_none(
+    norm: type[nn.LayerNorm], patch: int, per_row: bool
+) -> None:
+    """Also where a grid is as wide as it has channels, so that its shape does not say which axis it is."""
     torch.manual_seed(2)
-    tower = ImageTower(Grid(), Preprocess((SIDE, SIDE)))
+    tower = ImageTower(Grid(norm, patch), Preprocess((SIDE, SIDE)))
     assert tower.hook_points().widths == (WIDTH,)
     shape = (4, WIDTH) if per_row else (WIDTH,)
     scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
@@ -164,7 +182,7 @@ def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
         return scale, shift
 
     got = tower.encode(batch, None, hook)
-    assert shapes == [(4, WIDTH, SIDE // PATCH, SIDE // PATCH)]
+    assert shapes == [(4, WIDTH, SIDE // patch, SIDE // patch)]
     net: Any = tower.raw
     with torch.no_grad():
         z = z_of(net.patches(batch).permute(0, 2, 3, 1), 1e-5)
