@@ -122,15 +122,22 @@ def model_config(source: str) -> dict[str, Any]:
         except Exception as error:  # the hub raises a zoo of its own
             raise ArtifactError(f"cannot reach {source}: {error}") from error
         if config is None:
-            near = difflib.get_close_matches(name, open_clip.list_models(), 3, 0.5)
-            there = f"near it are {', '.join(near)}" if near else "see open_clip.list_models()"
-            raise ConfigError(f"open_clip has no config {name!r}; {there}")
+            raise ConfigError(f"open_clip has no config {name!r}; {near(name, open_clip.list_models())}")
     missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config or {})
     if missing:
-        raise ArtifactError(f"the config of {source} lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(
+            f"the config of {source} lacks {', '.join(sorted(missing))}: open_clip has a tower for pictures "
+            "and one for texts; for pictures alone --model timm:NAME or torchvision:NAME"
+        )
     if "multimodal_cfg" in config:
         raise ConfigError(f"{source} is a captioning model (CoCa): give a plain two-tower config")
     return dict(config)
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """Half a sentence: the names that are most like one, or some."""
+    found = difflib.get_close_matches(name, names, 3, 0.5)
+    return f"near it are {', '.join(found)}" if found else f"there are {', '.join(names[:5])}, ..."
 
 
 def _folder(source: str) -> Path | None:

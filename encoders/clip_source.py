@@ -17,7 +17,7 @@ from open_clip.transform import PreprocessCfg
 
 from core.errors import ArtifactError, ConfigError
 from core.readers.places import is_file, is_folder, names_in, shown
-from encoders.clip import HUB, LOCAL, model_config
+from encoders.clip import HUB, LOCAL, model_config, near
 from encoders.weights import PICKLED
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -160,7 +160,7 @@ def _tag(model: str, tag: str) -> dict[str, Any]:
     found: dict[str, Any] = open_clip.get_pretrained_cfg(_clean(model), tag)
     if not found:
         tags = open_clip.list_pretrained_tags_by_model(_clean(model))
-        there = f"expected one of {', '.join(tags)}" if tags else "open_clip knows none of this model"
+        there = near(tag, tags) if tags else "open_clip knows none of this model"
         raise ConfigError(f"{tag!r} is no file, no folder and no tag of {model}: {there}")
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,14 @@ def _loaded(path: Path) -> object:
 
 
 def _pickled(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):  # files of before torch 1.6 cannot be mapped
-            raise
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other protocols: what cannot be read is an error
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):  # files of before torch 1.6 cannot be mapped
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrapped(loaded: object) -> dict[str, Tensor]:
