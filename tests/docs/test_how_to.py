@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from how_to import PAGES, ROOT, blocks, commands, run
 from PIL import Image
+from toy_clips import write_clip
 from toy_vectors import shifted, write_vectors
 
 from core.config import LimitConfig
@@ -16,16 +18,18 @@ from qshift.replay.own_message import own_message
 
 NOT_RUN = {
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
+    "qshift fit clip my-pictures --model": "needs 600 MB of weights; tests/encoders/test_clip_folder.py",
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
 }
 """How commands begin that are not run here, why, and what runs them."""
-RUN = ("qshift replay queries my.jsonl",)
-"""Here."""
+RUN = ("qshift replay queries my.jsonl", "qshift replay queries my-pictures")
+"""Here, as is all of bring-your-clip."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
 )  # fmt: skip
 """By tests/nightly/test_how_to_pages.py; the clients also by tests/integration/test_how_to_clients.py."""
+CLIP = "bring-your-clip"
 TOO_LONG = "two-domains"
 """Trains for minutes; tests/qshift/test_domain_base.py, test_evaluate.py, tests/adapters/test_parallel.py."""
 
@@ -33,7 +37,7 @@ TOO_LONG = "two-domains"
 def test_every_block_is_run_or_excused() -> None:
     """Python of own-loop is compared with the examples, which run: tests/examples."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, TOO_LONG: 0}
+    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, TOO_LONG: 0, CLIP: 0}
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
         starts = {start for start in NOT_RUN if command.startswith(start)}
@@ -84,3 +88,24 @@ def test_own_queries_are_replayed(asked: Path, number: int) -> None:
     if number == 0:
         rows = json.loads((asked / "rows.json").read_text())
         assert rows and (asked / "rows.timings.json").exists()
+
+
+# -- bring your CLIP ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_clip_is_brought(tmp_path: Path) -> None:
+    write_clip(tmp_path / "my-clip")
+    (tmp_path / "my-pictures").mkdir()
+    for number in range(70):
+        blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+        picture = Image.fromarray(blocks).resize((60, 48), Image.Resampling.NEAREST)
+        picture.save(tmp_path / "my-pictures" / f"picture {number} of blocks.png")
+    (tmp_path / "my-texts.txt").write_text("\n".join(f"text number {number}" for number in range(70)))
+    for command in commands(CLIP):
+        if command.startswith(tuple(NOT_RUN)):
+            continue
+        said = run(command, tmp_path)
+        assert ("70 items with" in said) == command.startswith("qshift gallery build")
+        assert ("frozen" in said) == command.startswith("qshift replay")
+    assert (tmp_path / "qshift-data" / "base.features").is_dir()
