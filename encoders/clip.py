@@ -7,7 +7,6 @@ weights, precisions whose gradients are wrong or too coarse.
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from torch import nn
 from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import Preprocess
+from encoders.near_names import near
 from encoders.norms import to_bfloat16
 from encoders.projection import Projection
 from encoders.text import TextTower
@@ -132,12 +132,6 @@ def model_config(source: str) -> dict[str, Any]:
     if "multimodal_cfg" in config:
         raise ConfigError(f"{source} is a captioning model (CoCa): give a plain two-tower config")
     return dict(config)
-
-
-def near(name: str, names: Sequence[str]) -> str:
-    """Half a sentence: the names that are most like one, or some."""
-    found = difflib.get_close_matches(name, names, 3, 0.5)
-    return f"near it are {', '.join(found)}" if found else f"there are {', '.join(names[:5])}, ..."
 
 
 def _folder(source: str) -> Path | None:

@@ -17,7 +17,8 @@ from open_clip.transform import PreprocessCfg
 
 from core.errors import ArtifactError, ConfigError
 from core.readers.places import is_file, is_folder, names_in, shown
-from encoders.clip import HUB, LOCAL, model_config, near
+from encoders.clip import HUB, LOCAL, model_config
+from encoders.near_names import near
 from encoders.weights import PICKLED
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

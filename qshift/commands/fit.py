@@ -67,7 +67,11 @@ def fit(
         int | None, typer.Option(help="distil, open_clip: of the training; their own without it.", min=1)
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="clip: a configuration of open_clip, such as ViT-B-32.")
+        str | None,
+        typer.Option(
+            help="clip: a configuration of open_clip, such as ViT-B-32; or torchvision:NAME, timm:NAME, for "
+            "pictures alone."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,

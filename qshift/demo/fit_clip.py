@@ -11,9 +11,11 @@ from rich.console import Console
 
 from core.errors import ConfigError
 from core.readers.places import is_file, is_folder, shown
-from encoders.clip import open_clip_towers
+from encoders.clip import RANDOM, open_clip_towers
 from encoders.clip_folder import clip_folder
 from encoders.clip_source import ClipSource
+from encoders.plain_towers import is_plain, plain_preprocess
+from encoders.vision import backbone, read_backbone, write_backbone
 from qshift.data.emoji import EmojiSet
 from qshift.data.pictures import composed, load_pictures
 from qshift.data.texts import SUFFIX, TextSet, load_texts
@@ -29,7 +31,7 @@ class ClipOptions:
     """Which model, and how it is measured.
 
     Args:
-        source: of an open_clip model.
+        source: of an open_clip model, or an image tower of torchvision or timm and a file, or "random".
         precision: of its body while it is measured, "fp32" or "bf16".
         bits, seed: of the hash head and of every draw.
     """
@@ -84,7 +86,27 @@ def _data(place: Path) -> EmojiSet | TextSet:
 
 
 def _brought(folder: Path, options: ClipOptions) -> Brought:
-    about = clip_folder(folder, options.source)
     where = "cuda" if torch.cuda.is_available() else "cpu"
+    if is_plain(options.source.model or ""):
+        return _plain(folder, options, where)
+    about = clip_folder(folder, options.source)
     towers = open_clip_towers(f"local-dir:{folder}", where, options.precision)
     return Brought(folder, towers.image, towers.text, {**about, "precision": options.precision})
+
+
+def _plain(folder: Path, options: ClipOptions, where: str) -> Brought:
+    """An image tower of torchvision or timm."""
+    source = options.source
+    if (source.tag, source.quick_gelu, source.text_files) != (None, None, None):
+        raise ConfigError(f"{source.model} has no text side: leave --tag, --quick-gelu and --text-files out")
+    weights = None if source.pretrained == RANDOM else Path(source.pretrained)
+    if weights is not None and not is_file(weights):
+        raise ConfigError(
+            f"no file {shown(weights)}: {source.model} takes --pretrained FILE with the state of the "
+            f'library\'s model, or "{RANDOM}"'
+        )
+    name = source.model or ""
+    write_backbone(folder, name, backbone(name, weights, options.seed), plain_preprocess(name))
+    image = read_backbone(folder, None, where, options.precision)
+    about = {"model": name, "weights": RANDOM if weights is None else weights.name}
+    return Brought(folder, image, None, {**about, "precision": options.precision})

@@ -182,6 +182,26 @@ def test_a_bfloat16_body_is_near_and_said(pictures: Path, model: Path, tmp_path:
     assert 0.99 < float(near) < 1.01 and half.version != whole.version
 
 
+@pytest.mark.slow
+def test_a_tower_for_pictures_alone(pictures: Path, tmp_path: Path) -> None:
+    asked = ["fit", "clip", str(pictures), "--model", "timm:test_vit", "--pretrained", "random"]
+    result = CliRunner().invoke(app, [*asked, "--bits", "32", "--base", str(tmp_path / "base")])
+    assert result.exit_code == 0, result.output
+    base = load_base(tmp_path / "base")
+    assert set(base.encoders) == {"image", "sequence"} and "text_to_image_r1" not in base.provenance
+    assert json.loads((tmp_path / "base" / MANIFEST).read_text())["preprocess"]["resize"] == 168
+    assert base.calibration["image"].widths == base.encoders["image"].hook_points().widths
+    build(pictures, tmp_path / "base", tmp_path / "gallery", Console(quiet=True))
+    lines = [{"image": str(path), "label": path.name} for path in sorted(pictures.iterdir())]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    gallery, model = own_parts(tmp_path / "gallery", tmp_path / "base")
+    config = Config.model_validate(
+        {"base": tmp_path / "base", "gallery": tmp_path / "gallery", "device": "cpu"}
+    )
+    own = own_queries(tmp_path / "asked.jsonl", gallery, model, config)
+    assert run_records(own.records, own.labels, config, ["frozen"])[0].r1 == 100.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,13 +211,20 @@ def test_a_bfloat16_body_is_near_and_said(pictures: Path, model: Path, tmp_path:
         (["open_clip", "DATA", "--pretrained", "MODEL"], "--pretrained is of clip"),
         (["clip", "nothing", "--pretrained", "MODEL"], "no folder nothing"),
         (["clip", "DATA", "--pretrained", "MODEL", "--bits", "12"], "divisible by 8"),
+        (["clip", "DATA", "--model", "timm:test_vit", "--pretrained", "nowhere"], "no file nowhere"),
+        (
+            ["clip", "DATA", "--model", "timm:test_vit", "--pretrained", "random", "--tag", "x"],
+            "has no text side",
+        ),
+        (["clip", "TEXTS", "--model", "timm:test_vit", "--pretrained", "random"], "has no text tower"),
         (["clip", "DATA", "--model", "ViT-B-33", "--pretrained", "x.pt"], "near it are ViT-B-32"),
     ],
 )
 def test_wrong_choices_are_one_sentence(
     options: list[str], message: str, pictures: Path, model: Path, tmp_path: Path
 ) -> None:
-    named = {"DATA": str(pictures), "MODEL": str(model)}
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    named = {"DATA": str(pictures), "MODEL": str(model), "TEXTS": str(tmp_path / "texts.txt")}
     result = CliRunner().invoke(
         app, ["fit", *(named.get(one, one) for one in options), "--base", str(tmp_path / "base")]
     )
