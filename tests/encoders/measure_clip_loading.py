@@ -23,10 +23,12 @@ def peak() -> int:
 
 
 def brought(model: str, file: str) -> None:
+    from core.allocator import keep_memory
     from encoders.clip import open_clip_towers, tokenizer_of
     from encoders.clip_folder import clip_folder
     from encoders.clip_source import ClipSource
 
+    keep_memory()  # as the command does
     tokenizer_of(model)  # its vocabulary is no part of the weights
     before, started = peak(), sum(os.times()[:2])
     with tempfile.TemporaryDirectory(dir=Path(file).parent) as folder:
