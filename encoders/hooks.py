@@ -127,6 +127,8 @@ class _Moved:
         if mean is None or var is None:
             raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
         scale, shift = move
+        if type(layer).forward is not _BatchNorm.forward:
+            return self._through(inputs, scale, shift)
         if scale.ndim == 1:
             # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
             mean, var = (mean - shift) / scale, (var + layer.eps) / scale.square() - layer.eps
@@ -138,6 +140,12 @@ class _Moved:
         shift = shift if layer.bias is None else shift + layer.bias
         shape = scale.shape + (1,) * (inputs.ndim - 2)
         return torch.addcmul(shift.view(shape), inputs, (scale * steep).view(shape))
+
+    def _through(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """By the layer's own forward, which does more than normalise: in timm's an activation follows."""
+        rows = scale.shape if scale.ndim > 1 else (1, *scale.shape)
+        shape = (*rows, *[1] * (inputs.ndim - 2))
+        return self._source(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
 
 
 def _groups(z: Tensor) -> Iterator[Tensor]:

@@ -231,6 +231,24 @@ def test_a_move_at_batch_norm_is_a_move_of_its_input(by_row: bool) -> None:
     assert torch.equal(norm.running_mean.double(), mean) and torch.equal(norm.running_var.double(), var)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_an_activation_inside_a_batch_norm_stays(by_row: bool) -> None:
+    """As in timm's EfficientNets, the packaged tower among them."""
+    torch.manual_seed(0)
+    norm = timm.BatchNormAct2d(3, act_layer=nn.ReLU6)
+    norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
+    tower = ImageTower(nn.Sequential(norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()), Preprocess((SIDE, SIDE)))
+    pixels, shape = inputs(tower), (4, 3) if by_row else (3,)
+    still = (torch.ones(shape), torch.zeros(shape))
+    torch.testing.assert_close(tower.encode(pixels, None, lambda *_: still), tower.encode(pixels))
+    scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
+    scales, shifts = (side.expand(4, 3)[:, :, None, None] for side in (scale, shift))
+    expected = tower.encode(pixels * scales + shifts)
+    found = tower.encode(pixels, None, lambda *_: (scale, shift))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, tower.encode(pixels), atol=1e-3)
+
+
 def test_moves_by_row_have_gradients_at_batch_norm() -> None:
     tower, _ = of_batch_norm()
     params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
