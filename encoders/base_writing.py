@@ -63,7 +63,7 @@ def _manifest(parts: Parts) -> dict[str, Any]:
     if parts.extras:  # bases without any keep their digest
         manifest["extras"] = sorted(parts.extras)
     if parts.preprocess is not None:
-        manifest["preprocess"] = asdict(parts.preprocess)
+        manifest["preprocess"] = parts.preprocess.document()
     if parts.fusion is not None:
         manifest["fusion"] = dict(parts.fusion.settings)
     return manifest

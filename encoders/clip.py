@@ -17,15 +17,18 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import Preprocess
+from encoders.near_names import near
 from encoders.norms import to_bfloat16
 from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import ImageTower
+from encoders.weights import misfit
 
 __all__ = ["ImageTower", "TextTower", "Towers", "load_open_clip", "open_clip_towers", "tokenizer_of"]
 
@@ -97,7 +100,8 @@ def _created(source: str, weights: str | None, options: Mapping[str, Any]) -> nn
     except UserWarning as error:
         raise ConfigError(f"{error}; use the -quickgelu config or quick_gelu=True") from error
     except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"cannot load {source} ({weights or 'own weights'}): {error}") from error
+        said = misfit(error) if isinstance(error, RuntimeError) else error
+        raise ArtifactError(f"cannot load {source} ({weights or 'own weights'}): {said}") from error
 
 
 def model_config(source: str) -> dict[str, Any]:
@@ -118,10 +122,13 @@ def model_config(source: str) -> dict[str, Any]:
         except Exception as error:  # the hub raises a zoo of its own
             raise ArtifactError(f"cannot reach {source}: {error}") from error
         if config is None:
-            raise ConfigError(f"open_clip has no config {name!r}; see open_clip.list_models()")
+            raise ConfigError(f"open_clip has no config {name!r}; {near(name, open_clip.list_models())}")
     missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config or {})
     if missing:
-        raise ArtifactError(f"the config of {source} lacks {', '.join(sorted(missing))}")
+        raise ArtifactError(
+            f"the config of {source} lacks {', '.join(sorted(missing))}: open_clip has a tower for pictures "
+            "and one for texts; for pictures alone --model timm:NAME or torchvision:NAME"
+        )
     if "multimodal_cfg" in config:
         raise ConfigError(f"{source} is a captioning model (CoCa): give a plain two-tower config")
     return dict(config)
@@ -176,6 +183,19 @@ def tokenizer_of(source: str) -> Any:
         raise ArtifactError(f"the tokenizer of {source} cannot be loaded: {error}") from error
 
 
+def _check_vocabulary(source: str, text: Any, tokenize: Any) -> None:
+    """Raises ArtifactError for a tokenizer of another model: wrong ids find wrong words, without an error."""
+    rows = int(text.vocab_size)
+    own = isinstance(tokenize, SimpleTokenizer)
+    tokens = int(tokenize.vocab_size) if own else len(tokenize.tokenizer)
+    if tokens > rows or (own and tokens != rows):
+        whose = "open_clip's own tokenizer" if own else "its tokenizer"
+        raise ArtifactError(
+            f"{source}: {whose} has {tokens:,} tokens, the text tower knows {rows:,}: the model needs the "
+            "tokenizer it was trained with, by its files and hf_tokenizer_name in text_cfg"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Towers:
     """Both encoders of one open_clip model."""
@@ -208,6 +228,7 @@ def open_clip_towers(
     """
     model: Any = load_open_clip(source, device, precision, weights=weights, quick_gelu=quick_gelu)
     tokenize, wanted = tokenizer_of(source), projections or {}
+    _check_vocabulary(source, model.text, tokenize)
     pad = int(model.text.config.pad_token_id) if isinstance(model.text, HFTextEncoder) else None
     own = Preprocess.of(model.visual.preprocess_cfg)
     preprocess = (preprocess or own).sized(own.size)

@@ -7,7 +7,7 @@ In transformers for pictures it is z of each LayerNorm: what is normalised, befo
 shift. The first token, which a ViT answers from, and the other tokens have statistics of their own (their
 means lie several sd apart), so each LayerNorm calls the hook twice: with z of the other tokens as
 [B, C, T - 1], and with that of the first as [B, C]. Layers that normalise one vector a picture [B, C] or a
-grid [B, H, W, C] call it once.
+grid ([B, H, W, C], or [B, C, H, W] in ConvNeXts) call it once.
 """
 
 from __future__ import annotations
@@ -65,16 +65,20 @@ class Hooks:
             # What does not hold one picture a row (windows, sequences first) has no moves by row.
             if often or shape[0] != ROWS or len(layer.normalized_shape) > 1 or len(shape) not in (2, 3, 4):
                 continue
-            layer.register_forward_hook(self._after(len(widths)))
+            first = _channels_first(layer, shape)
+            if first and len(shape) != 4:
+                continue
+            layer.register_forward_hook(self._after(len(widths), first))
             widths += [layer.normalized_shape[0]] * (2 if len(shape) == 3 else 1)
         return tuple(widths)
 
-    def _after(self, index: int) -> Any:
+    def _after(self, index: int, channels_first: bool) -> Any:
         def after(layer: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             hook = self.current
             if hook is None or (isinstance(hook, Watch) and not {index, index + 1} & set(hook.layers)):
                 return None  # z is computed for whoever looks at it
-            z = layer_norm(inputs[0], layer.normalized_shape, None, None, layer.eps)
+            entering = inputs[0].movedim(1, -1) if channels_first else inputs[0]
+            z = layer_norm(entering, layer.normalized_shape, None, None, layer.eps)
             moves = [hook(index + number, group) for number, group in enumerate(_groups(z))]
             if all(move is None for move in moves):
                 return None
@@ -83,9 +87,25 @@ class Hooks:
                 scale, shift = scale * layer.weight, shift * layer.weight
             if layer.bias is not None:
                 shift = shift + layer.bias
-            return torch.addcmul(shift, z, scale).to(output.dtype)
+            moved = torch.addcmul(shift, z, scale).to(output.dtype)
+            return moved.movedim(-1, 1) if channels_first else moved
 
         return after
+
+
+def _channels_first(layer: nn.LayerNorm, shape: torch.Size) -> bool:
+    """Whether a layer normalises the second axis: ConvNeXt's own kinds of LayerNorm do, of [B, C, H, W]."""
+    (width,) = layer.normalized_shape
+    if shape[-1] != width or len(shape) != 4:
+        return bool(shape[-1] != width)
+    if shape[1] != width or type(layer) is nn.LayerNorm:
+        return False
+    # A grid as wide as it has channels: only its output says which axis it is.
+    where = next((tensor.device for tensor in layer.parameters()), None)
+    probe = torch.arange(2.0 * width**2, device=where).sin().view(1, width, 2, width)
+    with torch.no_grad():
+        last = layer_norm(probe, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+        return not torch.allclose(layer(probe), last, atol=1e-3)
 
 
 class _Moved:
@@ -107,6 +127,8 @@ class _Moved:
         if mean is None or var is None:
             raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
         scale, shift = move
+        if type(layer).forward is not _BatchNorm.forward:
+            return self._through(inputs, scale, shift)
         if scale.ndim == 1:
             # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
             mean, var = (mean - shift) / scale, (var + layer.eps) / scale.square() - layer.eps
@@ -118,6 +140,12 @@ class _Moved:
         shift = shift if layer.bias is None else shift + layer.bias
         shape = scale.shape + (1,) * (inputs.ndim - 2)
         return torch.addcmul(shift.view(shape), inputs, (scale * steep).view(shape))
+
+    def _through(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """By the layer's own forward, which does more than normalise: in timm's an activation follows."""
+        rows = scale.shape if scale.ndim > 1 else (1, *scale.shape)
+        shape = (*rows, *[1] * (inputs.ndim - 2))
+        return self._source(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
 
 
 def _groups(z: Tensor) -> Iterator[Tensor]:

@@ -36,7 +36,11 @@ SCANS = 64
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """From a picture to a tower's input: size (height, width), resize mode, mean and sd of [0, 1] pixels."""
+    """From a picture to a tower's input: size (height, width), resize mode, mean and sd of [0, 1] pixels.
+
+    `resize` is the shorter side before the centre is cut out, in mode "shortest" of squares; None: as long as
+    the size.
+    """
 
     size: tuple[int, int] = (224, 224)
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -44,6 +48,11 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: ResizeMode = "shortest"
     fill_color: int = 0
+    resize: int | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, without what came later where it is not used: bases keep their digests."""
+        return {key: value for key, value in asdict(self).items() if key != "resize" or value is not None}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -60,13 +69,14 @@ class Preprocess:
 
     @classmethod
     def written(cls, values: object) -> Preprocess:
-        """What a base's manifest holds: `asdict` of one, with nothing left to defaults.
+        """What a base's manifest holds: `document` of one, with nothing left to defaults.
 
         Raises:
             ArtifactError: anything else; pictures prepared in another way would find other items.
         """
         try:
-            found = cls.of(values) if isinstance(values, dict) and set(values) == set(asdict(cls())) else None
+            known = isinstance(values, dict) and set(values) | {"resize"} == set(asdict(cls()))
+            found = cls.of(values) if isinstance(values, dict) and known else None
         except (TypeError, ValueError):
             found = None
         wrong = found is None or not (
@@ -74,6 +84,7 @@ class Preprocess:
             and found.interpolation in ("bicubic", "bilinear")
             and [len(part) for part in (found.size, found.mean, found.std)] == [2, 3, 3]
             and all(isinstance(side, int) and side > 0 for side in found.size)
+            and (found.resize is None or (isinstance(found.resize, int) and found.resize >= max(found.size)))
         )
         if found is None or wrong:
             raise ArtifactError(
@@ -105,7 +116,7 @@ def prepare(content: Content, to: Preprocess, max_bytes: int = BYTES, max_pixels
     Raises:
         Refused: stage "image", for what is no whole picture.
     """
-    return fit(opened(content, max(to.size), max_bytes, max_pixels), to)
+    return fit(opened(content, max(*to.size, to.resize or 0), max_bytes, max_pixels), to)
 
 
 def opened(content: Content, side: int = 0, max_bytes: int = BYTES, max_pixels: int = PIXELS) -> Image.Image:
@@ -236,8 +247,8 @@ def _shortest(image: Image.Image, to: Preprocess, how: Image.Resampling) -> Imag
         image = image.crop((left, top, left + keep_w, top + keep_h))
         across, down = image.size
     if height == width:  # torchvision's Resize: the longer side is cut off, not rounded
-        short = min(across, down)
-        size = (int(height * across / short), int(height * down / short))
+        short, side = min(across, down), to.resize or height
+        size = (int(side * across / short), int(side * down / short))
     else:
         scale = max(width / across, height / down)
         size = (round(across * scale), round(down * scale))

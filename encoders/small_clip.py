@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,6 @@ def _preprocess(pictures: Sequence[Content], config: ScratchConfig) -> Preproces
 
 
 def _preprocess_config(preprocess: Preprocess) -> dict[str, Any]:
-    values = asdict(preprocess)
+    values = preprocess.document()
     del values["size"]  # open_clip takes it from the model
     return values

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import BYTES, PIXELS, Pixels, Preprocess, prepare
 from encoders.norms import to_bfloat16
+from encoders.plain_towers import TORCHVISION, is_plain, plain_tower
 from encoders.projection import Projection
 from encoders.rows import check_rows
 from encoders.tower import Tower
+from encoders.weights import state_of
 
 
 class ImageTower(Tower):
@@ -76,17 +77,12 @@ class ImageTower(Tower):
         return pixels.contiguous(memory_format=torch.channels_last) if self.channels_last else pixels
 
     def settings(self) -> str:
-        return json.dumps({"modality": "image", **asdict(self.preprocess)}, sort_keys=True)
+        return json.dumps({"modality": "image", **self.preprocess.document()}, sort_keys=True)
 
 
-Backbone = Literal["resnet34", "vit_b_16", "mobilenet_v2", "alexnet"]
-HEADS: dict[str, str] = {
-    "resnet34": "fc",
-    "vit_b_16": "heads",
-    "mobilenet_v2": "classifier.1",
-    "alexnet": "classifier.6",
-}
-"""The classification layer that is cut off; features are what enters it."""
+Backbone = str
+"""One of `BACKBONES`, of torchvision; or any of torchvision or timm by its whole name (`plain_towers`)."""
+BACKBONES = ("resnet34", "vit_b_16", "mobilenet_v2", "alexnet")
 IMAGENET = Preprocess(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear", resize_mode="shortest"
 )
@@ -94,7 +90,7 @@ DESCRIPTION, WEIGHTS = "backbone.json", "backbone.safetensors"
 
 
 def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.Module:
-    """A torchvision backbone without its classifier: [B, 3, H, W] -> [B, 512 | 768 | 1280 | 4096].
+    """A backbone without its classifier: [B, 3, H, W] -> [B, 512 | 768 | 1280 | 4096] of `BACKBONES`.
 
     AlexNet stands in for the VGG-F of the hashing literature. ViT-B/16 takes 224 pixels only.
 
@@ -107,18 +103,13 @@ def backbone(name: Backbone, weights: Path | None = None, seed: int = 0) -> nn.M
         ConfigError: an unknown name or kind of file.
         ArtifactError: a file that cannot be read or does not fit.
     """
-    if name not in HEADS:
-        raise ConfigError(f"no backbone {name!r}: expected one of {', '.join(HEADS)}")
-    import torchvision
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module: nn.Module = torchvision.models.get_model(name, weights=None)
-    *path, last = HEADS[name].split(".")
-    setattr(module.get_submodule(".".join(path)), last, nn.Identity())
+    if not is_plain(name) and name not in BACKBONES:
+        raise ConfigError(f"no backbone {name!r}: expected one of {', '.join(BACKBONES)}")
+    module, heads = plain_tower(name if is_plain(name) else f"{TORCHVISION}{name}", seed)
     if weights is not None:
-        found = _state_dict(weights)
-        kept = {key: value for key, value in found.items() if not key.startswith(f"{HEADS[name]}.")}
+        found = state_of(weights)
+        above = tuple(f"{head}." for head in heads)
+        kept = {key: value for key, value in found.items() if not key.startswith(above)}
         try:
             module.load_state_dict(kept)
         except RuntimeError as error:  # torch lists hundreds of names
@@ -134,27 +125,8 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
     first = (wrong or [key for key in given if key not in own] or ["their types"])[0]
     return (
         f"{len(own) - len(wrong)} of its {len(own)} tensors found among {len(given)} (look at {first}): "
-        "take the state of torchvision's model of that name"
+        "take the state of the library's model of that name"
     )
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        match path.suffix:
-            case ".safetensors":
-                loaded: dict[str, Any] = load_file(path)
-            case ".npz":
-                with np.load(path, allow_pickle=False) as arrays:
-                    loaded = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-            case ".pth" | ".pt":
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-            case _:
-                raise ConfigError(f"{path}: expected .safetensors, .npz or .pth")
-    except ConfigError:
-        raise
-    except Exception as error:  # a damaged .pth raises whatever its bytes happen to spell
-        raise ArtifactError(f"weights {path} cannot be read: {error}") from error
-    return dict(loaded.get("state_dict", loaded))
 
 
 def vision_tower(
@@ -176,7 +148,9 @@ def write_backbone(
     """Writes a backbone as a folder that a base model can take as its towers."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps({"name": name, "preprocess": asdict(preprocess)}, indent=1))
+    (folder / DESCRIPTION).write_text(
+        json.dumps({"name": name, "preprocess": preprocess.document()}, indent=1)
+    )
 
 
 def read_backbone(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,10 +14,16 @@ from qshift.commands.options import CONSOLE, DATA, given
 EXAMPLES = (
     "Examples:\n\n`qshift fit`\n\n`qshift fit my-pictures --base qshift-data/base`\n\n"
     "`qshift fit distil my-pictures --base qshift-data/distilled --steps 2000`\n\n"
+    "`qshift fit clip my-pictures --model ViT-B-32 --pretrained weights.pt --tag laion2b_s34b_b79k`\n\n"
+    "`qshift fit clip my-pictures --pretrained my-open-clip-folder --base qshift-data/mine`\n\n"
     "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
     "\n\n`qshift fit vectors pictures.npy --queries texts.npy --base qshift-data/base`"
 )
+
+
+OF_CLIP = ("--model", "--pretrained", "--tag", "--quick-gelu", "--text-files", "--precision")
+EVERYWHERE = ("--base", "--bits", "--seed")
 
 
 def fit(
@@ -27,14 +33,16 @@ def fit(
         typer.Argument(
             help="two-tower: heads on packaged towers; may be left out. distil: a small open_clip model that "
             "learns the features of two-tower, 5 minutes. open_clip: the same from scratch, 7-10 minutes. "
-            "psca, couple, tpsnet: from a labelled and an unlabelled domain. vectors: of any model or API."
+            "clip: an open_clip model of your own, as it is. vectors: of any model or API. "
+            "psca, couple, tpsnet: from a labelled and an unlabelled domain."
         ),
     ] = "two-tower",
     data: Annotated[
         Path | None,
         typer.Argument(
             help="Captioned pictures, the emoji without it; for two domains the source, a folder per class; "
-            "for vectors a .npy, .npz or .parquet file."
+            "for clip pictures with captions or by class, or a .txt file with a text in each line; for vectors "
+            "a .npy, .npz or .parquet file."
         ),
     ] = None,
     target: Annotated[
@@ -67,8 +75,41 @@ def fit(
     steps: Annotated[
         int | None, typer.Option(help="distil, open_clip: of the training; their own without it.", min=1)
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="clip: a configuration of open_clip, such as ViT-B-32; or torchvision:NAME, timm:NAME, for "
+            "pictures alone."
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG|FILE|DIR",
+            help="clip: a weight file (.safetensors, .pt), a folder in open_clip's format, which needs no "
+            "--model, or a tag, which is downloaded with HF_HUB_OFFLINE=0.",
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="clip: whose weights a file holds: says activation and preprocessing.")
+    ] = None,
+    quick_gelu: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick-gelu/--no-quick-gelu", help="clip: what a file was trained with, without --tag."
+        ),
+    ] = None,
+    text_files: Annotated[
+        Path | None,
+        typer.Option(
+            help="clip: folder with the files of tokenizer and text tower, where a model has its own."
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="clip: of the body; normalisation stays fp32.")
+    ] = "fp32",
 ) -> None:
-    """Train a base model on captioned pictures, or on two domains."""
+    """Train a base model on captioned pictures or on two domains, or bring an open_clip model."""
     from core.readers.places import is_folder
 
     if data is None and is_folder(Path(method)):  # `qshift fit my-pictures`
@@ -84,6 +125,27 @@ def fit(
         return fit_vectors(data, queries, base, bits, seed, CONSOLE, given(context))
     if queries is not None:
         raise ConfigError(f"--queries is of vectors: leave it out with {shown(method)}")
+    if method == "clip":
+        from encoders.clip_source import ClipSource
+        from qshift.demo.fit_clip import ClipOptions, fit_clip
+
+        named = [name for name in given(context) if name.startswith("--")]
+        wrong = [name for name in named if name not in (*OF_CLIP, *EVERYWHERE)]
+        if wrong:
+            raise ConfigError(f"clip trains nothing: leave {', '.join(wrong)} out")
+        if data is None or pretrained is None:
+            raise ConfigError(
+                "clip needs data and weights: qshift fit clip DATA --model NAME --pretrained FILE, or "
+                "--pretrained DIR alone"
+            )
+        source = ClipSource(model, pretrained, tag, quick_gelu, text_files)
+        fit_clip(data, base, ClipOptions(source, precision, bits or 64, seed), CONSOLE)
+        return
+    wrong = [name for name in given(context) if name in OF_CLIP]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)} is of clip: qshift fit clip DATA --model NAME --pretrained FILE"
+        )
     from qshift.demo.fit import fit
     from qshift.recipes.domains.material import FitOptions
 

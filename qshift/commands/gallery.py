@@ -23,7 +23,8 @@ def build(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Captioned pictures, the emoji without it; or a .npy, .npz or .parquet file of vectors."
+            help="Captioned pictures, the emoji without it; a .txt of texts; or a .npy, .npz or .parquet file "
+            "of vectors."
         ),
     ] = None,
     base: Annotated[Path, typer.Option(help="The base model that encodes them.")] = DATA / "base",

@@ -54,8 +54,8 @@ class EmojiSet:
     flags of France and of its islands), all others have their hexcode.
     """
 
-    colour: Pictures | tuple[Pictures, ...]
-    line: Pictures | tuple[Pictures, ...]
+    colour: Pictures | Sequence[Pictures]
+    line: Pictures | Sequence[Pictures]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     hexcodes: tuple[str, ...]

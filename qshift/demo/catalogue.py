@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -155,14 +156,37 @@ def load_folder(folder: Path) -> FolderSet:
         ConfigError: see `load_pictures`; a picture that cannot be read.
     """
     pictures = load_pictures(folder)
-    colour = []
-    for item in range(len(pictures)):
-        with named(pictures, item):
-            colour.append(_small(decode(picture_bytes(pictures, item), SIDE)))
+    looks = Looks(pictures)
+    return folder_set(folder, pictures, tuple(looks[item] for item in range(len(looks))))
+
+
+class Looks(Sequence[Picture]):
+    """Pictures of a folder as shifts are applied to them, each read and decoded when it is asked for."""
+
+    def __init__(self, pictures: PictureSet) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, item: int) -> Picture: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Picture]: ...
+    def __getitem__(self, item: int | slice) -> Picture | list[Picture]:
+        """Raises ConfigError, which names the file, for one that cannot be decoded."""
+        if isinstance(item, slice):
+            return [self[one] for one in range(*item.indices(len(self)))]
+        with named(self._pictures, item):
+            return _small(decode(picture_bytes(self._pictures, item), SIDE))
+
+
+def folder_set(folder: Path, pictures: PictureSet, colour: Sequence[Picture]) -> FolderSet:
+    """Pictures of a folder with how they look."""
     names = tuple("\n".join(captions) for captions in pictures.captions)
     ids = tuple(pictures.identifier(item) for item in range(len(pictures)))
     return FolderSet(
-        tuple(colour), (), names, tuple(name[:1] for name in names), ids, ids, f"Pictures: {folder.name}",
+        colour, (), names, tuple(name[:1] for name in names), ids, ids, f"Pictures: {folder.name}",
         pictures,
     )  # fmt: skip
 

@@ -11,13 +11,15 @@ from rich.console import Console
 
 from adapters.offline.parallel import Team
 from core.errors import ConfigError
-from core.readers.places import shown
+from core.readers.places import is_file, shown
+from core.types import Modality
 from encoders.base_model import load_base
 from encoders.distil import DistilConfig
 from encoders.images import Content, decode
 from encoders.scratch import ScratchConfig
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
+from qshift.data.texts import SUFFIX, load_texts
 from qshift.demo.catalogue import SIDE, load_folder, named, picture_bytes
 from qshift.recipes.distil_base import STUDENT, fit_distil_base
 from qshift.recipes.domains.base import HEADS, fit_domain_base
@@ -126,14 +128,19 @@ def _sorted_by_class(folder: Path) -> PictureSet:
 
 
 def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
-    """Builds a gallery of captioned pictures, or of pictures sorted by class, which is their label.
+    """Builds a gallery of captioned pictures, of pictures sorted by class, which is their label, or of texts.
 
     Files are prepared as they are, by the same function as queries: each finds itself.
     """
-    if folder is None:
+    modality: Modality = "image"
+    if folder is not None and is_file(folder) and folder.suffix.lower() == SUFFIX:
+        texts = load_texts(folder)
+        modality, ids, labels, titles = "text", texts.ids, texts.texts, texts.texts
+        contents: Iterator[Content | str] = iter(texts.texts)
+    elif folder is None:
         data = load_emoji(CACHE, SIDE)
         ids, labels, titles = data.hexcodes, data.labels, data.names
-        contents: Iterator[Content] = map(data.content, range(len(data)))
+        contents = map(data.content, range(len(data)))
     else:
         own = load_pictures(folder)
         ids = tuple(own.identifier(item) for item in range(len(own)))
@@ -141,7 +148,7 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
         titles = own.classes or tuple("\n".join(captions) for captions in own.captions)
         contents = (picture_bytes(own, item) for item in range(len(own)))
     with bars(console) as progress:
-        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress))
+        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress), modality)
     found.save(out)
     items = "item" if len(found) == 1 else "items"
     console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

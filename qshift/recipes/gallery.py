@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -55,27 +56,29 @@ def encoded_items(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
     encoder = base.encoders[modality]
-    features = _features(encoder, _prepared(encoder, contents, ids, modality), progress)
+    features = _features(encoder, _prepared(encoder, contents, ids, modality), len(ids), progress)
     return base.head.codes(features, modality), features.cpu().numpy()
 
 
-def _prepared(encoder: Encoder, contents: Iterable[Any], ids: Sequence[str], modality: Modality) -> list[Any]:
-    prepared, waiting = [], iter(contents)
+def _prepared(
+    encoder: Encoder, contents: Iterable[Any], ids: Sequence[str], modality: Modality
+) -> Iterator[Any]:
+    waiting = iter(contents)
     for name in ids:
         try:  # reading a file may refuse it, too
-            prepared.append(encoder.prepare(next(waiting, None)))
+            yield encoder.prepare(next(waiting, None))
         except Refused as refused:
             noun = "picture" if modality == "image" else modality
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
-    return prepared
 
 
-def _features(encoder: Encoder, prepared: Sequence[Any], progress: Progress | None) -> Tensor:
-    """Unit features [N, D]."""
-    features = []
-    for start in range(0, len(prepared), BATCH):
-        rows = prepared[start : start + BATCH]
+def _features(encoder: Encoder, prepared: Iterator[Any], count: int, progress: Progress | None) -> Tensor:
+    """Unit features [N, D]; no more than a batch of what is prepared is held."""
+    features: list[Tensor] = []
+    done = 0
+    while rows := list(islice(prepared, BATCH)):
         features.append(encoder.encode(encoder.collate(rows, len(rows))))
+        done += len(rows)
         if progress:
-            progress(min(start + BATCH, len(prepared)), len(prepared), "gallery")
+            progress(done, count, "gallery")
     return torch.cat(features)

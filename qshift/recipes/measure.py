@@ -17,6 +17,10 @@ from encoders.head import HashHead
 from qshift.recipes.encode import BATCH
 
 SHORTLIST = 100
+BLOCK = 1 << 16
+"""Items that are looked at together: of larger galleries no second copy is made."""
+PAIRS = 1 << 24
+"""Similarities that are held at a time."""
 NEVER = 1 << 30  # bits: further than any code
 QUANTILE = 0.9
 
@@ -63,7 +67,9 @@ def measure(
         own: [n] positions of the items that the queries are copies of, left out as their neighbours: for
             services whose clean queries are no copies of gallery items.
     """
-    codes = hashing.codes(torch.from_numpy(gallery), gallery_modality)
+    items = torch.from_numpy(gallery)
+    blocks = (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
+    codes = np.concatenate([hashing.codes(block, gallery_modality) for block in blocks])
     return measure_among(queries, codes, lambda at: gallery[at], hashing, modality, step, own)
 
 
@@ -90,13 +96,11 @@ def measure_among(
     for top in range(0, len(queries), BATCH):
         rows = slice(top, top + BATCH)
         itself = None if own is None else own[rows]
-        distances = _distances(asked[rows], codes)
-        if itself is not None:
-            distances[np.arange(BATCH), itself] = NEVER
-        near = _most_similar(q[rows], items, distances, itself)
+        shortlist, least = _shortlists(asked[rows], codes, itself)
+        near = _most_similar(q[rows], items, shortlist, itself)
         entropies.append(refined(q[rows], near, step.temperature, mask)[1])
         gaps.append(float(gap(q[rows], near, mask)))
-        nearest.append(distances.min(1).astype(np.float32))
+        nearest.append(least)
     entropy = torch.cat(entropies).numpy()
     constants = SourceConstants(
         source_gap=float(np.mean(gaps)),
@@ -110,19 +114,27 @@ def measure_among(
     return constants, DriftReference(queries, entropy, np.concatenate(nearest), BATCH)
 
 
-def _distances(ours: Codes, theirs: Codes) -> NDArray[np.int32]:
-    """[n, N] in bits."""
-    return np.stack([np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32) for code in ours])
+def _shortlists(
+    ours: Codes, theirs: Codes, own: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], Floats]:
+    """The places [n, K] of the nearest by code, and the least distance [n]; a row of N at a time."""
+    found, least = [], []
+    for row, code in enumerate(ours):
+        distances = np.bitwise_count(code ^ theirs).sum(1, dtype=np.int32)
+        if own is not None:
+            distances[own[row]] = NEVER
+        found.append(np.argsort(distances, kind="stable")[:SHORTLIST])
+        least.append(distances.min())
+    return np.stack(found), np.array(least, np.float32)
 
 
 def _most_similar(
     q: Tensor,
     items: Callable[[NDArray[np.int64]], Floats],
-    distances: NDArray[np.int32],
+    shortlist: NDArray[np.int64],
     own: NDArray[np.int64] | None,
 ) -> Tensor:
     """[n, D] of the items: the most similar one of each shortlist by code."""
-    shortlist = np.argsort(distances, axis=1, kind="stable")[:, :SHORTLIST]
     candidates = torch.from_numpy(items(shortlist))
     cosine = torch.einsum("bkd,bd->bk", candidates, q)
     if own is not None:  # a gallery of less than a hundred has it in the shortlist
@@ -146,5 +158,7 @@ def first_hits(
     """
     names = range(len(gallery)) if names is None else names
     asked = names if asked is None else asked
-    nearest = (queries @ gallery.T).argmax(1).tolist()
+    rows = max(1, PAIRS // len(gallery))
+    blocks = (queries[start : start + rows] for start in range(0, len(queries), rows))
+    nearest = np.concatenate([(block @ gallery.T).argmax(1) for block in blocks]).tolist()
     return float(np.mean([names[found] == asked[row] for row, found in enumerate(nearest)]))

@@ -120,7 +120,7 @@ def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: Limit
 
 
 def vector(values: Any) -> Floats:
-    """A list of finite numbers as a vector, or a row of a file, which its reader has judged. Raises Refused."""
+    """A list of finite numbers as a vector, or a row that a file's reader has judged. Raises Refused."""
     if isinstance(values, np.ndarray):
         return values
     # NumPy would take "1" and true for numbers.

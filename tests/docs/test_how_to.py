@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from how_to import PAGES, ROOT, blocks, commands, run
 from PIL import Image
+from toy_clips import write_clip
 from toy_vectors import shifted, write_vectors
 
 import qshift
@@ -21,6 +22,7 @@ from qshift.replay.own_message import own_message
 
 NOT_RUN = {
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
+    "qshift fit clip my-pictures --model": "needs 600 MB of weights; tests/encoders/test_clip_folder.py",
     "qshift gallery compare": "needs 10,000 items; tests/qshift/test_gallery_commands.py",
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
 }
@@ -31,14 +33,16 @@ RUN = (
     *(f"qshift gallery {what}" for what in ("info", "add", "remove", "export")),
     "qshift replay queries asked.npy",
     "python vectors.py",
+    "qshift replay queries my-pictures",
 )
-"""Here."""
+"""Here, as is all of bring-your-clip."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
 )  # fmt: skip
 """By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors
 here, and by tests/integration/test_vector_files.py."""
+CLIP = "bring-your-clip"
 TOO_LONG = "two-domains"
 """Trains for minutes; tests/qshift/test_domain_base.py, test_evaluate.py, tests/adapters/test_parallel.py."""
 
@@ -142,6 +146,8 @@ def test_a_gallery_changes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytes
         len(load_gallery(tmp_path / "qshift-data" / "gallery", load_base(tmp_path / "qshift-data" / "base")))
         == 200
     )
+
+
 # -- bring your vectors ---------------------------------------------------------------------------------
 
 
@@ -157,3 +163,24 @@ def test_vectors_are_brought(tmp_path: Path) -> None:
     frozen, default = json.loads((tmp_path / "rows.json").read_text())
     assert default["labels"] == 640 and default["map_minus_frozen"] > 5 and default["low"] > 0
     assert frozen["map"] > 20
+
+
+# -- bring your CLIP ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_clip_is_brought(tmp_path: Path) -> None:
+    write_clip(tmp_path / "my-clip")
+    (tmp_path / "my-pictures").mkdir()
+    for number in range(70):
+        blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+        picture = Image.fromarray(blocks).resize((60, 48), Image.Resampling.NEAREST)
+        picture.save(tmp_path / "my-pictures" / f"picture {number} of blocks.png")
+    (tmp_path / "my-texts.txt").write_text("\n".join(f"text number {number}" for number in range(70)))
+    for command in commands(CLIP):
+        if command.startswith(tuple(NOT_RUN)):
+            continue
+        said = run(command, tmp_path)
+        assert ("70 items with" in said) == command.startswith("qshift gallery build")
+        assert ("frozen" in said) == command.startswith("qshift replay")
+    assert (tmp_path / "qshift-data" / "base.features").is_dir()

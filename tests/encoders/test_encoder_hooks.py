@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.layers as timm
 import torch
+import torchvision.models.convnext as torchvision
 from torch import Tensor, nn
 
 from encoders.clip import open_clip_towers
@@ -137,24 +139,40 @@ def test_clean_statistics_are_those_of_the_groups(tower: ImageTower) -> None:
 class Grid(nn.Module):
     """A norm over the channels of a grid, as in ConvNeXt; then one layer that stands in two places."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: type[nn.LayerNorm] = nn.LayerNorm, patch: int = PATCH) -> None:
         super().__init__()
         self.patches, self.norm, self.twice = (
-            nn.Conv2d(3, WIDTH, PATCH, PATCH),
-            nn.LayerNorm(WIDTH),
+            nn.Conv2d(3, WIDTH, patch, patch),
+            norm(WIDTH, eps=1e-5),
             nn.LayerNorm(WIDTH),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.norm(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2))
+        grid = self.patches(x)
+        if isinstance(self.norm, timm.LayerNorm2d | torchvision.LayerNorm2d):  # they take channels first
+            pooled: Tensor = self.norm(grid).mean((2, 3))
+        else:
+            pooled = self.norm(grid.permute(0, 2, 3, 1)).mean((1, 2))
         twice: Tensor = self.twice(self.twice(pooled) + 1)
         return twice
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
+@pytest.mark.parametrize(
+    ("norm", "patch"),
+    [
+        (norm, patch)
+        for norm in (nn.LayerNorm, timm.LayerNorm, timm.LayerNorm2d, torchvision.LayerNorm2d)
+        for patch in (PATCH, SIDE // WIDTH)
+    ],
+    ids=str,
+)
+def test_grids_are_one_group_and_shared_layers_none(
+    norm: type[nn.LayerNorm], patch: int, per_row: bool
+) -> None:
+    """Also where a grid is as wide as it has channels, so that its shape does not say which axis it is."""
     torch.manual_seed(2)
-    tower = ImageTower(Grid(), Preprocess((SIDE, SIDE)))
+    tower = ImageTower(Grid(norm, patch), Preprocess((SIDE, SIDE)))
     assert tower.hook_points().widths == (WIDTH,)
     shape = (4, WIDTH) if per_row else (WIDTH,)
     scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
@@ -165,7 +183,7 @@ def test_grids_are_one_group_and_shared_layers_none(per_row: bool) -> None:
         return scale, shift
 
     got = tower.encode(batch, None, hook)
-    assert shapes == [(4, WIDTH, SIDE // PATCH, SIDE // PATCH)]
+    assert shapes == [(4, WIDTH, SIDE // patch, SIDE // patch)]
     net: Any = tower.raw
     with torch.no_grad():
         z = z_of(net.patches(batch).permute(0, 2, 3, 1), 1e-5)
@@ -211,6 +229,24 @@ def test_a_move_at_batch_norm_is_a_move_of_its_input(by_row: bool) -> None:
     found = tower.encode(pixels, None, lambda *_: (scale, shift))
     assert torch.allclose(found.double(), nn.functional.normalize(expected, dim=1), atol=1e-6)
     assert torch.equal(norm.running_mean.double(), mean) and torch.equal(norm.running_var.double(), var)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_an_activation_inside_a_batch_norm_stays(by_row: bool) -> None:
+    """As in timm's EfficientNets, the packaged tower among them."""
+    torch.manual_seed(0)
+    norm = timm.BatchNormAct2d(3, act_layer=nn.ReLU6)
+    norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
+    tower = ImageTower(nn.Sequential(norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()), Preprocess((SIDE, SIDE)))
+    pixels, shape = inputs(tower), (4, 3) if by_row else (3,)
+    still = (torch.ones(shape), torch.zeros(shape))
+    torch.testing.assert_close(tower.encode(pixels, None, lambda *_: still), tower.encode(pixels))
+    scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
+    scales, shifts = (side.expand(4, 3)[:, :, None, None] for side in (scale, shift))
+    expected = tower.encode(pixels * scales + shifts)
+    found = tower.encode(pixels, None, lambda *_: (scale, shift))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, tower.encode(pixels), atol=1e-3)
 
 
 def test_moves_by_row_have_gradients_at_batch_norm() -> None:

@@ -4,7 +4,6 @@ import io
 import json
 import struct
 import zlib
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -241,7 +240,7 @@ def test_the_manifest_says_how_pictures_are_prepared(fitted: tuple[Path, FolderS
     base = fitted[0]
     written = json.loads((base / MANIFEST).read_text())["preprocess"]
     own = load_base(base).encoders["image"].preprocess  # type: ignore[attr-defined]
-    assert written == json.loads(json.dumps(asdict(own)))
+    assert written == json.loads(json.dumps(own.document()))
     other = load_base(rewritten(base, tmp_path / "other", resize_mode="squash")).encoders["image"]
     picture = np.asarray(drawn(1, (40, 20)))
     wanted = prepare(picture, Preprocess((16, 16), resize_mode="squash"))

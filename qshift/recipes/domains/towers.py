@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
@@ -60,7 +59,7 @@ def start(folder: Path, options: FitOptions) -> Start:
     if options.backbone is None:
         pair = packaged_towers(folder, options.side)
         return Start(folder, pair.image, pair.text, IMAGE_TOWER)
-    name = cast(Backbone, options.backbone)  # `vision_tower` refuses what is none
+    name = options.backbone  # `vision_tower` refuses what is none
     preprocess = replace(IMAGENET, size=(options.side, options.side), resize_mode="squash")
     try:
         tower = vision_tower(name, options.weights, options.seed, preprocess=preprocess)
