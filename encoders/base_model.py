@@ -166,7 +166,7 @@ def _lend(base: Base) -> None:
         _to_sequences(base.constants)
         _to_sequences(base.calibration)
         _to_sequences(base.reference)
-    # Nothing stands in for the constants of composed queries: without measured ones they are only aligned.
+    # Nothing stands in for clean composed queries: where none were measured the frozen twin answers alone.
     if "image" in base.calibration and "composed" in base.encoders:
         text = base.head.means["text"].cpu().numpy()
         base.calibration.setdefault("composed", composed_calibration(base.calibration["image"], text))

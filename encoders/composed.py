@@ -138,6 +138,11 @@ def composed_calibration(image: Calibration, text: Floats, weight: float = 0.5) 
     Each calibration picture is composed with the mean text [D], so that content is matched as for pictures
     and a constant text moves nothing. Reconstructed.
     """
-    moved = weight * image.features + (1 - weight) * text
-    lengths = np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), SHORTEST)
-    return replace(image, features=(moved / lengths).astype(np.float32))
+    return replace(image, features=composed_features(image.features, text, weight))
+
+
+def composed_features(image: Floats, text: Floats, weight: float = 0.5) -> Floats:
+    """Unit features [n, D] of composed queries, from those of pictures [n, D] and of texts [n, D] or [D]."""
+    mean = weight * image + (1 - weight) * text
+    features: Floats = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), SHORTEST)
+    return features.astype(np.float32)

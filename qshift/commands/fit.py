@@ -41,7 +41,7 @@ def fit(
         Path | None,
         typer.Argument(
             help="Captioned pictures, the emoji without it; for two domains the source, a folder per class; "
-            "for clip pictures with captions or by class, or a .txt file with a text in each line; for vectors "
+            "for clip pictures with captions or by class, or a .txt file with a text a line; for vectors "
             "a .npy, .npz or .parquet file."
         ),
     ] = None,

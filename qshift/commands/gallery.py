@@ -23,8 +23,8 @@ def build(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Captioned pictures, the emoji without it; a .txt of texts; or a .npy, .npz or .parquet file "
-            "of vectors."
+            help="Captioned pictures, the emoji without it; a .txt of texts; or vectors, in a .npy, .npz or "
+            ".parquet file."
         ),
     ] = None,
     base: Annotated[Path, typer.Option(help="The base model that encodes them.")] = DATA / "base",

@@ -13,6 +13,7 @@ from encoders.clip import Towers
 from encoders.head import HashHead
 from encoders.norms import calibrate
 from qshift.data.emoji import EmojiSet
+from qshift.recipes.composed import composed_clean
 from qshift.recipes.encode import BATCH, Count, batches_of, collated, encoded, jittered
 from qshift.recipes.expected import BATCHES, CleanPictures, Curve, gallery_of, measure_expected
 from qshift.recipes.finish import Clean, hash_head
@@ -44,10 +45,11 @@ class Captioned:
         return hash_head({"image": self.gallery, "text": self.texts}, bits, seed)
 
     def clean(self, looks: Step, words: Step) -> dict[Modality, Clean]:
-        """Of both modalities, for `finish_base`, with what each starts from."""
+        """Of pictures, texts and both together, for `finish_base`, with what each starts from."""
         return {
             "image": Clean(self.calibration.features, self.gallery, looks),
             "text": Clean(self.words, self.gallery, words),
+            "composed": composed_clean(self.calibration.features, self.words, self.gallery, looks),
         }
 
     def curve(self, data: EmojiSet, seed: int, purpose: str, count: Count) -> Curve:

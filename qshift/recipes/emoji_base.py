@@ -23,6 +23,7 @@ from encoders.norms import calibrate
 from encoders.repair import count_words
 from encoders.vision import ImageTower
 from qshift.data.emoji import TEMPLATES, EmojiSet
+from qshift.recipes.composed import composed_clean
 from qshift.recipes.encode import (
     BATCH,
     Count,
@@ -49,7 +50,7 @@ PURPOSE = "emoji base"
 
 def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of a modality: starting values, not yet chosen on this base's data."""
-    return forward_only(1e-3, 0.02) if modality == "image" else Step(3e-4, 0.05)
+    return Step(3e-4, 0.05) if modality == "text" else forward_only(1e-3, 0.02)
 
 
 def fit_emoji_base(
@@ -101,6 +102,7 @@ def fit_emoji_base(
         clean: dict[Modality, Clean] = {
             "image": Clean(calibration.features, gallery, choose_step("image")),
             "text": Clean(texts[asking], gallery, choose_step("text")),
+            "composed": composed_clean(calibration.features, texts[asking], gallery, choose_step("composed")),
         }
 
         def curve(base: Base) -> ExpectedQuality | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from core.expected import EXPECTED, written
@@ -68,23 +69,31 @@ def finish_base(
     Args:
         folder: where; an older base there is replaced.
         parts: all but constants and reference, which are measured here.
-        clean: by modality of the queries. A modality without is answered, and not learned from.
+        clean: by modality of the queries. A modality without is answered, and not learned from. Where the
+            head has no mean of a modality it takes that of these queries.
         curve: measures the quality to expect of pictures; without it the base has none.
 
     Raises:
         ArtifactError: parts that do not fit each other.
     """
+    head = _with_means(parts.head, clean)
     found = {
-        kind: measure(asked.queries, asked.items, parts.head, kind, asked.step, asked.items_are, asked.own)
+        kind: measure(asked.queries, asked.items, head, kind, asked.step, asked.items_are, asked.own)
         for kind, asked in clean.items()
     }
     constants = {kind: constants for kind, (constants, _) in found.items()}
     reference = {kind: reference for kind, (_, reference) in found.items()}
-    whole = replace(parts, constants=constants, reference=reference)
+    whole = replace(parts, head=head, constants=constants, reference=reference)
     expected = None if curve is None else curve(_loaded(whole))
     if expected is not None:
         whole = replace(whole, extras={**whole.extras, EXPECTED: written(expected)})
     write_base(folder, whole)
+
+
+def _with_means(head: HashHead, clean: Mapping[Modality, Clean]) -> HashHead:
+    """A head that serves every modality that is measured."""
+    means = {kind: torch.from_numpy(asked.queries.mean(0)) for kind, asked in clean.items()}
+    return HashHead(head.weight, head.bias, {**means, **head.means})
 
 
 def _loaded(parts: Parts) -> Base:

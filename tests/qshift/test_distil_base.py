@@ -112,7 +112,7 @@ def test_base_is_whole(written: tuple[Path, Calls]) -> None:
     image, text = base.encoders["image"], base.encoders["text"]
     assert image.hook_points().layer_norm and text.hook_points().widths == ()
     assert set(base.calibration) == {"image", "sequence", "composed"}
-    assert set(base.constants) == set(base.reference) == {"image", "text", "sequence"}
+    assert set(base.constants) == set(base.reference) == {"image", "text", "sequence", "composed"}
     assert base.reference["image"].features.shape == (2 * BATCH, WIDTH)
     assert set(base.extras) == {EXPECTED} and read(base.extras[EXPECTED]).queries > 0
     assert set(base.memory) == {"image", "text"} and base.vocabulary["over"] == 3 * 130

@@ -18,7 +18,7 @@ from qshift.data.emoji import EmojiSet
 from qshift.demo.fit import MODELS, fit
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.encode import BATCH
-from qshift.recipes.measure import first_hits, measure
+from qshift.recipes.measure import ALIGNED, first_hits, measure
 from qshift.recipes.open_clip_base import choose_step, fit_open_clip_base
 
 QUICK = ScratchConfig(
@@ -56,9 +56,11 @@ def base(written: tuple[Path, list[tuple[int, int, str]]]) -> Base:
 def test_base_is_whole(written: tuple[Path, list[tuple[int, int, str]]], base: Base) -> None:
     assert (base.name, base.bits, base.width) == ("open_clip", 16, 16)
     assert set(base.encoders) == {"image", "text", "sequence", "composed"}
-    # Those of sequences are the pictures'; composed queries have none.
-    assert set(base.constants) == set(base.reference) == {"image", "text", "sequence"}
+    # Those of sequences are the pictures'; composed queries have their own.
+    assert set(base.constants) == set(base.reference) == {"image", "text", "sequence", "composed"}
     assert base.constants["sequence"] == base.constants["image"]
+    made = base.constants["composed"]
+    assert made != base.constants["image"] and (made.method, made.why) == ("frozen", ALIGNED)
     # Clean statistics of the pictures' LayerNorms; clips and composed queries have the same tower.
     assert set(base.calibration) == {"image", "sequence", "composed"}
     for modality in ("image", "text"):

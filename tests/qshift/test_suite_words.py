@@ -13,8 +13,14 @@ from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
 from encoders.base_model import load_base
 from encoders.scratch import ScratchConfig
-from qshift.benchmarks.suite.composition_base import fit_composition_base
+from qshift.benchmarks.suite.composition_base import (
+    PURPOSE,
+    clean_changes,
+    clean_clips,
+    fit_composition_base,
+)
 from qshift.benchmarks.suite.pair_base import SIDE, fit_pair_base
+from qshift.benchmarks.suite.scratch_base import in_random_order
 from qshift.benchmarks.suite.tasks import DEVELOP
 from qshift.benchmarks.suite.text_base import fit_text_base
 from qshift.benchmarks.suite.word_tasks import BASE_OF_FASHION, RECIPES, TASKS
@@ -112,6 +118,26 @@ def test_the_scratch_base_is_whole_and_the_same_twice(tmp_path: Path) -> None:
     shown = {s.picture.tobytes(): s.scene for s in task.extra["composition"].fit}
     for word, look in zip(words, looks):
         assert word in shown[look.tobytes()].captions()
+
+
+def test_composed_queries_and_clips_are_measured_as_they_come(tmp_path: Path) -> None:
+    task = few(13)
+    fit_composition_base(task, tmp_path / "base", 8, None, SMALL)
+    base = load_base(tmp_path / "base")
+    clean = in_random_order(task.extra["composition"].clean, 8, PURPOSE)
+    for modality, asked in (("composed", clean_changes(clean)), ("sequence", clean_clips(clean))):
+        encoder, features = base.encoders[modality], base.reference[modality].features
+        seen = encoder.encode(
+            encoder.collate([encoder.prepare(one) for one in asked.contents], len(features))
+        )
+        assert features == pytest.approx(seen.numpy(), abs=1e-5) and len(features) % BATCH == 0
+        assert base.constants[modality].method == "frozen"
+        if modality == "composed":
+            for (picture, text), place in zip(asked.contents, asked.own):
+                assert picture is clean[place].picture and text.split()[0] in ("as", "in")
+    clips, looks = base.calibration["sequence"], base.calibration["image"]
+    assert np.array_equal(clips.features, base.reference["sequence"].features)
+    assert not np.array_equal(clips.mean[: len(looks.mean)], looks.mean)
 
 
 def test_too_few_clean_samples_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from core.errors import ConfigError
 from core.protocols import Encoder
@@ -11,7 +15,10 @@ from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Modality
 from encoders.clip import Towers
+from encoders.composed import Composed
+from encoders.norms import calibrate
 from encoders.scratch import ScratchConfig
+from encoders.sequence import FrameSequence
 from qshift.benchmarks.suite.scratch_base import (
     LOOKS,
     MEMORY,
@@ -22,9 +29,9 @@ from qshift.benchmarks.suite.scratch_base import (
     fit_scratch_base,
     in_random_order,
 )
-from qshift.benchmarks.tasks.composition import SIDE, Composition, Shown
-from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded
+from qshift.benchmarks.tasks.composition import SIDE, Composition, Scene, Shown, composed, sequences
+from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded
 from qshift.recipes.finish import Clean, hash_head
 from qshift.recipes.measure import first_hits
 
@@ -33,6 +40,7 @@ TRAINING = ScratchConfig(
     image_size=SIDE, patch=8, context=20, text_layers=1, steps=400, rotation=0.1, scale=0.1, shift=0.05
 )
 CALIBRATION = 384  # six batches
+CLEAN_QUERIES = 448  # seven, of each kind that is made of pictures
 PURPOSE = "composition base"
 
 
@@ -69,19 +77,58 @@ def fit_composition_base(
         pictures[: min(CALIBRATION, whole)],
     )
 
+    changes, clips = clean_changes(clean), clean_clips(clean)
+
     def measured(towers: Towers, count: Count) -> Measured:
         looks = encoded(towers.image, pictures, count)
         texts = encoded(towers.text, _in_turn(clean), count)
+        pair, clip = Composed(towers.image, towers.text), FrameSequence(towers.image)
+        changed = encoded(pair, changes.contents, count)
+        moving = calibrate(clip, collated(clip, clips.contents, count))
         asking: dict[Modality, Clean] = {
             "image": Clean(looks[:whole], texts, LOOKS, items_are="text"),
             "text": Clean(texts[:whole], looks, WORDS),
+            "composed": Clean(changed, looks, LOOKS, own=changes.own),
+            "sequence": Clean(moving.features, looks, LOOKS, own=clips.own),
         }
         right = first_hits(looks, texts, [shown.scene for shown in clean])
         head = hash_head({"image": looks, "text": texts}, bits)
         memory = _memory(towers.image, towers.text, data.fit)
-        return Measured(head, asking, memory, {"clean_image_to_text_r1": right})
+        told = {"clean_image_to_text_r1": right}
+        return Measured(head, asking, memory, told, {"sequence": moving})
 
-    fit_scratch_base(folder, material, config, measured, 2 * batches_of(len(clean)), progress)
+    sizes = (len(clean), len(clean), len(changes.own), len(clips.own))
+    fit_scratch_base(folder, material, config, measured, batches_of(*sizes), progress)
+
+
+class Asked(NamedTuple):
+    """Contents of clean queries, whole batches in random order, and the places [n] of their pictures."""
+
+    contents: list[Any]
+    own: NDArray[np.int64]
+
+
+def clean_changes(clean: Sequence[Shown]) -> Asked:
+    """A picture of each scene, and a change of each of its attributes."""
+    firsts: dict[Scene, int] = {}
+    for place, shown in enumerate(clean):
+        firsts.setdefault(shown.scene, place)
+    samples = composed(clean)  # by scene
+    own = np.repeat([firsts[scene] for scene in sorted(firsts)], len(samples) // len(firsts))
+    return _shuffled(samples, own, "changes")
+
+
+def clean_clips(clean: Sequence[Shown]) -> Asked:
+    """Clips of the pictures, whose frames are moved as those of queries are: pictures alone lie nearer."""
+    places = {f"{shown.key} clip": place for place, shown in enumerate(clean)}
+    samples = sequences(clean)
+    return _shuffled(samples, np.array([places[sample.key] for sample in samples]), "clips")
+
+
+def _shuffled(samples: Sequence[Sample], own: NDArray[np.int64], purpose: str) -> Asked:
+    order = generator(0, purpose, PURPOSE).permutation(len(samples))
+    kept = order[: min(len(samples), CLEAN_QUERIES) // BATCH * BATCH]
+    return Asked([samples[i].content for i in kept.tolist()], own[kept])
 
 
 def _in_turn(shown: Sequence[Shown]) -> list[str]:

@@ -24,6 +24,7 @@ from encoders.norms import calibrate
 from encoders.repair import count_words
 from qshift.benchmarks.tasks.fashion import Product, Products
 from qshift.benchmarks.tasks.types import Task
+from qshift.recipes.composed import composed_clean
 from qshift.recipes.encode import (
     BATCH,
     Count,
@@ -127,9 +128,11 @@ def _fit(towers: Towers, data: Products, config: TwoTowerConfig, count: Count) -
 def _asking(looks: Floats, texts: Floats) -> dict[Modality, Clean]:
     """Texts ask for pictures. Pictures ask for other products' pictures: they are no copies of items."""
     size = min(CLEAN_QUERIES, len(looks) // 2 // BATCH * BATCH)
+    own = np.arange(size)
     return {
         "text": Clean(texts[:size], looks, STEPS["text"]),
-        "image": Clean(looks[:size], looks, STEPS["image"], own=np.arange(size)),
+        "image": Clean(looks[:size], looks, STEPS["image"], own=own),
+        "composed": composed_clean(looks[:size], texts[:size], looks, STEPS["image"], own),
     }
 
 

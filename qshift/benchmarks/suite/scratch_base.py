@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from core.errors import ConfigError
-from core.references import SourcePairs
+from core.references import Calibration, SourcePairs
 from core.seeds import generator
 from core.types import Modality
 from encoders.base_model import Parts
@@ -67,12 +67,14 @@ class Measured:
         asking: clean queries of each, as `finish_base` takes them.
         memory: training pairs by modality of the query.
         provenance: further figures.
+        calibration: clean statistics of modalities besides pictures, where these do not stand for them.
     """
 
     head: HashHead
     asking: Mapping[Modality, Clean]
     memory: Mapping[Modality, SourcePairs]
     provenance: Mapping[str, Any]
+    calibration: Mapping[Modality, Calibration] = field(default_factory=dict)
 
 
 def fit_scratch_base(
@@ -110,7 +112,7 @@ def fit_scratch_base(
             name=material.name,
             towers=Path(scratch),
             head=found.head,
-            calibration={"image": calibrate(towers.image, inputs)},
+            calibration={"image": calibrate(towers.image, inputs), **found.calibration},
             provenance={
                 "pictures": material.source,
                 "towers": "trained from scratch on these pictures",
