@@ -14,7 +14,8 @@ class JournalEntry:
     """The boundary of one micro-batch, made durable before its answers leave.
 
     `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
-    refused. `label_offset` is the position of the label stream when the batch was formed.
+    refused. `label_offset` is the position of the label stream when the batch was formed. `label_offsets`
+    say, by topic/partition, up to where labels have steered its answers: exactly those below; {} none.
     """
 
     topic: str
@@ -25,6 +26,7 @@ class JournalEntry:
     state_hash: str
     label_offset: int = 0
     generation: int = 0
+    label_offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

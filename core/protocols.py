@@ -183,9 +183,10 @@ class Fusion(Protocol):
         """What a twin answers by itself."""
 
     def together(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
-    ) -> tuple[Hits, Floats]:
-        """The served answer and the adapted twin's weights [B]; `repaired` [B]: texts that were mended."""
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
+        correct: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> tuple[Hits, Floats]:  # fmt: skip
+        """What is served, the adapted twin's weights [B], as `correct`ed; `repaired` [B]: mended texts."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows so little of a shift that the adapted twin's weight will be 0."""

@@ -45,14 +45,18 @@ from core.protocols import Adapter, Aligner, Encoder, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.repair import Repairer, count_words, kept_whole
+from encoders.source_memory import source_memory
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 from encoders.word_lists import english, english_share, written_in
+from index.correction import Corrections
 from index.evidence import Evidence
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
+from index.judging import Judge
 from index.versions import GalleryVersions
-from monitoring.judged import included
+from monitoring.judged import included, steers
+from monitoring.ranking import ap_and_first, counted_levels
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.directory import DirectoryStore
@@ -61,7 +65,7 @@ from stream.preparation import Repair
 from stream.retrieval import Retrieval
 
 if TYPE_CHECKING:
-    from core.protocols import Params
+    pass
 
 log = logging.getLogger("qshift.build")
 
@@ -139,7 +143,14 @@ def assemble(
     pipeline = Pipeline(
         config,
         base.encoders if encoders is None else encoders,
-        Retrieval(base.head.codes, versions.current, fusion, config.answer.shortlist, where),
+        Retrieval(
+            base.head.codes,
+            versions.current,
+            fusion,
+            config.answer.shortlist,
+            where,
+            corrections(config, versions, fusion),
+        ),
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
@@ -150,10 +161,24 @@ def assemble(
     codec = Codec(
         config.limits,
         config.kafka,
-        lambda version, key: identifier(versions, version, key),
+        versions.identifier,
         lambda at: included(at, labels.key, labels.rate),
     )
     return Engine(config, base, versions, pipeline, codec, fusion)
+
+
+def corrections(config: Config, versions: GalleryVersions, fusion: TwinFusion) -> Corrections | None:
+    """What makes the correction of a lane; None where labels may not, or there is nothing to weigh."""
+    labels, answer = config.labels, config.answer
+    if not labels.steer or answer.fuse != "mixture" or answer.evidence is None:
+        return None
+    return Corrections(
+        Judge(answer, fusion),
+        versions.version,
+        lambda at: steers(at, labels.key, labels.rate),
+        lambda counts: ap_and_first(counted_levels(*counts))[0],
+        answer.rerank,
+    )
 
 
 def limit_pictures(base: Base, limits: LimitConfig) -> None:
@@ -161,12 +186,6 @@ def limit_pictures(base: Base, limits: LimitConfig) -> None:
     image = base.encoders.get("image")
     if isinstance(image, ImageTower):
         image.limit(limits.image_bytes, limits.image_pixels)
-
-
-def identifier(versions: GalleryVersions, version: str, key: int) -> str:
-    """The user's own name of an item in the version that answered."""
-    gallery = versions.version(version)
-    return str(key) if gallery is None else gallery.identifier(key)
 
 
 PEERS: dict[str, Callable[..., Adapter]] = {
@@ -246,32 +265,13 @@ def _method(method: str, config: Config, base: Base, modality: Modality, where: 
     if method != "rest":
         raise ConfigError(f"nothing here makes the method {method!r}: give it a line in qshift/build.py")
     reference = adapt.decouple.reference
-    memory = source_memory(config, base, modality) if reference in ("memory", "subspace") else None
+    drawn = reference in ("memory", "subspace")
+    memory = source_memory(base, modality, adapt.decouple.rows, config.seed) if drawn else None
     directions = None
     if reference == "subspace" and memory is not None:
         directions = source_directions(source, memory, DRAWS, constants.temperature, adapt.decouple.rank)
     weights = FlowReliability(base.reference[modality].features) if adapt.reliability == "flow" else None
     return Rest(source, constants, adapt, floor, memory=memory, subspace=directions, reliability=weights)
-
-
-def source_memory(
-    config: Config, base: Base, modality: Modality
-) -> Callable[[Params, int], tuple[Tensor, Tensor]] | None:
-    """Draws source pairs that the base kept; None where it kept none for this modality."""
-    kept, encoder = base.memory.get(modality), base.encoders[modality]
-    if kept is None:
-        return None
-    prepared = [encoder.prepare(content) for content in kept.contents]
-    targets = torch.from_numpy(np.array(kept.targets, dtype=np.float32))
-    rows = min(config.adapt.decouple.rows, len(prepared))
-
-    def draw(params: Params, step: int) -> tuple[Tensor, Tensor]:
-        chosen = np.random.default_rng((config.seed, step)).permutation(len(prepared))[:rows]
-        inputs = encoder.collate([prepared[row] for row in chosen.tolist()], rows)
-        features = encoder.encode(inputs, params)
-        return features, targets[torch.from_numpy(chosen)].to(features.device)
-
-    return draw
 
 
 def repair(config: Config, base: Base, versions: GalleryVersions) -> Repair | None:

@@ -15,6 +15,10 @@ from core.types import Encoded, Floats, Hits, Modality, Twin
 
 if TYPE_CHECKING:
     from core.protocols import Hash
+    from stream.steering import Correction
+
+Correct = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Weights [B] of the adapted twin by its evidence -> those to serve with."""
 
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
@@ -27,18 +31,20 @@ class Retrieval:
         current: the gallery version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
+        correction: a new one for each lane whose weights late labels correct; None: they correct nothing.
     """
 
     def __init__(
-        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
-    ) -> None:
-        self.current, self.fusion = current, fusion
+        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str,
+        correction: Callable[[], Correction] | None = None,
+    ) -> None:  # fmt: skip
+        self.current, self.fusion, self.correction = current, fusion, correction
         self.hash, self.size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
-    def view(self, modality: Modality) -> View:
-        """The gallery in use now, for queries of a modality."""
-        return View(self, self.current(), modality)
+    def view(self, modality: Modality, correct: Correct | None = None) -> View:
+        """The gallery in use now, for queries of a modality; `correct` has the last word on weights."""
+        return View(self, self.current(), modality, correct)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""
@@ -51,8 +57,11 @@ class Retrieval:
 class View:
     """One gallery version, asked by queries of one modality: what one batch sees."""
 
-    def __init__(self, retrieval: Retrieval, gallery: Gallery, modality: Modality) -> None:
-        self._retrieval, self._gallery, self._modality = retrieval, gallery, modality
+    def __init__(
+        self, retrieval: Retrieval, gallery: Gallery, modality: Modality, correct: Correct | None
+    ) -> None:
+        self._retrieval, self._gallery = retrieval, gallery
+        self._modality, self._correct = modality, correct
         self.version = gallery.version
 
     def twin(self, features: Tensor, count: int) -> Twin:
@@ -68,7 +77,9 @@ class View:
 
     def together(self, frozen: Twin, adapted: Twin, mended: NDArray[np.bool_]) -> tuple[Hits, Floats]:
         """What is served of both twins, and the adapted one's weights [n]."""
-        return self._retrieval.fusion.together(self._gallery, self._modality, frozen, adapted, mended)
+        return self._retrieval.fusion.together(
+            self._gallery, self._modality, frozen, adapted, mended, self._correct
+        )
 
     def shortlist(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""

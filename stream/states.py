@@ -45,6 +45,7 @@ class _Entry(_Strict):
     state_hash: str
     label_offset: Count
     generation: Generation
+    label_offsets: dict[Place, Count] = {}
 
 
 class _LaneHead(_Strict):
@@ -177,7 +178,8 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
-    """Canonical JSON of a journal entry."""
+    """Canonical JSON of a journal entry. Where no label has steered it is what version 0.2 wrote."""
+    steered = {"label_offsets": dict(entry.label_offsets)} if entry.label_offsets else {}
     return canonical(
         {
             "topic": entry.topic,
@@ -188,6 +190,7 @@ def entry_to_bytes(entry: JournalEntry) -> bytes:
             "state_hash": entry.state_hash,
             "label_offset": entry.label_offset,
             "generation": entry.generation,
+            **steered,
         }
     )
 
@@ -200,7 +203,7 @@ def entry_from_bytes(value: bytes) -> JournalEntry:
         raise ArtifactError(f"not a journal entry: {first_fault(error)[0]}") from error
     entry = JournalEntry(
         found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
-        found.label_offset, found.generation,
+        found.label_offset, found.generation, found.label_offsets,
     )  # fmt: skip
     if entry_to_bytes(entry) != value:
         raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")
