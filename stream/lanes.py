@@ -7,6 +7,7 @@ while more is known to be in the log), or where the journal of an earlier run sa
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
@@ -50,8 +51,10 @@ class Lane:
     def take(self, judgement: Judgement) -> None:
         """Holds a label of the partition's queries for the next batch."""
         if self.session.steering is not None:
-            end = self.planned[-1].offsets[-1] + 1 if self.planned else 0
-            self.session.steering.take(judgement, range(self.next_offset, end))
+            offset = judgement.query.offset
+            place = bisect_left(self.planned, offset, key=lambda entry: entry.offsets[-1])
+            again = place < len(self.planned) and offset in self.planned[place].offsets
+            self.session.steering.take(judgement, self.planned[place].label_offsets if again else None)
 
     def next_batch(
         self, now: float, config: BatchConfig, drain: bool, behind: bool = False

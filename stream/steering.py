@@ -55,17 +55,21 @@ class Steering:
         self._seen: dict[str, int] = {}
         self._held: dict[tuple[Coordinates, str], Judgement] = {}
 
-    def take(self, judgement: Judgement, again: range) -> None:
-        """Holds a label for the next boundary, the first one of a query; others are as good as unread.
+    def take(self, judgement: Judgement, again: Mapping[str, int] | None = None) -> None:
+        """Holds a label for the next boundary, the first one behind its query's answer; others do nothing.
 
         Args:
-            again: offsets of the queries that the journal wants answered again.
+            again: label positions of the batch in which the journal wants its query answered again; None: in
+                no batch.
         """
         place, query = place_of(judgement), judgement.query
         if judgement.at.offset < self._seen.get(place, 0) or not self.correction.samples(query):
             return
         self._seen[place] = judgement.at.offset + 1
-        if query.offset in again or self.correction.remembers(query):
+        late = (
+            self.correction.remembers(query) if again is None else judgement.at.offset >= again.get(place, 0)
+        )
+        if late:
             self._held.setdefault((query, place), judgement)
 
     def apply(self, planned: Mapping[str, int] | None = None) -> bool:

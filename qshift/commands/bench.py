@@ -21,16 +21,16 @@ from qshift.commands.options import (
 EXAMPLES = (
     "Examples:\n\n`qshift bench core --quick --data DIR --html report.html`\n\n"
     "`qshift bench core --method default,tcr-paper --tasks 'emoji/*' --seeds 3 --json r.json`\n\n"
-    "`qshift bench late --method default --labels .3 --late 1,4 --data DIR`"
+    "`qshift bench labels --method default --labels .3 --late 1,4 --data DIR`"
 )
 
 
 def bench(
     suite: Annotated[
-        Literal["core", "develop", "decoupling", "safety", "chain"],
+        Literal["core", "develop", "decoupling", "safety", "chain", "labels"],
         typer.Argument(
             help="core: what is reported. develop: for choosing settings. decoupling: gain and forgetting. "
-            "safety: what must do no harm. chain: a base from two domains."
+            "safety: what must do no harm. chain: a base from two domains. labels: long streams, for --late."
         ),
     ],
     method: Method = None,
