@@ -40,7 +40,7 @@ class Source(Protocol):
         """Continues a partition at an offset. Raises OffsetGoneError when the log starts later."""
 
     def pause(self, paused: bool) -> None:
-        """While paused, `poll` keeps the source alive and returns nothing."""
+        """While paused, `poll` keeps the source alive and brings no queries."""
 
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         """Tells the log how far this reader is. Only after the state that covers it is durable.

@@ -25,12 +25,12 @@ from core.types import Encoded, Outcome
 from index.fusion import WEIGHTS
 from index.judging import Counts, Judge
 
-PRIOR = 60.0
+PRIOR = 30.0
 """Labels that the expectation without labels counts as."""
 STEP = 0.5
 """Points of AP that a weight is expected to lose for each step away from the rule's own."""
-DOUBT, MARGIN = 0.25, 0.5
-"""Standard errors, and points of AP, that another weight has to be better by."""
+DOUBT, MARGIN = 1.0, 0.25
+"""Standard errors, and points of AP, that another weight has to be better by: docs/lab/log.md."""
 DECAY = 300.0
 """Labels after which what one said counts 1/e."""
 KEPT = 256
@@ -72,10 +72,16 @@ class Correction:
         """Sum of products of the gains of two weights, faded."""
 
     def correct(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights [B] by the rule without labels -> those to serve with, each one of `WEIGHTS`."""
-        served = np.array(WEIGHTS)[corrected(self._labels, self._gained, self._products)]
-        corrected_rows: NDArray[np.float64] = served[[WEIGHTS.index(weight) for weight in weights.tolist()]]
-        return corrected_rows
+        """Weights [B] by the rule without labels -> those to serve with, each one of `WEIGHTS`.
+
+        What is corrected is the weight of the batch, the largest of its rows. Rows that the rule limits stay
+        within their limits: labels are of all kinds of query, and most speak for the others.
+        """
+        if not len(weights):
+            return weights
+        most = weights.max()
+        served = WEIGHTS[corrected(self._labels, self._gained, self._products)[WEIGHTS.index(most)]]
+        return np.where(weights == most, served, np.minimum(weights, served))
 
     def observe(self, outcome: Outcome) -> bool:
         """Remembers sampled queries; a quiet batch is the end of a shift, and of what was known about it."""

@@ -10,6 +10,8 @@ from core.records import Coordinates
 log = logging.getLogger("qshift.runner")
 PATIENCE_SECONDS = 30.0
 """Without a label so long, a batch that is to be repeated is repeated without those that are missing."""
+TURNS = 1000
+"""The same where no query can be read either; for runs whose clock stands still. A live turn takes longer."""
 
 
 class LabelPositions:
@@ -17,7 +19,8 @@ class LabelPositions:
 
     Args:
         clock: seconds.
-        full: whether so many queries wait that nothing more is read.
+        full: whether so many queries wait that no more are read: a log that is not live may hold its labels
+            behind them.
     """
 
     def __init__(self, clock: Callable[[], float], full: Callable[[], bool]) -> None:
@@ -25,6 +28,7 @@ class LabelPositions:
         self.read: dict[str, int] = {}
         self._first: dict[str, int] = {}
         self._waiting_since: float | None = None
+        self._asked = 0
         self._said = False
 
     def note(self, at: Coordinates) -> None:
@@ -32,7 +36,7 @@ class LabelPositions:
         place = f"{at.topic}/{at.partition}"
         self.read[place] = at.offset + 1
         self._first.setdefault(place, at.offset)
-        self._waiting_since, self._said = None, False
+        self._waiting_since, self._asked, self._said = None, 0, False
 
     def again(self, saved: Mapping[str, int], all_: bool) -> dict[str, int]:
         """Where to read from for a state that covers labels up to `saved`; never skips what others wait for.
@@ -54,7 +58,9 @@ class LabelPositions:
             return True
         now = self._clock()
         self._waiting_since = now if self._waiting_since is None else self._waiting_since
-        if not (drain or self._full() or now - self._waiting_since >= PATIENCE_SECONDS):
+        self._asked += 1
+        stuck = self._asked >= TURNS and self._full()
+        if not (drain or stuck or now - self._waiting_since >= PATIENCE_SECONDS):
             return False
         if not self._said:
             log.error(

@@ -90,9 +90,9 @@ def test_the_weights_are_those_of_plain_loops(seed: int) -> None:
         correction.observe(outcome([number]))
         correction.judge(label(number, str(number)))
         gains.append([100 * (ap - aps[number][0]) for ap in aps[number]])
-    served = correction.correct(np.array(WEIGHTS))
+    served = [correction.correct(np.array([weight]))[0] for weight in WEIGHTS]
     assert [WEIGHTS.index(weight) for weight in served] == slow(gains)
-    assert served.tolist() != list(WEIGHTS), "nothing was corrected: the test shows nothing"
+    assert served != list(WEIGHTS), "nothing was corrected: the test shows nothing"
 
 
 def test_without_labels_the_rule_decides_to_the_bit() -> None:
@@ -100,6 +100,13 @@ def test_without_labels_the_rule_decides_to_the_bit() -> None:
     correction.observe(outcome(range(64)))
     assert correction.correct(weights).tobytes() == weights.tobytes()
     assert corrected(0.0, np.zeros(7), np.zeros((7, 7))).tolist() == list(range(7))
+
+
+def test_rows_with_a_limit_stay_within_it() -> None:
+    rows = np.array([1.0, 0.25, 0.0, 1.0, 0.5])
+    assert taught("rises", 60).correct(rows).tolist() == [math.inf, 0.25, 0.0, math.inf, 0.5]
+    assert taught("falls", 60).correct(rows).tolist() == [0.0] * 5
+    assert taught("falls", 60).correct(np.zeros(0)).tolist() == []
 
 
 def test_one_label_moves_nothing_and_many_do() -> None:
@@ -116,7 +123,8 @@ def test_whatever_labels_say_weights_stay_between_the_twins(value: float) -> Non
     for number in range(300):
         correction.observe(outcome([number]))
         correction.judge(label(number))
-        assert set(correction.correct(np.array(WEIGHTS)).tolist()) <= set(WEIGHTS)
+        served = [correction.correct(np.array([weight]))[0] for weight in WEIGHTS]
+        assert set(served) <= set(WEIGHTS)
 
 
 def test_a_label_counts_once_and_only_for_a_remembered_query() -> None:
