@@ -221,8 +221,7 @@ class LabelConfig(Section):
     rate: float = Field(0.3, ge=0, le=1)
     key: Name = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
     ttl_queries: int = Field(20000, ge=1)
-    # Half of the labels then correct the weight of the adapted twin, the other half measures
-    steer: bool = False
+    steer: bool = False  # who may write labels is the operator's to say; docs/lab/log.md 2026-11-30
 
 
 class LimitConfig(Section):

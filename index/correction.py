@@ -31,7 +31,7 @@ STEP = 0.5
 """Points of AP that a weight is expected to lose for each step away from the rule's own."""
 DOUBT, MARGIN = 1.0, 0.25
 """Standard errors, and points of AP, that another weight has to be better by: docs/lab/log.md."""
-DECAY = 300.0
+DECAY = 150.0
 """Labels after which what one said counts 1/e."""
 KEPT = 256
 """Queries that wait for their label; the oldest go first."""
