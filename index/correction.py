@@ -3,7 +3,7 @@
 What is remembered of an answered query (both codes and features) gives, once its label has come, the AP of
 every weight that could have served it. Without labels the rule's own weight (index/weighing.py) is taken for
 the best, and others for worse by so much a step; that expectation counts as a number of labels. Another
-weight is served only where it is clearly better.
+weight is served only where it is better by a standard error.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -26,12 +26,10 @@ from index.fusion import WEIGHTS
 from index.judging import Counts, Judge
 
 PRIOR = 30.0
-"""Labels that the expectation without labels counts as."""
+"""Labels that the expectation without labels counts as: docs/lab/log.md, as all of these."""
 STEP = 0.5
 """Points of AP that a weight is expected to lose for each step away from the rule's own."""
-DOUBT, MARGIN = 1.0, 0.25
-"""Standard errors, and points of AP, that another weight has to be better by: docs/lab/log.md."""
-DECAY = 150.0
+DECAY = 100.0
 """Labels after which what one said counts 1/e."""
 KEPT = 256
 """Queries that wait for their label; the oldest go first."""
@@ -209,11 +207,11 @@ def corrected(labels: float, gained: NDArray[np.float64], products: NDArray[np.f
         return places
     more = (gained[None, :] - gained[:, None]) / labels  # of a weight (column) than of the rule's (row)
     squares = np.diag(products)
-    variance = (squares[None, :] + squares[:, None] - 2.0 * products) / labels - more**2
+    # Mean squares and not variances: that of a single label would be 0.
+    spread = (squares[None, :] + squares[:, None] - 2.0 * products) / labels
     expected = -STEP * np.abs(places[:, None] - places[None, :])
     known = labels + PRIOR
-    better = (PRIOR * expected + labels * more) / known
-    better -= DOUBT * np.sqrt(np.maximum(variance, 0.0) / known) + MARGIN
+    better = (PRIOR * expected + labels * more) / known - np.sqrt(np.maximum(spread, 0.0) / known)
     np.fill_diagonal(better, 0.0)
     chosen: NDArray[np.int64] = better.argmax(axis=1)
     return chosen

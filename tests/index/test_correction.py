@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import ArtifactError
 from core.records import Coordinates, Judgement
-from index.correction import DECAY, DOUBT, KEPT, MARGIN, PRIOR, STEP, Correction, corrected
+from index.correction import DECAY, KEPT, PRIOR, STEP, Correction, corrected
 from index.fusion import WEIGHTS
 
 WIDTH = 8
@@ -69,9 +69,9 @@ def slow(gains: list[list[float]]) -> list[int]:
                 continue
             more = [g[other] - g[rule] for g in gains]
             mean = sum(f * d for f, d in zip(fades, more)) / n
-            variance = sum(f * d * d for f, d in zip(fades, more)) / n - mean**2
+            square = sum(f * d * d for f, d in zip(fades, more)) / n
             score = (-PRIOR * STEP * abs(other - rule) + n * mean) / (n + PRIOR)
-            score -= DOUBT * math.sqrt(max(variance, 0.0) / (n + PRIOR)) + MARGIN
+            score -= math.sqrt(square / (n + PRIOR))
             if score > best:
                 best, place = score, other
         chosen.append(place)
