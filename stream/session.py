@@ -79,7 +79,7 @@ class Session:
         if self.aligner is not None:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         if self.steering is not None:
-            self.steering.restore(part(tensors, "steering."), meta["steering"])
+            self.steering.restore(part(tensors, "steering."), meta.get("steering", {}))
         self.changed()
 
     def reset(self) -> None:

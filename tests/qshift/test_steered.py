@@ -14,7 +14,7 @@ import torch
 
 from core.checkpoints import JournalEntry
 from core.config import Config
-from core.errors import DeliveryError
+from core.errors import ArtifactError, DeliveryError
 from core.records import Coordinates, Record
 from core.references import DriftReference, SourceConstants
 from core.types import Floats, Outcome
@@ -29,6 +29,7 @@ from stream.codec import decode_answer, label, vector_query
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.runner import run
+from stream.session import Session
 
 WIDTH, BITS, ITEMS, SIZE, BATCHES = 24, 64, 60, 32, 8
 TOPIC, LABELS = "qshift.queries", "qshift.labels"
@@ -309,3 +310,14 @@ def test_a_boundary_names_only_labels_that_were_about_its_partition(
     named = [entry.label_offsets.get(f"{LABELS}/0", 0) for entry in entries]
     assert named == sorted(named) and named[0] == 0 < named[-1] <= len(asked)
     assert {place for entry in entries for place in entry.label_offsets} == {f"{LABELS}/0"}
+
+
+def test_a_snapshot_of_a_session_without_labels_is_refused(world: tuple[Base, VersionedGallery]) -> None:
+    plain, steered = (Session(engine(world, steer).pipeline, "vector") for steer in (False, True))
+    assert "steering" not in plain.snapshot()[1], "a state without labels is what it was"
+    with pytest.raises(ArtifactError, match="labels' part"):
+        steered.restore(*plain.snapshot())
+    steered.restore(*steered.snapshot())
+    before = steered.state_hash()
+    steered.reset()
+    assert steered.state_hash() == before

@@ -119,8 +119,12 @@ CHAIN = Suite("chain", (Rule("chain/*", chained, quick=3),))
 SAFETY = Suite("safety", (Rule("*", harm, quick=3),))
 STEERED = Suite(
     "labels",
-    tuple(
-        Rule(pattern, steered, quick=1)
-        for pattern in ("emoji/*picture-picture", "office/*", "pacs/*", "digits/*", "fashion-mnist/*")
+    (
+        *(Rule(task, steered, split="develop") for task in ("emoji/openmoji-noto", "fashion-mnist/develop")),
+        *(Rule(task, steered, split="develop") for task in ("office/amazon-webcam", "digits/usps-mnist")),
+        *(
+            Rule(pattern, steered, quick=1)
+            for pattern in ("emoji/picture-picture", "office/*", "pacs/*", "digits/*", "fashion-mnist/*")
+        ),
     ),
 )
