@@ -1,4 +1,4 @@
-"""Late labels correct the weight of the adapted twin, between the twins and never outside.
+"""Late labels correct the weight of the adapted twin: between the twins, and by a step or two.
 
 What is remembered of an answered query (both codes and features) gives, once its label has come, the AP of
 every weight that could have served it. Without labels the rule's own weight (index/weighing.py) is taken for
@@ -29,6 +29,8 @@ PRIOR = 30.0
 """Labels that the expectation without labels counts as: docs/lab/log.md, as all of these."""
 STEP = 0.5
 """Points of AP that a weight is expected to lose for each step away from the rule's own."""
+FAR = 2
+"""Steps that labels may take from the rule's own weight: so far goes what a hostile labeller can do."""
 DECAY = 100.0
 """Labels after which what one said counts 1/e."""
 KEPT = 256
@@ -209,9 +211,10 @@ def corrected(labels: float, gained: NDArray[np.float64], products: NDArray[np.f
     squares = np.diag(products)
     # Mean squares and not variances: that of a single label would be 0.
     spread = (squares[None, :] + squares[:, None] - 2.0 * products) / labels
-    expected = -STEP * np.abs(places[:, None] - places[None, :])
+    steps = np.abs(places[:, None] - places[None, :])
     known = labels + PRIOR
-    better = (PRIOR * expected + labels * more) / known - np.sqrt(np.maximum(spread, 0.0) / known)
+    better = (labels * more - PRIOR * STEP * steps) / known - np.sqrt(np.maximum(spread, 0.0) / known)
+    better[steps > FAR] = -np.inf
     np.fill_diagonal(better, 0.0)
     chosen: NDArray[np.int64] = better.argmax(axis=1)
     return chosen

@@ -175,7 +175,7 @@ def test_labels_steer_and_a_replay_of_the_journal_gives_the_same_bytes(
     report, sent, store, watch = go(engine(world), live)
     steered = watch.weights()
     assert steered[:SIZE] == plain[:SIZE] and steered != plain
-    assert set(steered[-SIZE:]) == {0.0}, "a labeller for whom the frozen twin is always right"
+    assert (max(plain[-SIZE:]), max(steered[-SIZE:])) == (4.0, 1.0), "two steps towards the frozen twin"
     assert set(steered) <= set(WEIGHTS), "between the twins"
     marks = [record for record in live if record.at.topic == LABELS]
     early = [*marks[:200], *asked[:200], *marks[200:], *asked[200:]]
@@ -196,7 +196,7 @@ def test_crashes_are_invisible(
     report, sent, store, _ = go(engine(world), events, step=8)
     records = [event for event in events if isinstance(event, Record)]
     again, same, _, watch = go(engine(world), records, journal_of(store), step=64)
-    assert set(watch.weights()[-SIZE:]) == {0.0}
+    assert max(watch.weights()[-SIZE:]) == 1.0, "steered"
     assert len(sent) == len(asked) and same == sent and again.state_sha256 == report.state_sha256
 
 
