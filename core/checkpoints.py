@@ -14,8 +14,9 @@ class JournalEntry:
     """The boundary of one micro-batch, made durable before its answers leave.
 
     `offsets` are the rows of the batch: rows of the lane that lie between them and are not named were
-    refused. `label_offset` is the position of the label stream when the batch was formed. `gallery`
-    is the version that answers, where it may change while the service runs; else "".
+    refused. `label_offset` is the position of the label stream when the batch was formed; `label_offsets`
+    say, by topic/partition, up to where labels have steered its answers: exactly those below, {} none.
+    `gallery` is the version that answers, where it may change while the service runs; else "".
     """
 
     topic: str
@@ -27,6 +28,7 @@ class JournalEntry:
     label_offset: int = 0
     generation: int = 0
     gallery: str = ""
+    label_offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

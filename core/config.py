@@ -221,11 +221,12 @@ class StateConfig(Section):
 
 
 class LabelConfig(Section):
-    """Which queries a label is asked for, and how long it may take to come."""
+    """Which queries a label is asked for, how long it may take to come, and what it may do."""
 
     rate: float = Field(0.3, ge=0, le=1)
     key: Name = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
     ttl_queries: int = Field(20000, ge=1)
+    steer: bool = False  # who may write labels is the operator's to say; docs/lab/log.md 2026-11-30
 
 
 class LimitConfig(Section):
@@ -297,7 +298,8 @@ class Config(Section):
         """
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
         texts = {name: self.model_dump_json(include={name}) for name in names}
-        texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}"
+        steer = " steer" if self.labels.steer else ""  # what labels do by default stays what it was
+        texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}{steer}"
         return {name: _digest(text, 8) for name, text in texts.items()}
 
     def decision_hash(self) -> str:

@@ -40,7 +40,7 @@ class Source(Protocol):
         """Continues a partition at an offset. Raises OffsetGoneError when the log starts later."""
 
     def pause(self, paused: bool) -> None:
-        """While paused, `poll` keeps the source alive and returns nothing."""
+        """While paused, `poll` keeps the source alive and brings no queries."""
 
     def commit(self, offsets: Mapping[Partition, int], metadata: str = "") -> None:
         """Tells the log how far this reader is. Only after the state that covers it is durable.
@@ -183,9 +183,10 @@ class Fusion(Protocol):
         """What a twin answers by itself."""
 
     def together(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
-    ) -> tuple[Hits, Floats]:
-        """The served answer and the adapted twin's weights [B]; `repaired` [B]: texts that were mended."""
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
+        correct: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> tuple[Hits, Floats]:  # fmt: skip
+        """What is served, the adapted twin's weights [B], as `correct`ed; `repaired` [B]: mended texts."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows so little of a shift that the adapted twin's weight will be 0."""

@@ -11,6 +11,7 @@ Ours; measured in docs/methods/fusion.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -56,21 +57,23 @@ class TwinFusion:
         return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
 
     def together(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_]
-    ) -> tuple[Hits, Floats]:
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
+        correct: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> tuple[Hits, Floats]:  # fmt: skip
         """The mixture; the twins' own answers where one of them counts alone."""
         if adapted is frozen:  # a quiet batch: the adapted twin was not asked
             return frozen.answer, np.zeros(len(repaired), np.float32)
         if self._answer.fuse == "none":
             return adapted.answer, np.ones(len(repaired), np.float32)
         weights = self._evidence(gallery, modality, frozen, adapted, ~repaired)
-        mixed = weights > 0
+        weights = weights if correct is None else correct(weights)
+        weights[repaired] = np.inf
+        mixed, alone = (weights > 0) & (weights < np.inf), weights == np.inf
         both = self._best(
             gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse,
             np.where(mixed, weights, 1.0),
         ) if mixed.any() else frozen.answer  # fmt: skip
-        weights[repaired] = np.inf
-        served = _rows(repaired, adapted.answer, _rows(~mixed, frozen.answer, both))
+        served = _rows(alone, adapted.answer, _rows(~mixed, frozen.answer, both))
         return served, weights.astype(np.float32)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,30 +43,41 @@ class Judge:
     def rankings(
         self, gallery: Gallery, frozen: Encoded, adapted: Encoded, weight: float, label: str
     ) -> tuple[Counts, Counts, Counts]:
-        """Of one query, a single row of either twin; `weight` is the adapted twin's in what was served.
+        """Of one query, a single row of either twin; `weight` is the adapted twin's in what was served."""
+        served = np.inf if self._answer.fuse == "none" else weight
+        alone, moved, fused = self.weighed(gallery, frozen, adapted, (0.0, np.inf, served), label)
+        return alone, moved, fused
+
+    def weighed(
+        self, gallery: Gallery, frozen: Encoded, adapted: Encoded, weights: Sequence[float], label: str
+    ) -> list[Counts]:
+        """Of one query as each weight of the adapted twin would have it answered; 0 and inf are a twin alone.
 
         Only the shortlist has an order of its own; behind it the items stand by whole distances, and
         histograms say all there is to know: nothing of the size of the gallery is sorted or kept.
         """
         carriers = gallery.carriers(label)
         if not len(carriers):
-            return NOTHING, NOTHING, NOTHING
+            return [NOTHING] * len(weights)
         bits = gallery.distances(np.concatenate((frozen.codes, adapted.codes)))
         near = [nearest(row, self._answer.shortlist, np.bincount(row)) for row in bits]
-        # Each twin alone is judged as it would have answered: re-ranked by its own features.
-        alone = self._ranked(gallery, carriers, bits[0], near[0], frozen, frozen, "none", 1.0)
-        moved = self._ranked(gallery, carriers, bits[1], near[1], adapted, adapted, "none", 1.0)
-        if self._answer.fuse == "none" or np.isinf(weight):
-            return alone, moved, moved
-        if weight == 0:
-            return alone, moved, alone
-        fused = fuse_distances(bits[1:], bits[:1], self._answer.fuse, weight)[0]
         both = np.union1d(*near)  # in the order of keys: what the answer's shortlist was taken from
-        best = both[np.argsort(fused[both], kind="stable")[: self._answer.shortlist]]
-        if not self._answer.rerank:
-            fused += (fused.max() + 1) * ~np.isin(np.arange(len(fused)), best)
-        served = self._ranked(gallery, carriers, fused, best, adapted, frozen, self._answer.fuse, weight)
-        return alone, moved, served
+        found: dict[float, Counts] = {}
+        for weight in weights:
+            if weight in found:
+                continue
+            if weight in (0.0, np.inf):  # judged as it would have answered: re-ranked by its own features
+                one, twin = (0, frozen) if weight == 0.0 else (1, adapted)
+                found[weight] = self._ranked(gallery, carriers, bits[one], near[one], twin, twin, "none", 1.0)
+                continue
+            fused = fuse_distances(bits[1:], bits[:1], self._answer.fuse, weight)[0]
+            best = both[np.argsort(fused[both], kind="stable")[: self._answer.shortlist]]
+            if not self._answer.rerank:
+                fused += (fused.max() + 1) * ~np.isin(np.arange(len(fused)), best)
+            found[weight] = self._ranked(
+                gallery, carriers, fused, best, adapted, frozen, self._answer.fuse, weight
+            )
+        return [found[weight] for weight in weights]
 
     def _ranked(
         self, gallery: Gallery, carriers: NDArray[np.int64], bits: NDArray[np.int32], near: NDArray[np.int64],

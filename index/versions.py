@@ -68,6 +68,11 @@ class GalleryVersions:
             kept = list(self._versions.values())
         return next((one for one in reversed(kept) if one.has(key)), self._current)
 
+    def identifier(self, version: str, key: int) -> str:
+        """The user's own name of an item in the version that answered; its key where that is gone."""
+        gallery = self.version(version)
+        return str(key) if gallery is None else gallery.identifier(key)
+
     def versions(self) -> tuple[str, ...]:
         """What is kept, oldest first, the current one last."""
         with self._lock:

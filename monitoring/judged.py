@@ -24,9 +24,9 @@ from monitoring.ranking import Levels, ap_and_first
 
 V = TypeVar("V")
 
-IGNORED = ("unsampled", "unknown", "expired", "gallery", "irrelevant", "overflow")
-"""Why a label is not used: not asked for, of no known query, too late, its gallery version or every item
-with this label is gone, more labels came than could be judged."""
+IGNORED = ("unsampled", "steering", "unknown", "expired", "gallery", "irrelevant", "overflow")
+"""Why a label is not used: not asked for, of the half that steers, of no known query, too late, its gallery
+version or every item with this label is gone, more labels came than could be judged."""
 EMPTY: Floats = np.zeros(0, dtype=np.float32)
 
 
@@ -37,6 +37,11 @@ def included(at: Coordinates, key: str, rate: float) -> bool:
     """
     drawn = hmac.new(key.encode(), str(at).encode(), hashlib.sha256).digest()[:8]
     return int.from_bytes(drawn, "big") < rate * 2.0**64
+
+
+def steers(at: Coordinates, key: str, rate: float) -> bool:
+    """Whether a query of the sample is in its control half, whose labels steer where `labels.steer` is on."""
+    return included(at, key, rate / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class JudgedQuality:
     Args:
         key: of the sampling hash.
         rate: share of the queries to label, 0-1.
+        report: whether half of them steers, see `steers`, so that the other half alone is measured.
         ttl_queries: a label may come until so many later queries were observed; bounds the memory too.
         ranked: rankings in galleries by version, injected by the app.
         keep_features: needed where answers are re-ranked by float features.
@@ -99,8 +105,9 @@ class JudgedQuality:
         block_labels: int = 1000,
         early: int = 4096,
         seed: int = 0,
+        report: bool = False,
     ) -> None:
-        self._key, self._rate, self._ttl = key, rate, ttl_queries
+        self._key, self._rate, self._ttl, self._report = key, rate, ttl_queries, report
         self._ranked, self._keep_features = ranked, keep_features
         self._early_size, self._seed = early, seed
         self._lock = threading.RLock()
@@ -115,7 +122,10 @@ class JudgedQuality:
         self._live = LiveEstimates(alpha, block_labels)
 
     def sampled(self, at: Coordinates) -> bool:
-        """Whether the label of a query is asked for."""
+        """Whether the label of a query is asked for, and measured."""
+        return self._asked(at) and not (self._report and steers(at, self._key, self._rate))
+
+    def _asked(self, at: Coordinates) -> bool:
         return included(at, self._key, self._rate)
 
     def observe(self, outcome: Outcome) -> None:
@@ -137,7 +147,7 @@ class JudgedQuality:
         """Scores a labelled query; the last label of a query wins."""
         with self._lock:
             if not self.sampled(judgement.query):
-                self._ignored["unsampled"] += 1
+                self._ignored["steering" if self._asked(judgement.query) else "unsampled"] += 1
             elif judgement.query in self._memory:
                 self._score(judgement)
             elif judgement.query in self._gone:

@@ -84,6 +84,7 @@ def judged(engine: Engine) -> JudgedQuality:
         ranked(engine),
         keep_features=config.answer.rerank,
         seed=config.seed,
+        report=config.labels.steer,
     )
 
 

@@ -42,7 +42,7 @@ class Intake:
         return waiting + len(self.admission) >= self._config.limits.pending_queries or self.admission.full
 
     def take(self, record: Record) -> None:
-        """One record: a query joins its lane, a label goes to the observers, anything else is refused."""
+        """One record: a query joins its lane, a label goes to it and to the observers, else it is refused."""
         event = self._codec.decode(record)
         if record.at.topic == self._config.kafka.queries:
             owned = self._ours.owned.get((record.at.topic, record.at.partition))
@@ -52,9 +52,10 @@ class Intake:
                     self._take_query(owned, record, event, self._pipeline.admit)
             return
         # A label, good or bad: its place is part of the checkpoint.
-        self._ours.labels[f"{record.at.topic}/{record.at.partition}"] = record.at.offset + 1
+        self._ours.labels.note(record.at)
         if isinstance(event, Judgement):
             self.judgements += 1
+            self._ours.steer(event)
             for observer in self._observers:
                 observer.judge(event)
         elif isinstance(event, Refusal):

@@ -146,11 +146,13 @@ class KafkaSource:
         self._assigned = frozenset((part.topic, part.partition) for part in now - returned)
         if self._paused:
             self._queries.pause(*now)
-        if returned or self._paused or not known:
+        if returned or not known:
             return []
+        labels = self._poll(self._labels, 0.0)
+        if self._paused:  # a batch that waits for labels makes room for queries
+            return labels
         owned = {(part.topic, part.partition) for part in now}
         held, self._held = self._held, []
-        labels = self._poll(self._labels, 0.0)
         return labels + [record for record in held if (record.at.topic, record.at.partition) in owned]
 
     def _served(self, assigned: set[TopicPartition]) -> set[TopicPartition]:
@@ -231,7 +233,7 @@ class KafkaSource:
         self._held = [r for r in self._held if (r.at.topic, r.at.partition) != partition]
 
     def pause(self, paused: bool) -> None:
-        """While paused, `poll` keeps the group membership alive and returns nothing."""
+        """While paused, `poll` keeps the group membership alive and brings labels alone."""
         self._paused = paused
         if not paused:
             self._queries.resume(*self._queries.paused())

@@ -7,13 +7,14 @@ while more is known to be in the log), or where the journal of an earlier run sa
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from core.checkpoints import JournalEntry, LaneState
 from core.config import BatchConfig
-from core.records import Partition
-from core.types import Query, QueryBatch
+from core.records import Judgement, Partition
+from core.types import Modality, Query, QueryBatch
 from stream.session import Session
 
 PATIENCE = 40
@@ -24,15 +25,21 @@ class Lane:
     """One lane: what it has learned, where it is in the log, and what waits.
 
     Args:
-        next_seq, next_offset: first batch number and first offset that its state does not cover.
+        reached: whether labels were read up to given positions, or need not be waited for any longer.
     """
 
-    def __init__(self, name: str, partition: Partition, session: Session) -> None:
+    def __init__(
+        self, name: str, partition: Partition, session: Session,
+        reached: Callable[[Mapping[str, int], bool], bool] = lambda positions, drain: True,
+    ) -> None:  # fmt: skip
+        self._reached = reached
         self.name = name
         self.partition = partition
         self.session = session
         self.next_seq = 0
+        """First batch number that its state does not cover."""
         self.next_offset = 0
+        """First offset that its state does not cover."""
         self.pending: deque[tuple[Query, float]] = deque()
         self.planned: deque[JournalEntry] = deque()
 
@@ -40,6 +47,14 @@ class Lane:
         """Queues a query, unless the lane's state already covers it."""
         if query.at.offset >= self.next_offset:
             self.pending.append((query, now))
+
+    def take(self, judgement: Judgement) -> None:
+        """Holds a label of the partition's queries for the next batch."""
+        if self.session.steering is not None:
+            offset = judgement.query.offset
+            place = bisect_left(self.planned, offset, key=lambda entry: entry.offsets[-1])
+            again = place < len(self.planned) and offset in self.planned[place].offsets
+            self.session.steering.take(judgement, self.planned[place].label_offsets if again else None)
 
     def next_batch(
         self, now: float, config: BatchConfig, drain: bool, behind: bool = False
@@ -58,13 +73,17 @@ class Lane:
         if len(self.pending) < config.size and not due:
             return None
         rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]
+        self.session.steer()
         return self._formed(rows), False
 
     def _planned_batch(self, drain: bool) -> tuple[QueryBatch, bool] | None:
-        wanted = self.planned[0].offsets
+        wanted, labels = self.planned[0].offsets, self.planned[0].label_offsets
         if not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
             return None
+        if self.session.steering is not None and not self._reached(labels, drain):
+            return None
         self.session.gallery = self.planned.popleft().gallery
+        self.session.steer(labels)
         chosen, rows = set(wanted), []
         while self.pending and self.pending[0][0].at.offset <= wanted[-1]:
             query = self.pending.popleft()[0]
@@ -95,6 +114,12 @@ def lane_name(query: Query, per_tenant: bool) -> str:
     """`partition:modality`, with the tenant where lanes are kept apart."""
     name = f"{query.at.partition}:{query.modality}"
     return f"{name}:{query.tenant}" if per_tenant and query.tenant else name
+
+
+def modality_of(name: str) -> Modality:
+    """The modality in a lane's name."""
+    modality: Modality = name.split(":")[1]  # type: ignore[assignment]
+    return modality
 
 
 def covered(lanes: Iterable[Lane], position: int) -> int:

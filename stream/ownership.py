@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from core.checkpoints import Checkpoint, JournalEntry
 from core.protocols import Source, StateStore
-from core.records import Partition, Record
-from core.types import Query, QueryBatch
+from core.records import Judgement, Partition, Record
+from core.types import Modality, Query, QueryBatch
 from stream.contradictions import (
     check_complete,
     check_fits,
@@ -20,7 +20,8 @@ from stream.contradictions import (
     note,
 )
 from stream.events import LanesChanged, Rebalanced, Restored, Tell
-from stream.lanes import Lane, covered, lane_name, plan
+from stream.label_positions import LabelPositions, earliest
+from stream.lanes import Lane, covered, lane_name, modality_of, plan
 from stream.pipeline import Pipeline
 from stream.session import Session
 
@@ -105,8 +106,9 @@ class Ownership:
     ) -> None:  # fmt: skip
         self._source, self._store, self._pipeline, self.identity = source, store, pipeline, identity
         self.clock, self.tell = clock, tell
-        self.labels: dict[str, int] = {}
-        """Position of each label partition; checkpoints restore it."""
+        self.labels = LabelPositions(clock, self._full)
+        """Of each label partition; checkpoints restore them."""
+        self._steered = pipeline.retrieval.correction is not None
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
@@ -135,13 +137,17 @@ class Ownership:
             offsets += [self._first[partition]] if partition in self._first else []
             if offsets:
                 self._first[partition] = min(offsets)
+        sought: set[Partition] = set(gained)
         for partition in sorted(gained):
-            self._own(partition)
+            sought |= self._own(partition)
         # The source may have read from elsewhere than where the state continues: read again from there.
-        return [r for r in records if (r.at.topic, r.at.partition) not in gained] if gained else records
+        return [r for r in records if (r.at.topic, r.at.partition) not in sought] if gained else records
 
-    def _own(self, partition: Partition) -> None:
+    def _own(self, partition: Partition) -> set[Partition]:
         """Newest complete checkpoint wins over the group's offset; the journal after it is obeyed.
+
+        Returns:
+            Partitions of the labels that are read again from an earlier place.
 
         Raises:
             ArtifactError: the state does not fit, or there was one and it is gone.
@@ -164,9 +170,10 @@ class Ownership:
         self.confirm(owned)
         self._plan(owned, checkpoint)
         self.owned[partition] = owned
-        self._seek(owned, checkpoint)
+        sought = self._seek(owned, checkpoint)
         if checkpoint:
             self.tell(Restored(self.clock() - began))
+        return sought
 
     def _plan(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
         """What the journal holds behind the checkpoint is to be repeated."""
@@ -179,15 +186,20 @@ class Ownership:
                 check_reached(owned.partition, owned.journalled, owned.first, self._store.place)
         owned.planned = plan(entries, since)
 
-    def _seek(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
+    def _seek(self, owned: Owned, checkpoint: Checkpoint | None) -> set[Partition]:
         if owned.first is not None:
             self._source.seek(owned.partition, owned.first)
-        for name, offset in (checkpoint.label_offsets if checkpoint else {}).items():
-            topic, _, number = name.rpartition("/")
-            self._source.seek((topic, int(number)), offset)
-            self.labels[name] = offset
+        starts: dict[str, int] = {}
         if checkpoint:
+            starts = self.labels.again(checkpoint.label_offsets, self._steered)
             log.info("state restored", extra={"partition": owned.partition, "offset": checkpoint.next_offset})
+        elif self._steered and owned.planned:
+            firsts = earliest(entries[0].label_offsets for entries in owned.planned.values())
+            starts = self.labels.again(firsts, True)
+        sought = {_partition(place): offset for place, offset in starts.items()}
+        for place, offset in sought.items():
+            self._source.seek(place, offset)
+        return set(sought)
 
     def began(self, owned: Owned, offset: int) -> None:
         """Reading of a partition begins here, and again when all is lost."""
@@ -197,15 +209,19 @@ class Ownership:
 
     def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
         """What the journal has to know of a batch before it is answered."""
-        label_offset, state = max(self.labels.values(), default=0), lane.session.state_hash()
+        label_offset, state = max(self.labels.read.values(), default=0), lane.session.state_hash()
+        steering = lane.session.steering
         return JournalEntry(
             *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation,
             gallery=self._pipeline.retrieval.use(),
+            label_offsets={} if steering is None else dict(steering.offsets),
         )  # fmt: skip
 
     def checkpoint(self, owned: Owned) -> Checkpoint:
         """The next checkpoint of a partition."""
-        return owned.checkpoint(self.identity, dict(self.labels), self.generation, self._source.log_id())
+        steered = (lane.session.steering for lane in owned.lanes.values())
+        labels = earliest([self.labels.read, *(one.unapplied() for one in steered if one is not None)])
+        return owned.checkpoint(self.identity, labels, self.generation, self._source.log_id())
 
     def confirm(self, owned: Owned) -> None:
         """Returns only while the group knows us as the partition's owner."""
@@ -229,9 +245,26 @@ class Ownership:
 
     def lane(self, owned: Owned, query: Query, per_tenant: bool) -> Lane:
         """The lane of a query, restored from its checkpoint when it is met first."""
-        name = lane_name(query, per_tenant)
+        return self._met(owned, lane_name(query, per_tenant), query.modality)
+
+    def steer(self, judgement: Judgement) -> None:
+        """Hands a label to the lanes of its query's partition: one of them remembers the query, or none."""
+        owned = self.owned.get((judgement.query.topic, judgement.query.partition))
+        if owned is None or not self._steered:
+            return
+        for name in {*owned.states, *owned.planned} - set(owned.lanes):  # not met since the restart
+            if modality_of(name) in self._pipeline.encoders:
+                self._met(owned, name, modality_of(name))
+        for lane in owned.lanes.values():
+            lane.take(judgement)
+
+    def _full(self) -> bool:
+        waiting = sum(len(lane.pending) for lane in self.lanes())
+        return waiting >= self._pipeline.config.limits.pending_queries
+
+    def _met(self, owned: Owned, name: str, modality: Modality) -> Lane:
         if name not in owned.lanes:
-            lane = Lane(name, owned.partition, Session(self._pipeline, query.modality))
+            lane = Lane(name, owned.partition, Session(self._pipeline, modality), self.labels.reached)
             if name in owned.states:
                 lane.restore(owned.states.pop(name))
             lane.planned = owned.planned.pop(name, lane.planned)
@@ -249,3 +282,8 @@ class Ownership:
 
     def _shown(self) -> None:
         self.tell(LanesChanged(self.lanes()))
+
+
+def _partition(place: str) -> Partition:
+    topic, _, number = place.rpartition("/")
+    return topic, int(number)

@@ -96,7 +96,7 @@ class BatchPass:
 
     def __init__(self, pipeline: Pipeline, session: Session, batch: QueryBatch, repeated: bool) -> None:
         self._pipeline, self._session, self.batch, self._repeated = pipeline, session, batch, repeated
-        self._encoder, self._view = pipeline.encoders[batch.modality], pipeline.retrieval.view(batch.modality)
+        self._encoder, self._view = pipeline.encoders[batch.modality], session.view()
         self.neighbours, self.shortlist = self._view.neighbours, self._view.shortlist
         self.gallery, self.timed = self._view.whole, Stopwatch()
         self._rows, self._forwards = pipeline.rows(len(batch)), 0

@@ -15,6 +15,10 @@ from core.types import Encoded, Floats, Hits, Modality, Twin
 
 if TYPE_CHECKING:
     from core.protocols import Hash
+    from stream.steering import Correction
+
+Correct = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Weights [B] of the adapted twin by its evidence -> those to serve with."""
 
 NEAREST = 16  # features per query handed to adapters; TCR needs 1, residual centring 5
 
@@ -29,13 +33,14 @@ class Retrieval:
         shortlist: items compared by float features.
         turn: puts a gallery version in use before a batch, "" for the newest there is, and names what is in
             use then; None where the gallery does not follow anything.
+        correction: a new one for each lane whose weights late labels correct; None: they correct nothing.
     """
 
     def __init__(
         self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str,
-        turn: Callable[[str], str] | None = None,
+        turn: Callable[[str], str] | None = None, correction: Callable[[], Correction] | None = None,
     ) -> None:  # fmt: skip
-        self.current, self.fusion, self.turn = current, fusion, turn
+        self.current, self.fusion, self.turn, self.correction = current, fusion, turn, correction
         self.hash, self.size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
@@ -43,9 +48,15 @@ class Retrieval:
         """Takes the turn; "" where there is none to take."""
         return "" if self.turn is None else self.turn(version)
 
-    def view(self, modality: Modality, gallery: Gallery | None = None) -> View:
-        """The gallery in use now, or another one, for queries of a modality."""
-        return View(self, self.current() if gallery is None else gallery, modality)
+    def view(
+        self, modality: Modality, correct: Correct | None = None, gallery: Gallery | None = None
+    ) -> View:
+        """The gallery in use now, or another one, for queries of a modality.
+
+        Args:
+            correct: has the last word on weights.
+        """
+        return View(self, self.current() if gallery is None else gallery, modality, correct)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""
@@ -58,8 +69,11 @@ class Retrieval:
 class View:
     """One gallery version, asked by queries of one modality: what one batch sees."""
 
-    def __init__(self, retrieval: Retrieval, gallery: Gallery, modality: Modality) -> None:
-        self._retrieval, self._gallery, self._modality = retrieval, gallery, modality
+    def __init__(
+        self, retrieval: Retrieval, gallery: Gallery, modality: Modality, correct: Correct | None
+    ) -> None:
+        self._retrieval, self._gallery = retrieval, gallery
+        self._modality, self._correct = modality, correct
         self.version = gallery.version
 
     def twin(self, features: Tensor, count: int) -> Twin:
@@ -75,7 +89,9 @@ class View:
 
     def together(self, frozen: Twin, adapted: Twin, mended: NDArray[np.bool_]) -> tuple[Hits, Floats]:
         """What is served of both twins, and the adapted one's weights [n]."""
-        return self._retrieval.fusion.together(self._gallery, self._modality, frozen, adapted, mended)
+        return self._retrieval.fusion.together(
+            self._gallery, self._modality, frozen, adapted, mended, self._correct
+        )
 
     def shortlist(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from core.artifacts import part, tensors_hash
 from core.types import Modality, Outcome, QueryBatch
 from stream.pipeline import BatchPass, Pipeline
+from stream.retrieval import View
+from stream.steering import Steering
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
 class Session:
-    """One lane's adapter and, where its tower calls hooks, its alignment. Starts from the source.
+    """One lane's adapter, its alignment where its tower calls hooks, and what labels say of its weights.
+
+    Starts from the source.
 
     Args:
         pipeline: shared by all sessions of a run.
@@ -29,6 +33,8 @@ class Session:
         self.modality: Modality = modality
         self._pipeline = pipeline
         self.adapter, self.aligner = pipeline.new_adapter(modality), pipeline.new_aligner(modality)
+        self.steering = _steering(pipeline)
+        """None where labels only measure."""
         self.expects_shift = False
         """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
         self._hash: str | None = None
@@ -44,9 +50,22 @@ class Session:
             batch = self._pipeline.admit.again(batch)
         return self._pipeline.answer(self, batch, repeated)
 
+    def view(self) -> View:
+        """The gallery in use now, as the lane's next batch sees it."""
+        correct = None if self.steering is None else self.steering.correction.correct
+        return self._pipeline.retrieval.view(self.modality, correct)
+
     def learn(self, answered: BatchPass) -> Outcome:
         """Learns from a batch that was answered; see `Pipeline.learn`."""
-        return self._pipeline.learn(self, answered)
+        outcome = self._pipeline.learn(self, answered)
+        if self.steering is not None and self.steering.correction.observe(outcome):
+            self.changed()
+        return outcome
+
+    def steer(self, planned: Mapping[str, int] | None = None) -> None:
+        """Takes in the labels that came before the next batch; see `Steering.apply`."""
+        if self.steering is not None and self.steering.apply(planned):
+            self.changed()
 
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """All state: tensors by name, and a small JSON-able dictionary."""
@@ -56,6 +75,9 @@ class Session:
         if self.aligner is not None:
             tensors, state["aligner"] = self.aligner.snapshot()
             out.update({f"aligner.{name}": array for name, array in tensors.items()})
+        if self.steering is not None:
+            tensors, state["steering"] = self.steering.snapshot()
+            out.update({f"steering.{name}": array for name, array in tensors.items()})
         return out, state
 
     def restore(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
@@ -63,12 +85,15 @@ class Session:
         self.adapter.restore(part(tensors, "adapter."), meta["adapter"])
         if self.aligner is not None:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
+        if self.steering is not None:
+            self.steering.restore(part(tensors, "steering."), meta.get("steering", {}))
         self.changed()
 
     def reset(self) -> None:
         """Forgets everything that was learned: back to the source."""
         self.adapter = self._pipeline.new_adapter(self.modality)
         self.aligner = self._pipeline.new_aligner(self.modality)
+        self.steering = _steering(self._pipeline)
         self.expects_shift = False
         self.changed()
 
@@ -81,3 +106,8 @@ class Session:
         if self._hash is None:
             self._hash = tensors_hash(*self.snapshot())
         return self._hash
+
+
+def _steering(pipeline: Pipeline) -> Steering | None:
+    made = pipeline.retrieval.correction
+    return None if made is None else Steering(made())

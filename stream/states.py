@@ -46,6 +46,7 @@ class _Entry(_Strict):
     label_offset: Count
     generation: Generation
     gallery: str = ""
+    label_offsets: dict[Place, Count] = {}
 
 
 class _LaneHead(_Strict):
@@ -178,8 +179,9 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
-    """Canonical JSON of a journal entry. Without a gallery it is what version 0.2 wrote."""
-    gallery = {"gallery": entry.gallery} if entry.gallery else {}
+    """Canonical JSON of a journal entry. Without gallery and steering labels it is what version 0.2 wrote."""
+    more: dict[str, Any] = {"gallery": entry.gallery} if entry.gallery else {}
+    more |= {"label_offsets": dict(entry.label_offsets)} if entry.label_offsets else {}
     return canonical(
         {
             "topic": entry.topic,
@@ -190,7 +192,7 @@ def entry_to_bytes(entry: JournalEntry) -> bytes:
             "state_hash": entry.state_hash,
             "label_offset": entry.label_offset,
             "generation": entry.generation,
-            **gallery,
+            **more,
         }
     )
 
@@ -203,7 +205,7 @@ def entry_from_bytes(value: bytes) -> JournalEntry:
         raise ArtifactError(f"not a journal entry: {first_fault(error)[0]}") from error
     entry = JournalEntry(
         found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
-        found.label_offset, found.generation, gallery=found.gallery,
+        found.label_offset, found.generation, found.gallery, found.label_offsets,
     )  # fmt: skip
     if entry_to_bytes(entry) != value:
         raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")

@@ -31,5 +31,5 @@ def warm_gallery(pipeline: Pipeline, gallery: Gallery) -> None:
     """What the first batch of a gallery version would wait for; beside the loop, so no tower is asked."""
     for modality, encoder in pipeline.encoders.items():
         features = torch.eye(1, encoder.width, device=pipeline.device)
-        view = pipeline.retrieval.view(modality, gallery)
+        view = pipeline.retrieval.view(modality, gallery=gallery)
         view.quiet(view.twin(features, 1), np.zeros(1, np.bool_))  # looks at all clean queries, once

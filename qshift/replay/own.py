@@ -88,7 +88,7 @@ def replay_topic(
     ranges = ", ".join(f"{n}:{first}-{end - 1}" for n, (first, end) in found.ranges.items() if first < end)
     return _run(
         found.records, found.labels, config, methods, found.journal, list(found.notes),
-        (topic, ranges), console, json_file,
+        (topic, ranges), console, json_file, found.late,
     )  # fmt: skip
 
 
@@ -108,10 +108,11 @@ def _run(
     names: tuple[str, str],
     console: Console,
     json_file: Path | None,
+    late: Sequence[Record] = (),
 ) -> list[OwnRow]:
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
-    rows = run_records(records, labels, config, methods, journal, console)
+    rows = run_records(records, labels, config, methods, journal, console, late)
     own_table(rows, " · ".join(names)).print(console)
     if json_file is not None:
         json_file.write_text(

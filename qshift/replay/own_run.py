@@ -94,6 +94,7 @@ def run_records(
     methods: Sequence[str],
     journal: Sequence[JournalEntry] = (),
     console: Console | None = None,
+    late: Sequence[Record] = (),
 ) -> list[OwnRow]:
     """One row per method, each from fresh state.
 
@@ -104,6 +105,7 @@ def run_records(
         config: base, gallery and everything else.
         methods: names of `qshift.methods.METHODS`.
         journal: batch boundaries; without them batches are cut by size, never by time.
+        late: records of the label topic, which steer the batches whose boundaries name them.
 
     Raises:
         ConfigError: an unknown method, no records, or records of several topics.
@@ -120,7 +122,7 @@ def run_records(
         for name in methods:
             task = progress.add_task(name, total=len(records))
             watch = _Watch(partial(progress.advance, task))
-            rows.append(_row(records, labels, with_method(config, name), name, journal, watch))
+            rows.append(_row(records, labels, with_method(config, name), name, journal, watch, late))
     return rows
 
 
@@ -131,12 +133,14 @@ def _row(
     name: str,
     journal: Sequence[JournalEntry],
     watch: _Watch,
+    late: Sequence[Record] = (),
 ) -> OwnRow:
     built = engine(config)
     # Only the judge sees these settings: the answers still say what the live service would have asked for.
-    every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records)})
+    every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records), "steer": False})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
-    report, _ = run_offline(built, records, [quality, watch], _from_the_start(journal))
+    late = late if config.labels.steer else ()
+    report, _ = run_offline(built, [*late, *records], [quality, watch], _from_the_start(journal))
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))
     found = quality.summary()

@@ -56,6 +56,8 @@ class Recording:
     labels: Mapping[Coordinates, str]
     journal: tuple[JournalEntry, ...]
     notes: tuple[str, ...] = ()
+    late: tuple[Record, ...] = ()
+    """All of the label topic's records about the topic, in the order of their places."""
 
     def source(self) -> MemorySource:
         """The queries as a source: partitions merged by time, each in its own order."""
@@ -115,9 +117,9 @@ def read_recording(
     if not records:
         raise ConfigError(f"nothing was recorded from {start or 'the beginning'} to {end or 'the end'}: "
                           f"{_valid(log, topic, held)}")  # fmt: skip
-    labels = _labels(log, Codec(limits, kafka), kafka.labels, ranges, topic)
+    labels, late = _labels(log, Codec(limits, kafka), kafka.labels, ranges, topic)
     journal, notes = _journal(log, kafka.journal, ranges, topic)
-    return Recording(topic, ranges, tuple(merged(records)), labels, journal, notes)
+    return Recording(topic, ranges, tuple(merged(records)), labels, journal, notes, late)
 
 
 def mark(text: str) -> tuple[int | None, int | None]:
@@ -203,16 +205,20 @@ def _held(log: Log, topic: str, number: int, low: int, high: int) -> str:
     )
 
 
-def _labels(log: Log, codec: Codec, topic: str, ranges: Ranges, queries: str) -> dict[Coordinates, str]:
-    """Labels of the stretch, whenever they came; the last one of a query counts."""
+def _labels(
+    log: Log, codec: Codec, topic: str, ranges: Ranges, queries: str
+) -> tuple[dict[Coordinates, str], tuple[Record, ...]]:
+    """Labels of the stretch, whenever they came, the last one of a query; and the records of all labels."""
     found: dict[Coordinates, str] = {}
+    records: list[Record] = []
     for record in merged(log.read(topic, log.bounds(topic))):
         event = codec.decode(record)
         if isinstance(event, Judgement) and event.query.topic == queries:
+            records.append(record)
             start, end = ranges.get(event.query.partition, (0, 0))
             if start <= event.query.offset < end:
                 found[event.query] = event.label
-    return found
+    return found, tuple(sorted(records, key=lambda record: record.at))
 
 
 def _journal(

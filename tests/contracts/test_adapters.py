@@ -19,7 +19,7 @@ from core.config import Config
 from core.protocols import Adapter
 from core.references import SourcePairs
 from encoders.base_model import Base, load_base
-from qshift.build import adapter
+from qshift.lanes import adapter
 from qshift.methods import METHODS, with_method
 
 ROWS, FLOOR = 64, 16

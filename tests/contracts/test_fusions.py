@@ -119,6 +119,28 @@ def test_repaired_rows_are_the_adapted_twins(fusion: Fusion) -> None:
     assert np.array_equal(served.distances[mended], adapted.answer.distances[mended])
 
 
+def test_a_correction_has_the_last_word_on_what_was_not_mended(fusion: Fusion) -> None:
+    gallery, mended = small(), np.arange(ROWS) % 4 == 0
+    frozen, adapted = seen(fusion, gallery, queries(1, 1.0)), seen(fusion, gallery, queries(2, 0.2))
+    asked: list[np.ndarray] = []
+
+    def correct(weights: np.ndarray) -> np.ndarray:
+        asked.append(weights.copy())
+        return np.where(np.arange(ROWS) % 2 == 0, 0.0, np.inf)
+
+    served, weights = fusion.together(gallery, "vector", frozen, adapted, mended, correct)
+    if not asked:
+        assert weights.tolist() == [1.0] * ROWS, "without fusion there is nothing to correct"
+        return
+    for row in range(ROWS):
+        own = frozen if row % 2 == 0 and not mended[row] else adapted
+        assert served.keys[row].tolist() == own.answer.keys[row].tolist()
+        assert weights[row] == (0.0 if own is frozen else np.inf)
+    plain = fusion.together(gallery, "vector", frozen, adapted, mended)
+    same = fusion.together(gallery, "vector", frozen, adapted, mended, lambda weights: weights)
+    assert np.array_equal(plain[0].keys, same[0].keys) and np.array_equal(plain[1], same[1])
+
+
 def test_of_one_twin_it_is_the_answer(fusion: Fusion) -> None:
     """A quiet batch: the frozen twin stands for both."""
     gallery = small()

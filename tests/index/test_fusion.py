@@ -545,6 +545,18 @@ def test_levels_rank_as_the_answer_did(
                 assert (levels[:, :level].sum(), levels[:, level].sum()) == (before, ties)
 
 
+@pytest.mark.parametrize("rerank", [True, False])
+def test_rankings_by_several_weights_are_those_by_each(rerank: bool) -> None:
+    world = World(classes=5, rerank=rerank)
+    views = [near(world.items[:1], spread, 3) for spread in (2.0, 3.0)]
+    adapted, frozen = (Encoded(view, world.codes(view)) for view in views)
+    weights, judge, gallery = (4.0, 0.0, math.inf, 0.25, 4.0), world.judge, world.gallery
+    for one, counts in zip(weights, judge.weighed(gallery, frozen, adapted, weights, "class-2"), strict=True):
+        alone = judge.rankings(gallery, frozen, adapted, one, "class-2")[2]
+        assert all(map(np.array_equal, counts, alone))
+    assert not any(len(c.items) for c in judge.weighed(gallery, frozen, adapted, weights, "unheard of"))
+
+
 def test_a_label_of_no_item_has_no_levels() -> None:
     world = World()
     code = world.codes(world.items[:1])[0]

@@ -128,7 +128,7 @@ def test_commit_resume_and_seek(broker: Broker, config: KafkaConfig) -> None:
         assert [r.at.offset for r in read(third, 8) if r.at.topic == config.queries] == list(range(4, 10))
 
 
-def test_pause_returns_nothing_and_resume_everything(broker: Broker, config: KafkaConfig) -> None:
+def test_pause_brings_labels_alone_and_resume_everything(broker: Broker, config: KafkaConfig) -> None:
     with source(broker, config) as incoming, sink(broker, config) as out:
         incoming.pause(True)
         joined(incoming, 2)
@@ -138,6 +138,9 @@ def test_pause_returns_nothing_and_resume_everything(broker: Broker, config: Kaf
         generation = incoming.generation()
         for _ in range(5):
             assert incoming.poll(0.1) == []
+        out.emit_to(config.labels, b"late")  # what a batch that makes room may be waiting for
+        out.flush(10)
+        assert [record.value for record in read(incoming, 1)] == [b"late"]
         incoming.pause(False)
         assert sorted(int(r.value or b"") for r in read(incoming, 20)) == list(range(20))
         assert incoming.generation() == generation

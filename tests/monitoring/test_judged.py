@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from core.records import Coordinates, Judgement
-from monitoring.judged import EMPTY, JudgedQuality, included
+from monitoring.judged import EMPTY, JudgedQuality, included, steers
 from monitoring.quality import Quality
 from monitoring.ranking import average_precision, levels, recall_at_1
 
@@ -151,6 +151,21 @@ def test_the_last_label_of_a_query_wins(batch):
     labels = judged.labels()
     assert (labels.requested, labels.arrived, labels.corrected, labels.pending) == (3, 3, 1, 0)
     assert judged.live().block_labels == 3
+
+
+def test_where_labels_steer_the_other_half_alone_is_measured(batch):
+    judged, every = quality(rate=0.5, report=True), quality(rate=0.5)
+    asked = [o for o in range(400) if every.sampled(at(o))]
+    steering = [o for o in asked if steers(at(o), "key", 0.5)]
+    assert abs(len(steering) / len(asked) - 0.5) < 0.1
+    assert [o for o in range(400) if judged.sampled(at(o))] == sorted(set(asked) - set(steering))
+    judged.observe(batch(range(400)))
+    for offset in range(400):
+        judged.judge(label(offset))
+    counts = judged.labels()
+    assert counts.arrived + counts.ignored["irrelevant"] == counts.requested == len(asked) - len(steering)
+    assert counts.ignored["steering"] == len(steering)
+    assert counts.ignored["unsampled"] == 400 - len(asked)
 
 
 def test_unsampled_labels_are_ignored(batch):

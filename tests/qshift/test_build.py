@@ -12,7 +12,7 @@ from core.config import AlignConfig, Config
 from core.errors import ConfigError
 from core.hooks import HookPoints
 from core.references import Calibration, SourceConstants
-from qshift.build import Aligners, method_of
+from qshift.lanes import Aligners, method_of
 
 
 def base(layers: int) -> Any:

@@ -396,6 +396,42 @@ def test_boundaries_of_the_journal_are_obeyed(
     assert run_records(own.records, own.labels, settings, ["default"], other) != plain
 
 
+def test_labels_that_steered_are_given_where_the_journal_says(
+    tmp_path: Path, world: Path, parts: tuple[VersionedGallery, Base], caplog: pytest.LogCaptureFixture
+) -> None:
+    own, settings = read(jsonl(tmp_path, *lines(40, True)), parts), config(world)
+    topics = settings.kafka
+    late = [
+        Record(Coordinates(topics.labels, 0, number), codec.label(at, label))
+        for number, (at, label) in enumerate(own.labels.items())
+    ]
+    steered = [
+        JournalEntry(topics.queries, 0, "0:vector", 0, tuple(range(16)), "", 0, 0),
+        JournalEntry(
+            topics.queries,
+            0,
+            "0:vector",
+            1,
+            tuple(range(16, 40)),
+            "",
+            0,
+            0,
+            {f"{topics.labels}/0": len(late)},
+        ),
+    ]
+    steer = settings.labels.model_copy(update={"steer": True, "rate": 1.0})
+    steering = settings.model_copy(update={"labels": steer})
+
+    def missing(settings: Config, late: list[Record]) -> bool:
+        caplog.clear()
+        rows = run_records(own.records, own.labels, settings, ["default"], steered, late=late)
+        assert rows[0].queries == 40 and rows[0].labels == len(own.labels), "figures are made of all labels"
+        return any("labels that an answered batch" in record.message for record in caplog.records)
+
+    assert not missing(steering, late) and missing(steering, [])
+    assert not missing(settings, []), "labels that only measure are not waited for"
+
+
 def test_the_command_prints_notes_and_writes_rows(tmp_path: Path, world: Path) -> None:
     path = jsonl(tmp_path, *lines(20, True), "{")
     console = Console(width=160, record=True, file=io.StringIO())

@@ -208,6 +208,8 @@ def test_labels_are_joined_by_coordinates_and_the_last_one_counts() -> None:
     log = ListLog([*[query(n) for n in range(10)], *labels])
     assert read(log, "2", "6").labels == {at[3]: "late", at[4]: "kept"}
     assert read(ListLog([query(0)])).labels == {}
+    # What may have steered: all that is about the topic, so that every position of the journal is reached.
+    assert [record.at.offset for record in read(log, "2", "6").late] == [0, 1, 2, 3, 5]
 
 
 def test_journal_is_cut_to_the_stretch() -> None:

@@ -27,11 +27,11 @@ from encoders.vector import VectorEncoder
 from index.gallery import VersionedGallery
 from qshift.benchmarks.streams import Look, Segment, Stream
 from qshift.benchmarks.suite.bench import run_suite
-from qshift.benchmarks.suite.chosen import Known, Options, streams_of
+from qshift.benchmarks.suite.chosen import Known, Options, methods_of, streams_of
 from qshift.benchmarks.suite.processes import Settings, work
 from qshift.benchmarks.suite.report import Report
 from qshift.benchmarks.suite.results import ResultFiles
-from qshift.benchmarks.suite.runs import log_of, run_stream
+from qshift.benchmarks.suite.runs import log_of, planned, run_stream
 from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.suite.work import Facts, Missing, PrepareOrder, Ready, jobs_of
 from qshift.benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
@@ -316,6 +316,31 @@ def test_labels_lie_in_the_log_as_late_as_the_stream_says(toy: Known) -> None:
     assert first == 8 and len(places) == 100
 
 
+@pytest.mark.parametrize("late", [1, 3])
+def test_labels_steer_as_many_batches_late_as_asked(toy: Known, late: int) -> None:
+    task, config = toy.source.load(NAMES[0]), Config()
+    for stream in streams(Plan(task.name, "vector", ("shift",)), False):
+        log = log_of(task, stream, 0, config)
+        plain, steered = (planned(log, stream, config, one) for one in (None, late))
+        if plain:
+            assert [entry.offsets for entry in plain] == [entry.offsets for entry in steered]
+        assert [row for entry in steered for row in entry.offsets] == list(range(len(log.labels)))
+        for seq, entry in enumerate(steered):
+            ends = 0 if seq < late else steered[seq - late].offsets[-1] + 1
+            last = [offset for offset in range(ends) if log.labels[offset]][-1:]
+            named = entry.label_offsets.get(f"{config.kafka.labels}/0", 0)
+            assert named == (last[0] + 1 if last else 0)
+
+
+def test_late_labels_are_methods_of_their_own(replayed: Callable[..., Report]) -> None:
+    report = replayed(
+        methods=("default", "rest"), late=(1, 4), labels=1.0, streams=("there-and-back", "tiny")
+    )
+    found = list(dict.fromkeys(row.method for row in report.rows))
+    assert found == ["frozen", "default", "default@1", "default@4", "rest"]
+    assert methods_of(("rest+fused",), (2,)) == ("frozen", "rest+fused", "rest+fused@2")
+
+
 def test_results_do_not_depend_on_what_else_is_run(toy: Known) -> None:
     task = toy.source.load(NAMES[0])
     ready, config = toy.source.ready(task), Config()
@@ -411,4 +436,6 @@ def test_passes_per_query_weigh_batches_by_their_size(replayed: Callable[..., Re
 
 
 def test_suites_are_those_of_the_command_line() -> None:
-    assert set(qshift.benchmarks.suites.SUITES) == {"core", "develop", "decoupling", "safety", "chain"}
+    assert set(qshift.benchmarks.suites.SUITES) == {
+        "core", "develop", "decoupling", "safety", "chain", "labels"
+    }  # fmt: skip

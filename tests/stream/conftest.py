@@ -37,8 +37,9 @@ class ToyFusion:
         return hits
 
     def together(
-        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object
-    ) -> tuple[Hits, Floats]:
+        self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object,
+        correct: object = None,
+    ) -> tuple[Hits, Floats]:  # fmt: skip
         served = fuse(
             adapted.hits, frozen.hits, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max"
         )

@@ -69,7 +69,7 @@ class Texts:
                 return hits
 
             def together(
-                self, gallery: Any, modality: Any, frozen: Twin, adapted: Twin, repaired: Any
+                self, gallery: Any, modality: Any, frozen: Twin, adapted: Twin, repaired: Any, correct: Any
             ) -> Any:
                 marks.append(repaired)
                 return adapted.answer, np.ones(len(repaired), np.float32)

@@ -259,6 +259,13 @@ def test_entry_is_canonical_and_strict() -> None:
     for bad in (b"", b"{}", b"[]", b"null", b"\xff", text[:-1], text + b" ", text.replace(b"1", b"1.0")):
         with pytest.raises(ArtifactError):
             entry_from_bytes(bad)
+    steered = replace(entry(1), label_offsets={"labels/1": 7, "labels/0": 3})
+    text = entry_to_bytes(steered)
+    assert b'"label_offset":1,"label_offsets":{"labels/0":3,"labels/1":7},"lane"' in text
+    assert entry_from_bytes(text) == steered
+    for other in (b"{}", b'{"labels":3}', b'{"labels/0":-1}', b'{"labels/0":true}', b"[]"):
+        with pytest.raises(ArtifactError):
+            entry_from_bytes(text.replace(b'{"labels/0":3,"labels/1":7}', other))
 
 
 def test_settled_equals_a_slow_oracle() -> None:

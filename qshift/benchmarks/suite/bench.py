@@ -66,7 +66,10 @@ def run_suite(options: Options, config: Config, console: Console, known: Known |
     """
     known = known or Known(tuple(TASKS), DEVELOP, KnownTasks(options.data, options.cache), SUITES)
     suite = one_of("suite", options.suite, known.suites)
-    methods = methods_of(options.methods)
+    methods = methods_of(options.methods, options.late)
+    if options.labels is not None:
+        labels = config.labels.model_copy(update={"rate": options.labels})
+        config = config.model_copy(update={"labels": labels})
     names = tasks_of(suite, options, known)
     check_patterns(options.streams)
     settings = Settings(known.source, config, methods, options.cache / "results")

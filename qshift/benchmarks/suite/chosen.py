@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from core.errors import ConfigError
 from qshift.benchmarks.streams import Look, Stream, check_corruption
+from qshift.benchmarks.suite.late import with_late
 from qshift.benchmarks.suite.rows import FROZEN
 from qshift.benchmarks.suite.work import Tasks
 from qshift.benchmarks.suites import Plan, Suite
@@ -39,6 +40,8 @@ class Options:
     json_file: Path | None = None
     markdown_file: Path | None = None
     html_file: Path | None = None
+    late: tuple[int, ...] = ()
+    labels: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,16 @@ class Known:
     suites: Mapping[str, Suite]
 
 
-def methods_of(named: Sequence[str]) -> tuple[str, ...]:
-    """Methods to run; frozen is always the first. Raises ConfigError for an unknown one."""
+def methods_of(named: Sequence[str], late: Sequence[int] = ()) -> tuple[str, ...]:
+    """Methods to run; frozen is always the first. Raises ConfigError for an unknown one.
+
+    Args:
+        late: batches that labels come late; each method that answers from both twins is run with them, too.
+    """
     for name in named:
         if not known_method(name):  # a name may carry extras, as in "rest+fused"
             one_of("method", name, METHODS)
-    return tuple(dict.fromkeys((FROZEN, *(named or SUITE_METHODS))))
+    return tuple(dict.fromkeys((FROZEN, *with_late(named or SUITE_METHODS, late))))
 
 
 def one_of(what: str, name: str, known: Mapping[str, Value]) -> Value:

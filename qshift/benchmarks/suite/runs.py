@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from core.types import Modality
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
-from qshift import build
+from qshift import build, lanes
 from qshift.benchmarks.streams import Stream, boundaries, queries
 from qshift.benchmarks.suite.judge import Judge, Score
+from qshift.benchmarks.suite.late import lateness
 from qshift.benchmarks.suite.messages import message
 from qshift.benchmarks.suite.results import Result, rounded
 from qshift.benchmarks.suite.shared import SharedEncoder
@@ -93,7 +95,7 @@ def run_stream(
         encoder.saved_seconds = 0.0
         engine = build.assemble(own, base, GalleryVersions(gallery), encoders=shared)
         adapts = _adapts(engine.pipeline, task.modality)
-        judge = _one(engine, log, stream, seed, known)
+        judge = _one(engine, log, planned(log, stream, own, lateness(name)), known)
         if judge.refused:
             first = judge.refused[0]
             raise QshiftError(
@@ -112,14 +114,35 @@ def _adapts(pipeline: Pipeline, modality: Modality) -> bool:
     return aligns or mends or pipeline.new_adapter(modality).name != "frozen"
 
 
-def _one(engine: Engine, log: Log, stream: Stream, seed: int, known: dict[tuple[int, bytes], Score]) -> Judge:
-    start, topic, planned = 0, engine.config.kafka.queries, []
-    for number, size in enumerate(boundaries(stream, len(log.labels), seed) or ()):
-        offsets = tuple(range(start, start + size))
-        planned.append(JournalEntry(topic, 0, f"0:{log.modality}", number, offsets, "", 0, 0))
-        start += size
+def planned(log: Log, stream: Stream, config: Config, late: int | None) -> list[JournalEntry]:
+    """Batch boundaries, where the service would not cut so by itself, or labels have to come at a time.
+
+    Args:
+        config: its seed is the stream's.
+        late: batches that labels come late; None: they do nothing.
+    """
+    count, topics = len(log.labels), config.kafka
+    sizes = boundaries(stream, count, config.seed)
+    if sizes is None and late is not None:
+        size = config.batch.size
+        sizes = [min(size, count - start) for start in range(0, count, size)]
+    ends = [0, *accumulate(sizes or ())]
+    entries = []
+    for number, (start, end) in enumerate(pairwise(ends)):
+        known = 0 if late is None else ends[max(0, number - late + 1)]
+        known = max((offset + 1 for offset in range(known) if log.labels[offset]), default=0)
+        steered = {f"{topics.labels}/0": known} if known else {}
+        lane, rows = f"0:{log.modality}", tuple(range(start, end))
+        entry = JournalEntry(topics.queries, 0, lane, number, rows, "", known, label_offsets=steered)
+        entries.append(entry)
+    return entries
+
+
+def _one(
+    engine: Engine, log: Log, journal: Sequence[JournalEntry], known: dict[tuple[int, bytes], Score]
+) -> Judge:
     judge = Judge(log.labels, ranked(engine), known)
-    run_offline(engine, log.records, [judge], planned)
+    run_offline(engine, log.records, [judge], journal)
     return judge
 
 
@@ -154,13 +177,14 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
     plain = config.model_copy(update={"adapt": adapt})
     made: list[Any] = [
-        build.adapter(plain, base, modality, "cpu"),
-        build.Aligners(plain, base, "cpu")(modality),
+        lanes.adapter(plain, base, modality, "cpu"),
+        lanes.Aligners(plain, base, "cpu")(modality),
     ]
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}
     names |= {"encoders.repair"} if config.repair.enabled else set()
     names |= {"index.evidence"} if config.answer.fuse != "none" else set()
+    names |= {"index.correction"} if config.labels.steer else set()
     ours = {name for name in names if name.startswith(("adapters.", "encoders.", "index.", "qshift."))}
     named = adapt.method or ""
     own = {named.partition(":")[0]} if OWN_METHOD.fullmatch(named) else set()

@@ -18,12 +18,12 @@ from index.gallery import VersionedGallery
 from qshift.benchmarks.streams import Stream
 from qshift.benchmarks.suite.bases import prepare
 from qshift.benchmarks.suite.fingerprint import Fingerprints
+from qshift.benchmarks.suite.late import config_of, lateness
 from qshift.benchmarks.suite.results import Identity, Result, ResultFiles
 from qshift.benchmarks.suite.runs import code_of, data_hash, run_stream
 from qshift.benchmarks.suite.tasks import load_task
 from qshift.benchmarks.suites import Plan
 from qshift.benchmarks.tasks.types import Task
-from qshift.methods import with_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Worker:
 
     def __init__(self, tasks: Tasks, config: Config, methods: Sequence[str], files: ResultFiles) -> None:
         self._tasks, self._files = tasks, files
-        self._configs = {name: with_method(config, name) for name in methods}
+        self._configs = {name: config_of(config, name) for name in methods}
         self._fingerprints = Fingerprints()
         self._held: Ready | None = None
 
@@ -147,7 +147,7 @@ class Worker:
             ready.gallery.version,
             {
                 method: (
-                    config.decision_hash(),
+                    config.decision_hash() + ("" if (late := lateness(method)) is None else f"@{late}"),
                     self._fingerprints.of(code_of(config, base, task.modality)),
                 )
                 for method, config in self._configs.items()

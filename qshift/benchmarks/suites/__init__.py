@@ -8,9 +8,9 @@ from types import MappingProxyType
 from qshift.benchmarks.suites.core import CORE
 from qshift.benchmarks.suites.plan import Plan as Plan
 from qshift.benchmarks.suites.plan import Suite as Suite
-from qshift.benchmarks.suites.special import CHAIN, DECOUPLING, DEVELOP, SAFETY
+from qshift.benchmarks.suites.special import CHAIN, DECOUPLING, DEVELOP, SAFETY, STEERED
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
-    {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY, CHAIN)}
+    {suite.name: suite for suite in (CORE, DEVELOP, DECOUPLING, SAFETY, CHAIN, STEERED)}
 )
 """What `qshift bench` may name."""

@@ -104,5 +104,27 @@ def chained(plan: Plan, quick: bool) -> Sequence[Stream]:
     return found if quick else [*found, plan.sorted(batches), mixed_users(plan, batches)]
 
 
+def steered(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """Long enough for labels to come: each shift by itself, one after another, mixed, and none."""
+    batches = 4 if quick else 10
+    shift = [Look(domain) for domain in plan.domains[:1]] or [BLUR]
+    parts = (("shift", shift[0]), ("noise", NOISE))
+    turn = [Segment(name, (look,), FULL * batches // 2) for name, look in parts]
+    found = [*plan.shifts(batches), plan.single(NOISE, "corruption", batches)]
+    found += [plan.clean(batches // 2), mixed_users(plan, batches)]
+    return [*found, plan.stream("shift-and-noise", "sequential", "recurrent", turn)]
+
+
 CHAIN = Suite("chain", (Rule("chain/*", chained, quick=3),))
 SAFETY = Suite("safety", (Rule("*", harm, quick=3),))
+STEERED = Suite(
+    "labels",
+    (
+        *(Rule(task, steered, split="develop") for task in ("emoji/openmoji-noto", "fashion-mnist/develop")),
+        *(Rule(task, steered, split="develop") for task in ("office/amazon-webcam", "digits/usps-mnist")),
+        *(
+            Rule(pattern, steered, quick=1)
+            for pattern in ("emoji/picture-picture", "office/*", "pacs/*", "digits/*", "fashion-mnist/*")
+        ),
+    ),
+)

@@ -1,0 +1,66 @@
+"""How far labels were read, where they are read again, and how long a batch waits for them."""
+
+import logging
+
+import pytest
+
+from core.records import Coordinates
+from stream.label_positions import PATIENCE_SECONDS, TURNS, LabelPositions, earliest
+
+
+def made() -> tuple[LabelPositions, list[float], list[bool]]:
+    now, full = [0.0], [False]
+    return LabelPositions(lambda: now[0], lambda: full[0]), now, full
+
+
+def test_a_batch_waits_until_labels_were_read_so_far() -> None:
+    positions, _, _ = made()
+    assert positions.reached({}, False)
+    assert not positions.reached({"l/0": 3}, False)
+    for offset in (1, 2):
+        positions.note(Coordinates("l", 0, offset))
+    assert positions.reached({"l/0": 3}, False) and not positions.reached({"l/0": 3, "l/1": 1}, False)
+
+
+def test_it_waits_for_a_bounded_time_without_any_label(caplog: pytest.LogCaptureFixture) -> None:
+    positions, now, _ = made()
+    for offset in range(5):  # slow, but they come
+        assert not positions.reached({"l/0": 9}, False)
+        now[0] += PATIENCE_SECONDS - 1
+        positions.note(Coordinates("l", 0, offset))
+    assert not positions.reached({"l/0": 9}, False)
+    now[0] += PATIENCE_SECONDS
+    with caplog.at_level(logging.ERROR):
+        assert positions.reached({"l/0": 9}, False) and positions.reached({"l/0": 11}, False)
+    assert len(caplog.records) == 1, "said once"
+    assert caplog.records[0].missing == ["l/0 up to 9"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("why", ["drain", "full"])
+def test_where_no_more_can_come_it_does_not_wait(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    positions, _, full = made()
+    full[0] = why == "full"
+    turns = 1 if why == "drain" else TURNS
+    assert [positions.reached({"l/0": 1}, why == "drain") for _ in range(turns)].index(True) == turns - 1
+    assert len(caplog.records) == 1
+
+
+def test_a_second_state_never_skips_what_the_first_needs() -> None:
+    positions, _, _ = made()
+    assert positions.again({"l/0": 50}, True) == {"l/0": 50}
+    assert positions.again({"l/0": 80, "l/1": 7}, True) == {"l/0": 50, "l/1": 7}
+    assert positions.read == {"l/0": 50, "l/1": 7}
+
+
+def test_labels_that_a_state_has_not_seen_are_read_from_where_they_began() -> None:
+    positions, _, _ = made()
+    for offset in range(4, 9):
+        positions.note(Coordinates("l", 0, offset))
+    assert positions.again({}, False) == {}, "where labels only measure they are not read again"
+    assert positions.again({}, True) == {"l/0": 4}
+    positions.note(Coordinates("l", 0, 4))
+    assert positions.again({"l/0": 2}, True) == {"l/0": 2}
+
+
+def test_the_earliest_of_several() -> None:
+    assert earliest([{"a": 3, "b": 1}, {"a": 2}, {}]) == {"a": 2, "b": 1}
