@@ -34,7 +34,8 @@ from index.judging import Judge
 from index.versions import GalleryVersions
 from monitoring.judged import included, steers
 from monitoring.ranking import ap_and_first, counted_levels
-from qshift.lanes import Aligners, adapter
+from qshift.lanes import Aligners as Aligners
+from qshift.lanes import adapter as adapter
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.directory import DirectoryStore

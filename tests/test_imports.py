@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 FIVE = ("stream", "adapters", "encoders", "index", "monitoring")
 PACKAGES = ("core", *FIVE, "qshift")
 FLOORS = (
-    ("neighbours", "data", "shifts", "terminal", "build", "methods"),
+    ("neighbours", "data", "shifts", "terminal", "lanes", "methods"),
+    ("build",),
     ("recipes", "observers", "offline", "following"),
     ("replay", "benchmarks", "service", "session"),
     ("demo",),

@@ -18,7 +18,7 @@ from core.types import Modality
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
-from qshift import build, lanes
+from qshift import build
 from qshift.benchmarks.streams import Stream, boundaries, queries
 from qshift.benchmarks.suite.judge import Judge, Score
 from qshift.benchmarks.suite.late import lateness
@@ -177,8 +177,8 @@ def code_of(config: Config, base: Base, modality: Modality) -> tuple[str, ...]:
     adapt = config.adapt.model_copy(update={"decouple": DecoupleConfig()})
     plain = config.model_copy(update={"adapt": adapt})
     made: list[Any] = [
-        lanes.adapter(plain, base, modality, "cpu"),
-        lanes.Aligners(plain, base, "cpu")(modality),
+        build.adapter(plain, base, modality, "cpu"),
+        build.Aligners(plain, base, "cpu")(modality),
     ]
     inside = [part for outer in made for part in getattr(outer, "__dict__", {}).values()]
     names = {type(part).__module__ for part in (*made, *inside)}
