@@ -54,8 +54,16 @@ def encoded_items(
         raise GalleryError(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
-    encoder = base.encoders[modality]
-    features = _features(encoder, _prepared(encoder, contents, ids, modality), progress)
+    return encoded_prepared(
+        base, _prepared(base.encoders[modality], contents, ids, modality), progress, modality
+    )
+
+
+def encoded_prepared(
+    base: Base, prepared: Sequence[Any], progress: Progress | None = None, modality: Modality = "image"
+) -> tuple[Codes, Floats]:
+    """As `encoded_items`, of what the tower of the modality has prepared."""
+    features = _features(base.encoders[modality], prepared, progress)
     return base.head.codes(features, modality), features.cpu().numpy()
 
 

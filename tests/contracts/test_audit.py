@@ -40,6 +40,7 @@ LOCAL = {
     "index/fusion.py:Evidence": "how far the twin fusion trusts a batch: that fusion's own option",
     "qshift/benchmarks/hashing/methods.py:Relaxed": "what an offline baseline returns before signs are taken",
     "qshift/benchmarks/suite/work.py:Tasks": "how a process of the suite gets its tasks",
+    "qshift/demo/items_topic.py:Log": "what taking in items asks of Kafka",
     "qshift/replay/recorded.py:Log": "what reading a recording asks of Kafka",
 }
 """Protocols that are no seam of the repository: one module's own, and why."""
