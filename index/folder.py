@@ -43,11 +43,11 @@ class Saved(NamedTuple):
     base_version: str
 
 
-def save(folder: Path, made: Saved, items_offset: int | None = None) -> None:
+def save(folder: Path, made: Saved, items_offset: int = 0) -> None:
     """Writes a version into a folder, over an earlier one, in one step.
 
     Args:
-        items_offset: where reading of the items topic goes on from this version; None: as before.
+        items_offset: where reading of the items topic goes on from this version; 0: it holds nothing of it.
     """
     manifest: dict[str, Any] = {
         "version": made.lineage.version,
@@ -57,8 +57,8 @@ def save(folder: Path, made: Saved, items_offset: int | None = None) -> None:
         "next_key": made.next_key,
     }
     before = _document(folder / MANIFEST)
-    if offset := items_offset if items_offset is not None else before.get("items_offset", 0):
-        manifest["items_offset"] = offset
+    if items_offset:
+        manifest["items_offset"] = items_offset
     if all(before.get(name) == manifest[name] for name in ("base_version", "bits")):
         held = {value: name for name, value in before["files"].items() if (folder / name).is_file()}
         manifest |= _parts(folder, made, held)

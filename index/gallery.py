@@ -265,7 +265,7 @@ class VersionedGallery:
         made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
         return self._of(made, self.searched)
 
-    def save(self, folder: Path, items_offset: int | None = None) -> None:
+    def save(self, folder: Path, items_offset: int = 0) -> None:
         """Writes what a folder lacks of the version, in one step; `items_offset`: see `index.folder.save`."""
         save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version), items_offset)
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Backend = Literal["faiss", "exact"]
 Device = Literal["auto", "cpu", "cuda"]
 Label = str | Sequence[str]
+HOST_ITEMS = 1 << 15
+"""Fewer items stay on the host where the device is "auto": an index on a GPU reserves memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,15 @@ class Searched:
     backend: Backend
     device: Device
 
-    def index(self, bits: int, threads: int | None = None) -> ExactIndex | FaissIndex:
-        """An empty index. Raises GalleryError for an unknown backend."""
+    def index(self, bits: int, items: int, threads: int | None = None) -> ExactIndex | FaissIndex:
+        """An empty index for so many items. Raises GalleryError for an unknown backend."""
         if self.backend == "exact":
             return ExactIndex(bits)
         if self.backend == "faiss":
             from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
 
-            return FaissIndex(bits, self.device, threads)
+            small = self.device == "auto" and items < HOST_ITEMS
+            return FaissIndex(bits, "cpu" if small else self.device, threads)
         raise GalleryError(f'expected backend "faiss" or "exact", got {self.backend!r}')
 
 
@@ -89,7 +92,7 @@ class Segment:
         if set(columns.values()) - {count}:
             raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
         order = np.argsort(numbers, kind="stable")
-        self.index = searched.index(bits, threads)
+        self.index = searched.index(bits, count, threads)
         self.index.add(numbers, checked(codes, bits))
         self.keys, self.codes = frozen(self.index.keys), frozen(self.index.codes)
         self.unbroken = bool(count) and int(self.keys[-1] - self.keys[0]) == count - 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from toy_world import ITEMS, WIDTH, small_world
 
 from core.artifacts import MANIFEST
@@ -18,6 +20,7 @@ from index.folder import items_offset
 from index.gallery import Display, VersionedGallery
 from qshift.build import load_gallery
 from qshift.demo import items_topic
+from qshift.demo.galleries import add, remove
 from qshift.demo.items_topic import Intake, Step
 from stream.messages import item
 
@@ -168,12 +171,29 @@ def test_other_changes_of_the_folder_keep_the_place(topic: Topic, base: Base, fo
     topic.send("new", item(vector(1)))
     intake = made(topic, base, folder)
     drained(intake)
-    load_gallery(folder, base).remove(["item-1"]).save(folder)
+    quiet = Console(quiet=True)
+    remove(["item-1"], folder, quiet)
+    more = folder.parent / "more.jsonl"
+    more.write_text(json.dumps({"id": "by hand", "vector": vector(3).tolist()}))
+    add(more, folder, folder.parent / "base", False, quiet)
     assert items_offset(folder) == 1
     topic.send("newer", item(vector(2)))
     drained(intake)
     gallery = load_gallery(folder, base)
-    assert gallery.holds("new") and gallery.holds("newer") and not gallery.holds("item-1")
+    assert all(map(gallery.holds, ("new", "newer", "by hand"))) and not gallery.holds("item-1")
+
+
+def test_a_gallery_built_anew_takes_the_topic_in_from_its_beginning(
+    topic: Topic, base: Base, folder: Path
+) -> None:
+    first = load_gallery(folder, base)
+    topic.send("new", item(vector(1)))
+    intake = made(topic, base, folder)
+    drained(intake)
+    first.save(folder)
+    assert items_offset(folder) == 0 and not load_gallery(folder, base).holds("new")
+    drained(intake)
+    assert load_gallery(folder, base).holds("new") and items_offset(folder) == 1
 
 
 def test_topics_that_cannot_be_meant(topic: Topic, base: Base, folder: Path) -> None:
