@@ -19,7 +19,7 @@ from pydantic import (
 
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
-ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters")
+ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items")
 """The topics of a service: each needs a name of its own."""
 
 
@@ -34,6 +34,7 @@ class KafkaConfig(Section):
     state: Topic = "qshift.state"
     journal: Topic = "qshift.journal"
     dead_letters: Topic = "qshift.dead-letters"
+    items: Topic = "qshift.items"
     partitions: int = Field(1, ge=1, le=10_000)
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own

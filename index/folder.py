@@ -43,8 +43,12 @@ class Saved(NamedTuple):
     base_version: str
 
 
-def save(folder: Path, made: Saved) -> None:
-    """Writes a version into a folder, over an earlier one, in one step."""
+def save(folder: Path, made: Saved, items_offset: int = 0) -> None:
+    """Writes a version into a folder, over an earlier one, in one step.
+
+    Args:
+        items_offset: where reading of the items topic goes on from this version; 0: it holds nothing of it.
+    """
     manifest: dict[str, Any] = {
         "version": made.lineage.version,
         "bits": made.parts[0].segment.bits,
@@ -53,6 +57,8 @@ def save(folder: Path, made: Saved) -> None:
         "next_key": made.next_key,
     }
     before = _document(folder / MANIFEST)
+    if items_offset:
+        manifest["items_offset"] = items_offset
     if all(before.get(name) == manifest[name] for name in ("base_version", "bits")):
         held = {value: name for name, value in before["files"].items() if (folder / name).is_file()}
         manifest |= _parts(folder, made, held)
@@ -109,15 +115,23 @@ def newest(folder: Path) -> str:
     return str(_document(folder / MANIFEST).get("version", ""))
 
 
+def items_offset(folder: Path) -> int:
+    """Where reading of the items topic goes on from the version that a folder holds."""
+    return int(_document(folder / MANIFEST).get("items_offset", 0))
+
+
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """While a folder is read, changed and written no other process does so. Raises ArtifactError."""
+def changing(folder: Path, wait: bool = False) -> Iterator[None]:
+    """While a folder is read, changed and written no other process does so.
+
+    Raises ArtifactError: there is none, or another process is at it and we do not `wait`.
+    """
     try:
         held = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise ArtifactError(f"no gallery in {shown(folder)}: build it first") from error
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
         raise ArtifactError(f"{shown(folder)} is being changed by another process: wait for it") from None

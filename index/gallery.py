@@ -266,12 +266,9 @@ class VersionedGallery:
         made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
         return self._of(made, self.searched)
 
-    def save(self, folder: Path) -> None:
-        """Writes the version into a folder, over an earlier one, in one step.
-
-        What the folder holds of the same segments is not written again.
-        """
-        save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version))
+    def save(self, folder: Path, items_offset: int = 0) -> None:
+        """Writes what a folder lacks of the version, in one step; `items_offset`: see `index.folder.save`."""
+        save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version), items_offset)
 
     @classmethod
     def load(

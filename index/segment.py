@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Backend = Literal["faiss", "exact"]
 Device = Literal["auto", "cpu", "cuda"]
 Label = str | Sequence[str]
+HOST_ITEMS = 1 << 15
+"""Fewer items stay on the host where the device is "auto": an index on a GPU reserves memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,13 @@ class Searched:
     kind: IndexKind = "flat"
     effort: int | None = None
 
-    def index(self, bits: int, threads: int | None = None) -> ExactIndex | FaissIndex | ApproximateIndex:
-        """An empty index. Raises GalleryError for an unknown backend, ConfigError for a kind on a GPU."""
+    def index(
+        self, bits: int, items: int, threads: int | None = None
+    ) -> ExactIndex | FaissIndex | ApproximateIndex:
+        """An empty index for so many items.
+
+        Raises GalleryError for an unknown backend, ConfigError for a kind on a GPU.
+        """
         if self.backend == "exact":
             return ExactIndex(bits)
         if self.kind != "flat":
@@ -68,7 +75,8 @@ class Searched:
         if self.backend == "faiss":
             from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
 
-            return FaissIndex(bits, self.device, threads)
+            small = self.device == "auto" and items < HOST_ITEMS
+            return FaissIndex(bits, "cpu" if small else self.device, threads)
         raise GalleryError(f'expected backend "faiss" or "exact", got {self.backend!r}')
 
 
@@ -101,7 +109,7 @@ class Segment:
         if set(columns.values()) - {count}:
             raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
         order = np.argsort(numbers, kind="stable")
-        self.index = searched.index(bits, threads)
+        self.index = searched.index(bits, count, threads)
         self.index.add(numbers, checked(codes, bits))
         self.keys, self.codes = frozen(self.index.keys), frozen(self.index.codes)
         self.unbroken = bool(count) and int(self.keys[-1] - self.keys[0]) == count - 1

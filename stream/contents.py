@@ -37,7 +37,7 @@ class Contents:
             case messages.ReferenceQuery():
                 return "image", fetched(message, self._limits)
             case messages.ComposedQuery():
-                picture = self.picture(_plain(message.image, "the picture"))
+                picture = self.picture(plain_bytes(message.image, "the picture"))
                 return "composed", (picture, self._text(message.text))
             case messages.SequenceQuery(frames=[]):
                 # Nothing is left for a tower to do: from here on it is a vector query like any other.
@@ -69,7 +69,7 @@ class Contents:
 
     def _frames(self, frames: Sequence[str]) -> tuple[bytes, ...]:
         names = [f"frame {number} of {len(frames)}" for number in range(1, len(frames) + 1)]
-        return tuple(self.picture(_plain(frame, name), name) for frame, name in zip(frames, names))
+        return tuple(self.picture(plain_bytes(frame, name), name) for frame, name in zip(frames, names))
 
 
 def _vector(values: Sequence[float]) -> Floats:
@@ -102,7 +102,8 @@ def _pooled(vectors: Sequence[Sequence[float]]) -> Floats:
     return pooled
 
 
-def _plain(text: str, name: str) -> bytes:
+def plain_bytes(text: str, name: str) -> bytes:
+    """What base64 holds. Raises Refused."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii.Error, or letters that are not ASCII

@@ -30,6 +30,7 @@ NAME_CHARACTERS = 256
 """Longest query id, tenant, topic (Kafka: 249) or label."""
 FRAMES = 32
 """Most pictures or vectors of one sequence."""
+ITEM_LABELS, TITLE_CHARACTERS = 64, 2000
 _LAST = 2**63 - 1
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Offset = Annotated[int, Field(ge=0, le=_LAST)]
 # Base64 although it takes a third more: two parts and their metadata stay one value under one schema.
 Picture = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
+Label = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS)]
 Vector = Annotated[list[float], FailFast(), Field(min_length=1)]
 
 
@@ -118,7 +120,35 @@ class LabelMessage(Message):
     """The relevance class of an earlier query."""
 
     query: Place
-    label: Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS)]
+    label: Label
+
+
+class Item(Message):
+    """What items of every kind may say of themselves."""
+
+    labels: Annotated[list[Label], FailFast()] = Field([], max_length=ITEM_LABELS)
+    title: Annotated[str, Field(max_length=TITLE_CHARACTERS)] = ""
+
+
+class TextItem(Item):
+    """A text for the gallery, under its name as the record's key. A null value takes an item out."""
+
+    modality: Literal["text"]
+    text: str = Field(min_length=1)
+
+
+class VectorItem(Item):
+    """A vector for the gallery, which its client has encoded itself; key and null value as of a text."""
+
+    modality: Literal["vector"]
+    vector: Vector
+
+
+class ImageItem(Item):
+    """A picture (a PNG, JPEG or WEBP file) for the gallery; key and null value as of a text."""
+
+    modality: Literal["image"]
+    image: Picture
 
 
 class ResultMessage(BaseModel):
@@ -147,6 +177,8 @@ AnyQuery = TextQuery | VectorQuery | ReferenceQuery | ComposedQuery | SequenceQu
 QueryMessage = Annotated[AnyQuery, Field(discriminator="modality")]
 queries: TypeAdapter[AnyQuery] = TypeAdapter(QueryMessage)
 labels: TypeAdapter[LabelMessage] = TypeAdapter(LabelMessage)
+AnyItem = TextItem | VectorItem | ImageItem
+items: TypeAdapter[AnyItem] = TypeAdapter(Annotated[AnyItem, Field(discriminator="modality")])
 answers: TypeAdapter[AnswerMessage] = TypeAdapter(AnswerMessage)
 
 
@@ -217,6 +249,18 @@ def label(query: Coordinates, name: str) -> bytes:
     return canonical({"schema_version": 1, "query": place(query), "label": name})
 
 
+def item(content: str | bytes | Floats, labels: Sequence[str] = (), title: str = "") -> bytes:
+    """The value of a gallery item: a text, an encoded picture or a vector [D]; the key is its name."""
+    if isinstance(content, str):
+        document: dict[str, object] = {"modality": "text", "text": content}
+    elif isinstance(content, bytes):
+        document = {"modality": "image", "image": _base64(content)}
+    else:
+        values = [float(x) for x in np.asarray(content, dtype=np.float32)]
+        document = {"modality": "vector", "vector": values}
+    return canonical({"schema_version": 1, **document, "labels": list(labels), "title": title})
+
+
 def _envelope(document: dict[str, object], query_id: str, tenant: str) -> tuple[bytes, Headers]:
     named = {"query_id": query_id} if query_id else {}
     headers = [("x-tenant", tenant.encode())] if tenant else []
@@ -244,6 +288,9 @@ def schemas() -> dict[str, str]:
         "query-composed": ComposedQuery,
         "query-sequence": SequenceQuery,
         "label": LabelMessage,
+        "item-text": TextItem,
+        "item-vector": VectorItem,
+        "item-image": ImageItem,
         "answer": AnswerMessage,
     }
     return {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from core.errors import ConfigError
-from qshift.commands.options import CONSOLE, DATA
+from qshift.commands.options import CONSOLE, DATA, ConfigFile
 
 app = typer.Typer(help="Galleries: what is searched.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option("--gallery", help="The folder of the gallery.")]
@@ -128,3 +128,17 @@ def export(
     from qshift.demo.galleries import export
 
     export(out, gallery, CONSOLE)
+
+
+@app.command("follow", epilog="Example:\n\n`qshift gallery follow --config qshift.toml`")
+def follow(
+    config: ConfigFile = None,
+    once: Annotated[bool, typer.Option("--once", help="End where the topic ends now.")] = False,
+) -> None:
+    """Take the items topic into the folder of a gallery, until SIGTERM or Ctrl-C."""
+    from core.config_file import load
+
+    load(config)  # a wrong key is said before anything heavy is loaded
+    from qshift.demo.items_topic import follow
+
+    follow(config, once, CONSOLE)

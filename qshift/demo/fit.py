@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,12 +12,13 @@ from rich.console import Console
 
 from adapters.offline.parallel import Team
 from core.errors import ConfigError
-from core.readers.places import is_file, shown
+from core.readers.places import is_file, is_folder, shown
 from core.types import Modality
 from encoders.base_model import load_base
 from encoders.distil import DistilConfig
 from encoders.images import Content, decode
 from encoders.scratch import ScratchConfig
+from index.folder import changing
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.data.texts import SUFFIX, load_texts
@@ -149,6 +151,7 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
         contents = (picture_bytes(own, item) for item in range(len(own)))
     with bars(console) as progress:
         found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress), modality)
-    found.save(out)
+    with changing(out, wait=True) if is_folder(out) else nullcontext():
+        found.save(out)
     items = "item" if len(found) == 1 else "items"
     console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from core.errors import ConfigError, GalleryError
 from core.readers.places import shown
 from encoders.base_model import load_base
-from index.folder import changing
+from index.folder import changing, items_offset
 from index.gallery import Display, VersionedGallery
 from index.merging import tidied
 from qshift.demo.items import encoded, load_items
@@ -54,7 +54,7 @@ def add(data: Path, folder: Path, base: Path, replace: bool, console: Console) -
         labels = [item.labels for item in items]
         displays = [Display(item.title or item.identifier) for item in items]
         after = tidied(gallery.upsert(names, codes, labels, features, displays))
-        after.save(folder)
+        after.save(folder, items_offset(folder))
     _say(console, folder, after, f"{_items(len(items))} added, {len(known):,} of them replaced")
 
 
@@ -66,7 +66,7 @@ def remove(ids: Sequence[str], folder: Path, console: Console) -> None:
         if strange:
             raise GalleryError(f"{shown(folder)} holds no {_some(strange)}: nothing was removed")
         after = tidied(gallery.remove(ids))
-        after.save(folder)
+        after.save(folder, items_offset(folder))
     _say(console, folder, after, f"{_items(len(gallery) - len(after))} removed")
 
 

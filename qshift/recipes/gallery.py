@@ -55,8 +55,16 @@ def encoded_items(
         raise GalleryError(
             f"base {base.name} encodes {', '.join(base.encoders)}, not {modality} items: fit another base"
         )
-    encoder = base.encoders[modality]
-    features = _features(encoder, _prepared(encoder, contents, ids, modality), len(ids), progress)
+    prepared = _prepared(base.encoders[modality], contents, ids, modality)
+    return encoded_prepared(base, prepared, len(ids), progress, modality)
+
+
+def encoded_prepared(
+    base: Base, prepared: Iterable[Any], count: int, progress: Progress | None = None,
+    modality: Modality = "image",
+) -> tuple[Codes, Floats]:  # fmt: skip
+    """As `encoded_items`, of what the tower of the modality has prepared, so many."""
+    features = _features(base.encoders[modality], prepared, count, progress)
     return base.head.codes(features, modality), features.cpu().numpy()
 
 

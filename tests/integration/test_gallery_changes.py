@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from how_to import blocks, run
+from PIL import Image
 from rich.console import Console
 
 from encoders.base_model import load_base
 from qshift.build import load_gallery
 from qshift.demo.galleries import add, remove
-from stream.codec import vector_query
+from stream.codec import text_query, vector_query
 from stream.recording import KafkaLog
 from stream.states import entry_from_bytes
 
@@ -78,3 +80,34 @@ def test_items_come_and_go_while_it_answers_and_a_kill_changes_nothing(
     assert len(answers) == len(sent)
     for answer in answers.values():
         assert "the new one" not in dict(answer.results) or answer.gallery_version == second
+
+
+def test_a_topic_becomes_the_gallery_that_is_asked(
+    broker: Any, make_site: Any, clip_world: Path, topics: Any, tmp_path: Path
+) -> None:
+    """Producer and command of the page, as written but for address and topic; beside a service."""
+    world = tmp_path / "world"
+    shutil.copytree(clip_world, world)
+    site = make_site(broker, world, kafka={"items": topics("items")}, batch={"linger_seconds": 0.2})
+    site.worker()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
+    code, _ = blocks("a-gallery-that-changes", "python")
+    code = code.replace("127.0.0.1:9092", broker.bootstrap_servers).replace("qshift.items", site.kafka.items)
+    follow = f"qshift gallery follow --config {site.file} --once"
+    assert run(follow, tmp_path) == "", "it makes the topic, which is empty"
+    (tmp_path / "items.py").write_text(code)
+    run("python items.py", tmp_path)
+    said = run(follow, tmp_path)
+    gallery = load_gallery(world / "gallery", load_base(world / "base"))
+    assert said.startswith("2 put in, 1 taken out, 1 refused: ") and gallery.version in said
+    assert run(follow, tmp_path) == "", "nothing is taken in twice"
+    assert gallery.holds("red-seven") and gallery.holds("photo") and not gallery.holds("item-3")
+    assert gallery.display(gallery.key_of("photo")).title == "A photo"
+    (letter,) = site.dead_letters()
+    assert letter.key == b"broken" and dict(letter.headers)["x-source-topic"] == site.kafka.items.encode()
+    deadline = time.monotonic() + 60
+    while gallery.version not in versions(site):
+        assert time.monotonic() < deadline
+        sent = site.send([text_query("a red seven")])
+        site.wait(lambda sent=sent: sent[0] in site.decoded())
+    assert site.decoded()[sent[0]].results[0] == ("red-seven", 0)

@@ -25,7 +25,7 @@ from stream.states import entry_to_bytes
 COMMANDS = [
     "demo", "serve", "replay demo", "replay queries", "replay topic", "bench", "fit", "evaluate", "produce",
     "labels", "profile", "gallery build", "gallery add", "gallery remove",
-    "gallery info", "gallery export", "broker up",
+    "gallery info", "gallery export", "gallery follow", "broker up",
 ]  # fmt: skip
 
 

@@ -41,6 +41,8 @@ COMMANDS = [
     ("bench core --config {bad}", 2, "adapt.metod"),
     ("produce --config {bad}", 2, "adapt.metod"),
     ("labels x.jsonl --config {bad}", 2, "adapt.metod"),
+    ("gallery follow --config {bad}", 2, "adapt.metod"),
+    ("gallery add --help", 0, "--replace"),
     ("replay demo --method magic", 2, "'magic' is not known"),
     ("bench core --method magic", 2, "magic"),
 ]
