@@ -80,11 +80,12 @@ def _prepared(
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
 
 
-def _features(encoder: Encoder, prepared: Iterator[Any], count: int, progress: Progress | None) -> Tensor:
+def _features(encoder: Encoder, prepared: Iterable[Any], count: int, progress: Progress | None) -> Tensor:
     """Unit features [N, D]; no more than a batch of what is prepared is held."""
     features: list[Tensor] = []
     done = 0
-    while rows := list(islice(prepared, BATCH)):
+    waiting = iter(prepared)
+    while rows := list(islice(waiting, BATCH)):
         features.append(encoder.encode(encoder.collate(rows, len(rows))))
         done += len(rows)
         if progress:

@@ -92,6 +92,8 @@ def test_what_decides_answers_is_in_the_hash_and_addresses_are_not() -> None:
     )
     assert Config.model_validate({"adapt": {"method": "rest"}}).decision_hash() != plain.decision_hash()
     assert Config.model_validate({"kafka": {"group": "other"}}).decision_hash() == plain.decision_hash()
+    steered = Config.model_validate({"labels": {"steer": True}}).decisions()
+    assert {name for name, part in plain.decisions().items() if steered[name] != part} == {"labels"}
 
 
 # -- qshift replay and qshift bench -----------------------------------------------------------------------
@@ -186,6 +188,20 @@ def test_bench_checks_its_files_first(
 ) -> None:
     page = str(tmp_path / "gone" / "report.html")
     assert "there is no folder" in refusal(monkeypatch, capsys, "bench", "core", "--html", page)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--late soon", "--late 'soon' is no number of batches"),
+        ("--late 1,0", "--late '0' is no number"),
+        ("--late 1 --method tent,rest", "none of tent, rest answers from both twins"),
+    ],
+)
+def test_what_bench_refuses_of_late_labels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, words: str
+) -> None:
+    assert words in refusal(monkeypatch, capsys, "bench", "labels", *arguments.split())
 
 
 def test_methods_in_the_help_are_known() -> None:

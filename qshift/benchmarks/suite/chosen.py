@@ -63,7 +63,14 @@ def methods_of(named: Sequence[str], late: Sequence[int] = ()) -> tuple[str, ...
     for name in named:
         if not known_method(name):  # a name may carry extras, as in "rest+fused"
             one_of("method", name, METHODS)
-    return tuple(dict.fromkeys((FROZEN, *with_late(named or SUITE_METHODS, late))))
+    chosen = named or SUITE_METHODS
+    found = with_late(chosen, late)
+    if late and found == list(chosen):
+        raise ConfigError(
+            f"none of {', '.join(chosen)} answers from both twins: late labels have nothing to weigh; "
+            "name default, or +fused behind a method"
+        )
+    return tuple(dict.fromkeys((FROZEN, *found)))
 
 
 def one_of(what: str, name: str, known: Mapping[str, Value]) -> Value:
