@@ -13,6 +13,10 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError
+from core.security import OPEN, SecurityConfig
+from stream.handshake import introduce
+from stream.options import client_options
+from stream.rights import group_described, unseen
 
 log = logging.getLogger("qshift.kafka")
 
@@ -25,6 +29,8 @@ HEARD_MS = 2000  # so long ago may brokers have spoken that count as there
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
 REPETITIVE = (
     "kafka.cluster",
+    "kafka.net.sasl.plain",
+    "kafka.net.sasl.scram",
     "kafka.producer.producer_batch",
     "kafka.producer.record_accumulator",
     "kafka.producer.sender",
@@ -72,6 +78,7 @@ def ensure_topics(
     bootstrap_servers: str,
     topics: Mapping[str, tuple[int, Mapping[str, str]]],
     budget_seconds: float = CONNECT_SECONDS,
+    security: SecurityConfig = OPEN,
 ) -> dict[str, int]:
     """Creates the topics that are missing; leaves existing ones as they are.
 
@@ -84,15 +91,12 @@ def ensure_topics(
     Raises:
         BrokerError: Kafka cannot be reached or refuses.
     """
-    with _admin(bootstrap_servers, budget_seconds) as admin:
+    introduce(bootstrap_servers, security)
+    with _admin(bootstrap_servers, security, budget_seconds) as admin:
         try:
             missing = sorted(set(topics) - set(admin.list_topics()))
-            for name in missing:
-                partitions, settings = topics[name]
-                try:
-                    admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
-                except kafka_errors.TopicAlreadyExistsError:
-                    log.debug("topic was created by another process", extra={"topic": name})
+            if hidden := [name for name in missing if not _made(admin, name, *topics[name])]:
+                raise BrokerError(unseen(hidden, security.username))
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=int(budget_seconds * 1000))
             found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
@@ -104,6 +108,33 @@ def ensure_topics(
     return found
 
 
+def _made(admin: Any, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+    """Makes a topic; False where we may not."""
+    try:
+        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+    except kafka_errors.TopicAlreadyExistsError:
+        log.debug("topic was created by another process", extra={"topic": name})
+    except kafka_errors.AuthorizationError:
+        return False
+    return True
+
+
+def granted(
+    bootstrap_servers: str, topics: Iterable[str], group: str, security: SecurityConfig
+) -> tuple[list[dict[str, Any]], Mapping[str, Any] | None]:
+    """Topics and group as Kafka describes them, with what we may do there; see `stream.rights.check_rights`.
+
+    Raises:
+        BrokerError: Kafka cannot be reached or refuses.
+    """
+    introduce(bootstrap_servers, security)
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        try:
+            return admin.describe_topics(list(topics)), group_described(admin, group)
+        except KafkaError as error:
+            raise BrokerError(f"Kafka does not say what is allowed: {error}") from error
+
+
 def absent(producer: Any, topics: Iterable[str]) -> list[str]:
     """Topics that the brokers do not have, as they have just told a producer that sent to them."""
     metadata = producer._metadata  # its public question waits for an answer
@@ -113,12 +144,15 @@ def absent(producer: Any, topics: Iterable[str]) -> list[str]:
 
 
 def message_limits(
-    bootstrap_servers: str, topics: Iterable[str], budget_seconds: float = LOOKUP_SECONDS
+    bootstrap_servers: str,
+    topics: Iterable[str],
+    budget_seconds: float = LOOKUP_SECONDS,
+    security: SecurityConfig = OPEN,
 ) -> dict[str, int]:
     """`max.message.bytes` of the topics that exist; {} where we may not ask, or nobody answers."""
     resources = [ConfigResource("topic", name, ["max.message.bytes"]) for name in topics]
     try:
-        with _admin(bootstrap_servers, budget_seconds) as admin:
+        with _admin(bootstrap_servers, security, budget_seconds) as admin:
             found = admin.describe_configs(resources, config_filter="all").get("topic", {})
             asked = {name: values.get("max.message.bytes", {}).get("value") for name, values in found.items()}
             return {name: int(limit) for name, limit in asked.items() if limit is not None}
@@ -128,13 +162,13 @@ def message_limits(
 
 
 @contextmanager
-def _admin(bootstrap_servers: str, budget_seconds: float) -> Iterator[Any]:
+def _admin(bootstrap_servers: str, security: SecurityConfig, budget_seconds: float) -> Iterator[Any]:
     """A client for the cluster itself. Raises BrokerError when none answers."""
     quiet()
     timeout_ms = int(budget_seconds * 1000)
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=timeout_ms,
+            **client_options(bootstrap_servers, security), bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms, reconnect_backoff_max_ms=RECONNECT_MS,
         )  # fmt: skip
     except KafkaError as error:
@@ -149,5 +183,5 @@ def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:
     """The error of an address where no Kafka answers; to be raised."""
     return BrokerError(
         f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
-        "`qshift broker up`, or correct kafka.bootstrap_servers"
+        "`qshift broker up`, or correct kafka.bootstrap_servers, and kafka.security where it is secured"
     )

@@ -30,8 +30,10 @@ from stream.cluster import (
     unreachable,
 )
 from stream.membership import STALE, Membership, Revocations, member_settings
+from stream.options import client_options
 from stream.positions import Positions
 from stream.records import tolerant
+from stream.rights import READ, said
 from stream.topic_identity import TopicIdentity
 from stream.topics import too_few
 
@@ -81,9 +83,8 @@ class KafkaSource:
     ) -> None:
         quiet()
         self._config = config
-        shared = _reading(
-            bootstrap_servers, config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds
-        )
+        shared = client_options(bootstrap_servers, config.security)
+        shared |= _reading(config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds)
         member = member_settings(config.group, worker, session_seconds, max_poll_interval_seconds)
         try:
             self._labels = tolerant(KafkaConsumer(group_id=None, **shared))
@@ -196,7 +197,9 @@ class KafkaSource:
                 self._say_labels(error)
                 return []
             if not error.retriable and not isinstance(error, STALE):
-                raise BrokerError(f"Kafka cannot be read: {error!r}") from error
+                raise BrokerError(
+                    f"Kafka cannot be read: {said(error, READ, self._config.security.username)}"
+                ) from error
             log.info("waiting for Kafka", extra={"error": repr(error)})
             time.sleep(max(0.0, budget_seconds - (time.monotonic() - started)))
             return []
@@ -280,11 +283,10 @@ class KafkaSource:
 
 
 def _reading(
-    servers: str, reset: str, max_poll_records: int, fetch_wait_seconds: float, metadata_seconds: float
+    reset: str, max_poll_records: int, fetch_wait_seconds: float, metadata_seconds: float
 ) -> dict[str, Any]:
-    """What both consumers are told."""
+    """How both consumers read."""
     return {
-        "bootstrap_servers": servers,
         "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
         "enable_auto_commit": False,
         "auto_offset_reset": reset,

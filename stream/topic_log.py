@@ -16,8 +16,10 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
 from core.errors import ArtifactError, DeliveryError
+from core.security import OPEN, SecurityConfig
 from stream.cluster import TOO_LARGE
 from stream.contradictions import ANEW
+from stream.options import client_options
 from stream.patience import Backoff, Patience
 from stream.records import tolerant
 
@@ -50,8 +52,10 @@ class TopicLog:
         delivery_seconds: float,
         retry_seconds: float,
         hurry: threading.Event | None = None,
+        security: SecurityConfig = OPEN,
     ) -> None:
         self._servers, self._delivery_seconds = bootstrap_servers, delivery_seconds
+        self._security = security
         self._retry_seconds, self._hurry = retry_seconds, hurry
         self._producer: Any = None
 
@@ -129,7 +133,7 @@ class TopicLog:
         limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
         reader = _connected(
             KafkaConsumer,
-            bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
+            **client_options(self._servers, self._security), group_id=None, enable_auto_commit=False,
             auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
             max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
             request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
@@ -142,7 +146,7 @@ class TopicLog:
             limit_ms = int(1000 * min(self._delivery_seconds, self._retry_seconds))
             self._producer = _connected(
                 KafkaProducer,
-                bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
+                **client_options(self._servers, self._security), acks="all", enable_idempotence=True,
                 allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
                 request_timeout_ms=min(10_000, limit_ms),
                 max_block_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
