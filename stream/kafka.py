@@ -214,7 +214,8 @@ class KafkaSource:
         """Labels only measure: that they cannot be read now must not stop the answers."""
         if time.monotonic() - self._labels_said >= SAY_SECONDS:
             self._labels_said = time.monotonic()
-            log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": repr(error)})
+            reason = said(error, READ, self._config.security.username)
+            log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": reason})
 
     def assignment(self) -> frozenset[Partition]:
         """Query partitions this worker reads, as of the last `poll`."""

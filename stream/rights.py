@@ -82,7 +82,7 @@ def unseen(topics: Iterable[str], user: str | None) -> str:
 
 
 def said(error: BaseException | None, right: str, user: str | None = None) -> str:
-    """An error of the client in words, where Kafka did not allow something; else as it is.
+    """An error of a client in words, where Kafka did not allow something; else as the client spells it.
 
     Args:
         right: what was tried.

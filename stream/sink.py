@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.config import KafkaConfig
-from core.errors import DeliveryError, Refused
+from core.errors import ConfigError, DeliveryError, Refused
 from core.protocols import Channel
 from core.records import Coordinates
 from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
@@ -253,6 +253,8 @@ class KafkaSink:
             )  # fmt: skip
         except KafkaError as error:
             raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
+        except ConfigError as error:  # a secret that was there at the start: it may come back
+            raise DeliveryError(str(error)) from error
 
     def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""

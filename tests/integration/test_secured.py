@@ -31,7 +31,7 @@ from kafka.admin import (
 from rich.console import Console
 
 from core.config import KafkaConfig
-from core.errors import BrokerError, DeliveryError
+from core.errors import BrokerError, DeliveryError, QshiftError
 from core.security import SecurityConfig
 from qshift.demo.labels import send_labels
 from qshift.demo.produce import produce
@@ -379,3 +379,47 @@ def test_the_host_has_to_be_that_of_the_certificate(secured: Secured) -> None:
         with pytest.raises(BrokerError, match="hangs up"):  # believed, and then it says nothing of Kafka
             introduce(servers, SecurityConfig.model_validate(tls | {"check_hostname": False}))
         thread.join(10)
+
+
+def test_a_right_taken_away_from_writing_is_waited_for(
+    secured: Secured, site: Any, serving: Any, messages: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, right = serving(site), ("service", "Write", "topic", site.kafka.answers)
+    service.wait_until_ready(30)
+    client = QueryClient(secured.scram, kafka_of(secured, site, "asks"))
+    secured.revoke(*right)
+    for value, headers in messages(16)[0]:
+        client.send(value, headers)
+    client.flush()
+    _until(lambda: not service.ready()["delivering"], service)
+    said = f"does not allow the user service: Write on the topic {site.kafka.answers};"
+    assert any(said in str(vars(record).get("error")) for record in caplog.records)
+    secured.grant(*right)
+    _until(lambda: len(site.answers()) >= 16 and service.ready()["delivering"], service)
+    client.close()
+
+
+def test_a_right_taken_away_from_reading_ends_the_service_and_from_labels_nothing(
+    secured: Secured, site: Any, serving: Any, messages: Any
+) -> None:
+    service = serving(site)
+    service.wait_until_ready(30)
+    client = QueryClient(secured.scram, kafka_of(secured, site, "asks"))
+    secured.revoke("service", "Read", "topic", site.kafka.labels)
+    for value, headers in messages(16)[0]:
+        client.send(value, headers)
+    client.flush()
+    client.close()
+    _until(lambda: len(site.answers()) == 16, service)
+    secured.revoke("service", "Read", "topic", site.kafka.queries)
+    with pytest.raises(QshiftError, match=f"Read on the topic {site.kafka.queries};"):
+        _until(lambda: False, service)
+    service._failure = None  # what ended it was looked at
+
+
+def _until(done: Callable[[], bool], service: Any, seconds: float = 45.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        service.check()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
