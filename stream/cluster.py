@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from core.errors import BrokerError
 from core.security import OPEN, SecurityConfig
-from stream.handshake import introduce
+from stream.handshake import introduce, refusal
 from stream.options import client_options
 from stream.rights import group_described, unseen
 
@@ -91,7 +91,8 @@ def ensure_topics(
     Raises:
         BrokerError: Kafka cannot be reached or refuses.
     """
-    introduce(bootstrap_servers, security)
+    if security.protocol != OPEN.protocol:  # an open one may still be starting
+        introduce(bootstrap_servers, security)
     with _admin(bootstrap_servers, security, budget_seconds) as admin:
         try:
             missing = sorted(set(topics) - set(admin.list_topics()))
@@ -172,16 +173,17 @@ def _admin(bootstrap_servers: str, security: SecurityConfig, budget_seconds: flo
             request_timeout_ms=timeout_ms, reconnect_backoff_max_ms=RECONNECT_MS,
         )  # fmt: skip
     except KafkaError as error:
-        raise unreachable(bootstrap_servers, budget_seconds, error) from error
+        raise unreachable(bootstrap_servers, security, budget_seconds, error) from error
     try:
         yield admin
     finally:
         admin.close()
 
 
-def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:
-    """The error of an address where no Kafka answers; to be raised."""
+def unreachable(servers: str, security: SecurityConfig, seconds: float, error: Exception) -> BrokerError:
+    """The error of an address where no Kafka answers, or one that speaks otherwise; to be raised."""
     return BrokerError(
-        f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
-        "`qshift broker up`, or correct kafka.bootstrap_servers, and kafka.security where it is secured"
+        refusal(servers, security)
+        or f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
+        "`qshift broker up`, or correct kafka.bootstrap_servers"
     )

@@ -43,21 +43,26 @@ def introduce(bootstrap_servers: str, security: SecurityConfig) -> None:
         BrokerError: an address refuses us, or we do not believe it, and no other lets us in.
         ConfigError: a file or a variable that `security` names cannot be used.
     """
-    if not (security.tls or security.sasl):
-        return
+    if refused := refusal(bootstrap_servers, security):
+        raise BrokerError(refused)
+
+
+def refusal(bootstrap_servers: str, security: SecurityConfig) -> str:
+    """Why the first address that does not let us in does not; "" where one does, or none can be asked now.
+
+    Raises:
+        ConfigError: as `introduce`.
+    """
     options, refused = client_options(bootstrap_servers, security), ""
-    for part in bootstrap_servers.split(","):
-        found = ADDRESS.fullmatch(part)
-        assert found is not None  # as validated
+    for found in ADDRESS.finditer(bootstrap_servers):
         try:
             _introduce(found[1].strip("[]"), int(found[2]), security, options)
-            return
+            return ""
         except BrokerError as error:
             refused = refused or str(error)
         except Away:
             continue
-    if refused:
-        raise BrokerError(refused)
+    return refused
 
 
 def _introduce(host: str, port: int, security: SecurityConfig, options: dict[str, Any]) -> None:

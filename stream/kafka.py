@@ -90,7 +90,7 @@ class KafkaSource:
             self._labels = tolerant(KafkaConsumer(group_id=None, **shared))
             self._queries = tolerant(KafkaConsumer(**member, **shared))
         except KafkaError as error:
-            raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
+            raise unreachable(bootstrap_servers, config.security, CONNECT_SECONDS, error) from error
         self._revocations = Revocations()
         self._membership = Membership(self._queries, config.group, worker)
         self._positions = Positions(config.labels)

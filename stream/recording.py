@@ -43,7 +43,7 @@ class KafkaLog:
                 reconnect_backoff_max_ms=RECONNECT_MS, bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
             ))  # fmt: skip
         except KafkaError as error:
-            raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
+            raise unreachable(bootstrap_servers, security, CONNECT_SECONDS, error) from error
 
     def __enter__(self) -> Self:
         return self

@@ -30,8 +30,8 @@ TOPIC_MS = 2000  # after so long a record that waits for its topic to be known l
 class Sent:
     """A record on its way."""
 
-    def __init__(self, future: Any) -> None:
-        self._future = future
+    def __init__(self, future: Any, user: str | None = None) -> None:
+        self._future, self._user = future, user
 
     def coordinates(self, budget_seconds: float = 60.0) -> Coordinates:
         """Where it was stored; waits for that. Raises DeliveryError if it was not."""
@@ -39,7 +39,7 @@ class Sent:
             stored = self._future.get(timeout=budget_seconds)
         except KafkaError as error:
             if refused(error):
-                raise DeliveryError(said(error, WRITE)) from error
+                raise DeliveryError(said(error, WRITE, self._user)) from error
             raise DeliveryError(f"the record was not stored: {error!r}; is Kafka reachable?") from error
         return Coordinates(stored.topic, stored.partition, stored.offset)
 
@@ -163,7 +163,7 @@ class KafkaSink:
             self._inflight.give(size)
             raise
         epoch.watch(topic, future, size, lambda: self._lower(topic, size))
-        return Sent(future)
+        return Sent(future, self._security.username)
 
     def _handed(self, epoch: Epoch, topic: str, **record: Any) -> Any:
         """The client's future of a record. Raises KafkaError, when its topic is not known in time, too."""

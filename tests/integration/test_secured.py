@@ -341,6 +341,7 @@ def test_every_mistake_is_one_sentence(secured: Secured, tmp_path: Path) -> None
         (secured.tokens, secured.security("asks"), "set kafka.security.mechanism to OAUTHBEARER"),
         (secured.tokens, {**tokens, "token_file": str(tmp_path / "old")}, "put a fresh token"),
         (secured.scram, tls, "its listener has another protocol"),
+        (secured.scram, {}, "its listener has another protocol"),
         (plain, tls, "does not speak TLS"),
         (plain, secured.security("asks"), "does not speak TLS"),
         (secured.mutual, tls, "name one in kafka.security.cert_file"),

@@ -133,7 +133,7 @@ def test_nobody_there_is_waited_for_by_the_client(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = f"127.0.0.1:{server.getsockname()[1]}"
     introduce(closed, security)
-    introduce("127.0.0.1:1", OPEN)
+    introduce("127.0.0.1:1,[::1]:1", OPEN)
 
 
 def test_who_hangs_up_is_named_once_for_all_addresses(tmp_path: Path) -> None:
