@@ -1,4 +1,4 @@
-"""What every Kafka client of ours shares: quiet loggers, time-outs, topics."""
+"""What every Kafka client of ours shares: time-outs, topics, and what is asked of the cluster itself."""
 
 from __future__ import annotations
 
@@ -24,54 +24,9 @@ CONNECT_SECONDS = 30.0
 LOOKUP_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
-SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
 HEARD_MS = 2000  # so long ago may brokers have spoken that count as there
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
-REPETITIVE = (
-    "kafka.cluster",
-    "kafka.net.sasl.plain",
-    "kafka.net.sasl.scram",
-    "kafka.producer.producer_batch",
-    "kafka.producer.record_accumulator",
-    "kafka.producer.sender",
-)
-"""Loggers of the client that tell of every attempt."""
 TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-
-
-def quiet() -> None:
-    """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers.
-
-    What it was asking for when it was closed is no error, though it says so. What it tries again ten times a
-    second, where a topic is gone, is said once a minute.
-    """
-    client = logging.getLogger("kafka")
-    if client.level < logging.WARNING:
-        client.setLevel(logging.WARNING)
-    logging.getLogger("kafka.cluster").addFilter(_not_cancelled)
-    for name in REPETITIVE:
-        logger = logging.getLogger(name)
-        if not any(isinstance(one, _Seldom) for one in logger.filters):
-            logger.addFilter(_Seldom())
-
-
-def _not_cancelled(record: logging.LogRecord) -> bool:
-    return not record.getMessage().endswith("failed Cancelled")
-
-
-class _Seldom(logging.Filter):
-    """Lets a text through once a minute, whatever was put into it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        now, text = time.monotonic(), str(record.msg)
-        if now - self._said.get(text, float("-inf")) < SAY_SECONDS:
-            return False
-        self._said[text] = now
-        return True
 
 
 def ensure_topics(
@@ -165,7 +120,6 @@ def message_limits(
 @contextmanager
 def _admin(bootstrap_servers: str, security: SecurityConfig, budget_seconds: float) -> Iterator[Any]:
     """A client for the cluster itself. Raises BrokerError when none answers."""
-    quiet()
     timeout_ms = int(budget_seconds * 1000)
     try:
         admin = KafkaAdminClient(

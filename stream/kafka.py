@@ -24,14 +24,13 @@ from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
     RECONNECT_MS,
-    SAY_SECONDS,
     SETTLE_SECONDS,
-    quiet,
     unreachable,
 )
 from stream.membership import STALE, Membership, Revocations, member_settings
 from stream.options import client_options
 from stream.positions import Positions
+from stream.quiet import SAY_SECONDS
 from stream.records import tolerant
 from stream.rights import READ, said
 from stream.topic_identity import TopicIdentity
@@ -81,7 +80,6 @@ class KafkaSource:
         kept_partitions: int | None = None,
         metadata_seconds: float = 30.0,
     ) -> None:
-        quiet()
         self._config = config
         shared = client_options(bootstrap_servers, config.security)
         shared |= _reading(config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds)

@@ -10,12 +10,14 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from core.secrets import password, token
 from core.security import SecurityConfig
 from core.tls import tls_context
+from stream.quiet import quiet
 
 
 def client_options(bootstrap_servers: str, security: SecurityConfig) -> dict[str, Any]:
     """Keyword arguments that each consumer, producer and admin client is made with.
 
-    A password is read when the client is made; certificates, keys and tokens when it connects.
+    A password is read when the client is made; certificates, keys and tokens when it connects. From now on
+    the client's loggers hold their tongue: what they print at DEBUG are the bytes that it sends.
 
     Args:
         bootstrap_servers: host:port[,host:port].
@@ -23,6 +25,7 @@ def client_options(bootstrap_servers: str, security: SecurityConfig) -> dict[str
     Raises:
         ConfigError: a file or a variable that `security` names cannot be used.
     """
+    quiet()
     options: dict[str, Any] = {
         "bootstrap_servers": bootstrap_servers, "security_protocol": security.protocol,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 from core.errors import BrokerError
 from core.records import Coordinates, Record
 from core.security import OPEN, SecurityConfig
-from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, quiet, unreachable
+from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, unreachable
 from stream.handshake import introduce
 from stream.options import client_options
 from stream.records import tolerant
@@ -32,7 +32,6 @@ class KafkaLog:
     """
 
     def __init__(self, bootstrap_servers: str, security: SecurityConfig = OPEN) -> None:
-        quiet()
         self._user = security.username
         introduce(bootstrap_servers, security)
         try:

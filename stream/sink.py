@@ -14,7 +14,7 @@ from core.config import KafkaConfig
 from core.errors import ConfigError, DeliveryError, Refused
 from core.protocols import Channel
 from core.records import Coordinates
-from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
+from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits
 from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted
 from stream.options import client_options
@@ -70,7 +70,6 @@ class KafkaSink:
         linger_seconds: float = 0.005,
         hurry: threading.Event | None = None,
     ) -> None:
-        quiet()
         self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
         self._security = config.security
         self._topics: dict[Channel, str] = {

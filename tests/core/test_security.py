@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def test_files_that_can_be_used(authority: Authority, tmp_path: Path) -> None:
     locked = authority.locked("one", "sesame")
     context = tls(ca_file=authority.file, cert_file=certificate, key_file=key, crl_file=authority.revoked())
     assert context.check_hostname and len(context.get_ca_certs()) == 1
+    assert context.verify_flags & ssl.VERIFY_CRL_CHECK_LEAF
+    assert context.verify_mode == ssl.CERT_REQUIRED and context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert not tls(ca_file=authority.file, check_hostname=False).check_hostname
     assert tls(cert_file=authority.store("one"))
     assert tls(cert_file=certificate, key_file=locked, key_password_file=tmp_path / "p")

@@ -320,6 +320,22 @@ def bearer(subject: str, seconds: float) -> str:
     )
 
 
+def test_a_token_is_renewed_while_a_client_lives(secured: Secured, topics: Callable[[str], str]) -> None:
+    """A broker ends what proved itself by a token that is over; the client proves itself anew before."""
+    topic, path = topics("queries"), secured.folder / "short-lived"
+    ensure_topics(secured.bootstrap_servers, {topic: (1, {})})
+    secured.grant("somebody", "Write", "topic", topic)
+    security = secured.security("asks", mechanism="OAUTHBEARER", username=None, password_file=None)
+    path.write_text(bearer("somebody", 4))
+    kafka = KafkaConfig.model_validate({"queries": topic, "security": {**security, "token_file": str(path)}})
+    client, began = QueryClient(secured.tokens, kafka), time.monotonic()
+    while time.monotonic() < began + 8:
+        client.send(b"x").coordinates(10)
+        path.write_text(bearer("somebody", 4))
+        time.sleep(0.5)
+    client.close()
+
+
 def test_every_mistake_is_one_sentence(secured: Secured, tmp_path: Path) -> None:
     authority, ca = secured.authority, str(secured.authority.file)
     other = Authority.made(tmp_path / "other")

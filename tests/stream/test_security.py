@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from certificates import Authority, needs_openssl
 from kafka import errors as kafka_errors
+from kafka.protocol.parser import KafkaProtocol
+from kafka.protocol.sasl import SaslAuthenticateRequest
 
 from core.config import KafkaConfig
 from core.errors import BrokerError, ConfigError
@@ -206,3 +209,22 @@ def test_a_refusal_names_topic_and_right_and_another_error_stays_as_it_is() -> N
         assert "the user u: Write on the topic t; let" in said(error, WRITE, "u")
     assert "Read on the group" in said(kafka_errors.GroupAuthorizationFailedError("g"), WRITE)
     assert said(kafka_errors.KafkaTimeoutError("x"), WRITE) == repr(kafka_errors.KafkaTimeoutError("x"))
+
+
+# -- what is logged -------------------------------------------------------------------------------------
+
+
+def test_whoever_has_a_password_has_a_quiet_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client prints what it sends at DEBUG: PLAIN sends the password itself."""
+    monkeypatch.setattr(logging.getLogger("kafka"), "level", logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "p").write_text("geheim")
+    client_options("k:1", secured(
+        protocol="SASL_SSL", mechanism="PLAIN", username="u", password_file=tmp_path / "p"
+    ))  # fmt: skip
+    protocol = KafkaProtocol(client_id="t")
+    protocol.send_request(SaslAuthenticateRequest(b"\0u\0geheim", version=0))
+    assert b"geheim" in protocol.send_bytes()
+    assert "geheim" not in caplog.text
