@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
 ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items")
@@ -39,6 +40,7 @@ class KafkaConfig(Section):
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
     delivery_timeout_seconds: float = Field(30.0, ge=1, le=3600)  # a request within it has half of it
+    security: SecurityConfig = SecurityConfig()
 
     @model_validator(mode="after")
     def _own_names(self) -> Self:

@@ -14,6 +14,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.readers.lines import text
 from core.readers.places import shown
+from core.security import SecurityConfig
 from core.settings import addresses
 
 RENAMED = {"adapt.emit": "adapt.answer_from"}
@@ -76,7 +77,7 @@ def load_connected(path: Path | None) -> Config:
     """As `load`, for commands that talk to a running Kafka.
 
     Raises:
-        ConfigError: also when no Kafka is named.
+        ConfigError: also when no Kafka is named, or a file or variable of `kafka.security` cannot be used.
     """
     config = load(path)
     if not config.kafka.bootstrap_servers:
@@ -84,4 +85,17 @@ def load_connected(path: Path | None) -> Config:
             "no Kafka named: set kafka.bootstrap_servers or QSHIFT_BOOTSTRAP_SERVERS; "
             "`qshift broker up` starts one and prints its address"
         )
+    _try(config.kafka.security)
     return config
+
+
+def _try(security: SecurityConfig) -> None:
+    """Reads what it names: a command that waits for Kafka, or loads for minutes, must not find out later."""
+    from core import secrets, tls  # ssl takes as long to import as all of --help
+
+    if security.tls:
+        tls.tls_context(security)
+    if security.mechanism == "OAUTHBEARER":
+        secrets.token(security)
+    elif security.sasl:
+        secrets.password(security)

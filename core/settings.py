@@ -69,7 +69,7 @@ Span = Annotated[tuple[float, float], AfterValidator(ascending)]
 class Section(BaseModel):
     """A frozen part of the tree; nan and inf are no numbers here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod

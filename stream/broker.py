@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,18 @@ class Broker:
         data_dir: everything of the broker; made if missing.
         port: of the client listener; None keeps the directory's, or finds a free one.
         parent_bound: the broker dies with this process, also when this process is killed with -9.
+        properties: of `server.properties`, besides ours and before them; {host}, {port} and {controller}
+            stand for our own addresses.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None, parent_bound: bool = False) -> None:
-        self.data_dir = data_dir.absolute()
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        parent_bound: bool = False,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir, self._properties = data_dir.absolute(), dict(properties or {})
         self._port, self._parent_bound = port, parent_bound
         self._launcher: subprocess.Popen[bytes] | None = None
 
@@ -68,7 +77,7 @@ class Broker:
         made(self.data_dir)
         self._forget()
         state = self._ports()
-        write_settings(self.data_dir, state)
+        write_settings(self.data_dir, state, self._properties)
         write_state(self.data_dir, state)
         java = command(archive, jars)
         if not (self.data_dir / "log" / "bootstrap.checkpoint").exists():

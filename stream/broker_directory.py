@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,10 +93,12 @@ def write_state(data_dir: Path, state: BrokerState) -> None:
     draft.rename(data_dir / "broker.json")
 
 
-def write_settings(data_dir: Path, state: BrokerState) -> None:
-    """`server.properties` and `log4j2.properties`."""
-    settings = PROPERTIES.format(host=HOST, port=state.port, controller=state.controller)
-    (data_dir / "server.properties").write_text(settings)
+def write_settings(data_dir: Path, state: BrokerState, properties: Mapping[str, str]) -> None:
+    """`server.properties`, where those that are given win over ours, and `log4j2.properties`."""
+    settings = dict(line.split("=", 1) for line in PROPERTIES.splitlines()) | dict(properties)
+    lines = "".join(f"{name}={value}\n" for name, value in settings.items())
+    filled = lines.format(host=HOST, port=state.port, controller=state.controller)
+    (data_dir / "server.properties").write_text(filled)
     (data_dir / "log4j2.properties").write_text(LOG4J)
 
 

@@ -54,7 +54,9 @@ class ChangelogStore:
         hurry: threading.Event | None = None,
     ) -> None:
         self._kafka = kafka
-        self._log = TopicLog(bootstrap_servers, kafka.delivery_timeout_seconds, retry_seconds, hurry)
+        self._log = TopicLog(
+            bootstrap_servers, kafka.delivery_timeout_seconds, retry_seconds, hurry, kafka.security
+        )
         self._journal = Journal(self._log, kafka.journal)
         self._written: dict[Partition, _Written] = {}
 

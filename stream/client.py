@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import AuthorizationError, TopicAuthorizationFailedError
 
 from core.config import KafkaConfig
 from core.errors import DeliveryError
 from core.records import Coordinates, Record
+from core.security import OPEN, SecurityConfig
 from stream.cluster import RECONNECT_MS
+from stream.handshake import introduce
+from stream.options import client_options
 from stream.records import tolerant
+from stream.rights import READ, hidden, said
 from stream.sink import KafkaSink, Sent
 
 
@@ -21,10 +26,14 @@ class QueryClient:
 
     Args:
         bootstrap_servers: host:port of any broker of the cluster.
-        topics: the names of the topics.
+        topics: the names of the topics, and how Kafka is secured.
+
+    Raises:
+        BrokerError: a secured Kafka does not let us in.
     """
 
     def __init__(self, bootstrap_servers: str, topics: KafkaConfig) -> None:
+        introduce(bootstrap_servers, topics.security)
         self._servers, self._topics = bootstrap_servers, topics
         self._sink = KafkaSink(bootstrap_servers, topics)
         self._answers: Any = None
@@ -41,10 +50,17 @@ class QueryClient:
         self._sink.flush(budget_seconds)
 
     def answers(self, budget_seconds: float) -> list[Record]:
-        """New answers since the last call; the first call starts at the beginning of the topic."""
-        if self._answers is None:
-            self._answers = _reader(self._servers, self._topics.answers)
-        return _polled(self._answers, budget_seconds)
+        """New answers since the last call; the first call starts at the beginning of the topic.
+
+        Raises:
+            DeliveryError: we may not read them.
+        """
+        try:
+            if self._answers is None:
+                self._answers = _reader(self._servers, self._topics.security, self._topics.answers)
+            return _polled(self._answers, budget_seconds)
+        except AuthorizationError as error:
+            raise DeliveryError(said(error, READ, self._topics.security.username)) from error
 
     def close(self) -> None:
         self._sink.close()
@@ -52,13 +68,15 @@ class QueryClient:
             self._answers.close()
 
 
-def read_all(bootstrap_servers: str, topic: str, budget_seconds: float = 30.0) -> list[Record]:
+def read_all(
+    bootstrap_servers: str, topic: str, budget_seconds: float = 30.0, security: SecurityConfig = OPEN
+) -> list[Record]:
     """Everything in a topic up to its present end, by partition and offset.
 
     Raises:
         DeliveryError: the end was not reached within the budget.
     """
-    reader = _reader(bootstrap_servers, topic)
+    reader = _reader(bootstrap_servers, security, topic)
     try:
         ends = reader.end_offsets(list(reader.assignment()))
         records: list[Record] = []
@@ -72,13 +90,16 @@ def read_all(bootstrap_servers: str, topic: str, budget_seconds: float = 30.0) -
         reader.close()
 
 
-def _reader(bootstrap_servers: str, topic: str) -> Any:
+def _reader(bootstrap_servers: str, security: SecurityConfig, topic: str) -> Any:
     reader = tolerant(KafkaConsumer(
-        bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False,
+        **client_options(bootstrap_servers, security), group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", reconnect_backoff_max_ms=RECONNECT_MS, fetch_max_wait_ms=50,
     ))  # fmt: skip
-    partitions = reader.partitions_for_topic(topic) or {0}
-    reader.assign([TopicPartition(topic, number) for number in sorted(partitions)])
+    partitions = reader.partitions_for_topic(topic)
+    if not partitions and hidden(reader, topic):
+        reader.close()
+        raise TopicAuthorizationFailedError({topic})
+    reader.assign([TopicPartition(topic, number) for number in sorted(partitions or {0})])
     reader.seek_to_beginning()
     return reader
 

@@ -1,4 +1,4 @@
-"""What every Kafka client of ours shares: quiet loggers, time-outs, topics."""
+"""What every Kafka client of ours shares: time-outs, topics, and what is asked of the cluster itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError
+from core.security import OPEN, SecurityConfig
+from stream.handshake import introduce, refusal
+from stream.options import client_options
+from stream.rights import group_described, unseen
 
 log = logging.getLogger("qshift.kafka")
 
@@ -20,58 +24,16 @@ CONNECT_SECONDS = 30.0
 LOOKUP_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
-SAY_SECONDS = 60.0  # between two lines about the same lasting trouble
 HEARD_MS = 2000  # so long ago may brokers have spoken that count as there
 RECONNECT_MS = 1000  # the client's 30 s makes every recovery wait
-REPETITIVE = (
-    "kafka.cluster",
-    "kafka.producer.producer_batch",
-    "kafka.producer.record_accumulator",
-    "kafka.producer.sender",
-)
-"""Loggers of the client that tell of every attempt."""
 TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-
-
-def quiet() -> None:
-    """Keeps the client's own loggers at WARNING: at DEBUG they print keys, values and headers.
-
-    What it was asking for when it was closed is no error, though it says so. What it tries again ten times a
-    second, where a topic is gone, is said once a minute.
-    """
-    client = logging.getLogger("kafka")
-    if client.level < logging.WARNING:
-        client.setLevel(logging.WARNING)
-    logging.getLogger("kafka.cluster").addFilter(_not_cancelled)
-    for name in REPETITIVE:
-        logger = logging.getLogger(name)
-        if not any(isinstance(one, _Seldom) for one in logger.filters):
-            logger.addFilter(_Seldom())
-
-
-def _not_cancelled(record: logging.LogRecord) -> bool:
-    return not record.getMessage().endswith("failed Cancelled")
-
-
-class _Seldom(logging.Filter):
-    """Lets a text through once a minute, whatever was put into it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        now, text = time.monotonic(), str(record.msg)
-        if now - self._said.get(text, float("-inf")) < SAY_SECONDS:
-            return False
-        self._said[text] = now
-        return True
 
 
 def ensure_topics(
     bootstrap_servers: str,
     topics: Mapping[str, tuple[int, Mapping[str, str]]],
     budget_seconds: float = CONNECT_SECONDS,
+    security: SecurityConfig = OPEN,
 ) -> dict[str, int]:
     """Creates the topics that are missing; leaves existing ones as they are.
 
@@ -84,15 +46,13 @@ def ensure_topics(
     Raises:
         BrokerError: Kafka cannot be reached or refuses.
     """
-    with _admin(bootstrap_servers, budget_seconds) as admin:
+    if security.protocol != OPEN.protocol:  # an open one may still be starting
+        introduce(bootstrap_servers, security)
+    with _admin(bootstrap_servers, security, budget_seconds) as admin:
         try:
             missing = sorted(set(topics) - set(admin.list_topics()))
-            for name in missing:
-                partitions, settings = topics[name]
-                try:
-                    admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
-                except kafka_errors.TopicAlreadyExistsError:
-                    log.debug("topic was created by another process", extra={"topic": name})
+            if hidden := [name for name in missing if not _made(admin, name, *topics[name])]:
+                raise BrokerError(unseen(hidden, security.username))
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=int(budget_seconds * 1000))
             found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(topics))}
@@ -104,6 +64,33 @@ def ensure_topics(
     return found
 
 
+def _made(admin: Any, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+    """Makes a topic; False where we may not."""
+    try:
+        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+    except kafka_errors.TopicAlreadyExistsError:
+        log.debug("topic was created by another process", extra={"topic": name})
+    except kafka_errors.AuthorizationError:
+        return False
+    return True
+
+
+def granted(
+    bootstrap_servers: str, topics: Iterable[str], group: str, security: SecurityConfig
+) -> tuple[list[dict[str, Any]], Mapping[str, Any] | None]:
+    """Topics and group as Kafka describes them, with what we may do there; see `stream.rights.check_rights`.
+
+    Raises:
+        BrokerError: Kafka cannot be reached or refuses.
+    """
+    introduce(bootstrap_servers, security)
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        try:
+            return admin.describe_topics(list(topics)), group_described(admin, group)
+        except KafkaError as error:
+            raise BrokerError(f"Kafka does not say what is allowed: {error}") from error
+
+
 def absent(producer: Any, topics: Iterable[str]) -> list[str]:
     """Topics that the brokers do not have, as they have just told a producer that sent to them."""
     metadata = producer._metadata  # its public question waits for an answer
@@ -113,12 +100,15 @@ def absent(producer: Any, topics: Iterable[str]) -> list[str]:
 
 
 def message_limits(
-    bootstrap_servers: str, topics: Iterable[str], budget_seconds: float = LOOKUP_SECONDS
+    bootstrap_servers: str,
+    topics: Iterable[str],
+    budget_seconds: float = LOOKUP_SECONDS,
+    security: SecurityConfig = OPEN,
 ) -> dict[str, int]:
     """`max.message.bytes` of the topics that exist; {} where we may not ask, or nobody answers."""
     resources = [ConfigResource("topic", name, ["max.message.bytes"]) for name in topics]
     try:
-        with _admin(bootstrap_servers, budget_seconds) as admin:
+        with _admin(bootstrap_servers, security, budget_seconds) as admin:
             found = admin.describe_configs(resources, config_filter="all").get("topic", {})
             asked = {name: values.get("max.message.bytes", {}).get("value") for name, values in found.items()}
             return {name: int(limit) for name, limit in asked.items() if limit is not None}
@@ -128,26 +118,26 @@ def message_limits(
 
 
 @contextmanager
-def _admin(bootstrap_servers: str, budget_seconds: float) -> Iterator[Any]:
+def _admin(bootstrap_servers: str, security: SecurityConfig, budget_seconds: float) -> Iterator[Any]:
     """A client for the cluster itself. Raises BrokerError when none answers."""
-    quiet()
     timeout_ms = int(budget_seconds * 1000)
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers, bootstrap_timeout_ms=timeout_ms,
+            **client_options(bootstrap_servers, security), bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms, reconnect_backoff_max_ms=RECONNECT_MS,
         )  # fmt: skip
     except KafkaError as error:
-        raise unreachable(bootstrap_servers, budget_seconds, error) from error
+        raise unreachable(bootstrap_servers, security, budget_seconds, error) from error
     try:
         yield admin
     finally:
         admin.close()
 
 
-def unreachable(servers: str, seconds: float, error: Exception) -> BrokerError:
-    """The error of an address where no Kafka answers; to be raised."""
+def unreachable(servers: str, security: SecurityConfig, seconds: float, error: Exception) -> BrokerError:
+    """The error of an address where no Kafka answers, or one that speaks otherwise; to be raised."""
     return BrokerError(
-        f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
+        refusal(servers, security)
+        or f"no Kafka answered at {servers} within {seconds:.0f} s ({error}): start it, for example with "
         "`qshift broker up`, or correct kafka.bootstrap_servers"
     )

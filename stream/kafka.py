@@ -24,14 +24,15 @@ from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
     RECONNECT_MS,
-    SAY_SECONDS,
     SETTLE_SECONDS,
-    quiet,
     unreachable,
 )
 from stream.membership import STALE, Membership, Revocations, member_settings
+from stream.options import client_options
 from stream.positions import Positions
+from stream.quiet import SAY_SECONDS
 from stream.records import tolerant
+from stream.rights import READ, said
 from stream.topic_identity import TopicIdentity
 from stream.topics import too_few
 
@@ -79,17 +80,15 @@ class KafkaSource:
         kept_partitions: int | None = None,
         metadata_seconds: float = 30.0,
     ) -> None:
-        quiet()
         self._config = config
-        shared = _reading(
-            bootstrap_servers, config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds
-        )
+        shared = client_options(bootstrap_servers, config.security)
+        shared |= _reading(config.reset, max_poll_records, fetch_wait_seconds, metadata_seconds)
         member = member_settings(config.group, worker, session_seconds, max_poll_interval_seconds)
         try:
             self._labels = tolerant(KafkaConsumer(group_id=None, **shared))
             self._queries = tolerant(KafkaConsumer(**member, **shared))
         except KafkaError as error:
-            raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
+            raise unreachable(bootstrap_servers, config.security, CONNECT_SECONDS, error) from error
         self._revocations = Revocations()
         self._membership = Membership(self._queries, config.group, worker)
         self._positions = Positions(config.labels)
@@ -198,7 +197,9 @@ class KafkaSource:
                 self._say_labels(error)
                 return []
             if not error.retriable and not isinstance(error, STALE):
-                raise BrokerError(f"Kafka cannot be read: {error!r}") from error
+                raise BrokerError(
+                    f"Kafka cannot be read: {said(error, READ, self._config.security.username)}"
+                ) from error
             log.info("waiting for Kafka", extra={"error": repr(error)})
             time.sleep(max(0.0, budget_seconds - (time.monotonic() - started)))
             return []
@@ -213,7 +214,8 @@ class KafkaSource:
         """Labels only measure: that they cannot be read now must not stop the answers."""
         if time.monotonic() - self._labels_said >= SAY_SECONDS:
             self._labels_said = time.monotonic()
-            log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": repr(error)})
+            reason = said(error, READ, self._config.security.username)
+            log.warning("labels cannot be read", extra={"topic": self._config.labels, "error": reason})
 
     def assignment(self) -> frozenset[Partition]:
         """Query partitions this worker reads, as of the last `poll`."""
@@ -282,11 +284,10 @@ class KafkaSource:
 
 
 def _reading(
-    servers: str, reset: str, max_poll_records: int, fetch_wait_seconds: float, metadata_seconds: float
+    reset: str, max_poll_records: int, fetch_wait_seconds: float, metadata_seconds: float
 ) -> dict[str, Any]:
-    """What both consumers are told."""
+    """How both consumers read."""
     return {
-        "bootstrap_servers": servers,
         "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
         "enable_auto_commit": False,
         "auto_offset_reset": reset,

@@ -15,6 +15,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from core.errors import BrokerError, DeliveryError, NameTaken, PartitionsLost, QshiftError
 from core.records import Partition
 from stream.cluster import LOOKUP_SECONDS
+from stream.rights import READ, said
 
 log = logging.getLogger("qshift.kafka")
 
@@ -148,4 +149,4 @@ class Membership:
             return PartitionsLost(f"the group does not count this worker as the owner: {error!r}")
         if error.retriable:
             return DeliveryError(f"the group {self._group} does not answer: {error!r}; is Kafka up?")
-        return BrokerError(f"the group {self._group} cannot be used: {error!r}")
+        return BrokerError(f"the group {self._group} cannot be used: {said(error, READ)}")

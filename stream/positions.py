@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 from core.errors import BrokerError, OffsetGoneError
 from core.records import Coordinates, Partition, Record
 from stream.cluster import LOOKUP_SECONDS
+from stream.rights import READ, said
 from stream.topic_identity import ANEW
 
 log = logging.getLogger("qshift.kafka")
@@ -122,5 +123,5 @@ def _bounds(consumer: Any, partition: Partition) -> tuple[int | None, int | None
         return first, consumer.end_offsets([part], timeout_ms=timeout_ms)[part]
     except KafkaError as error:
         if not error.retriable:
-            raise BrokerError(f"Kafka cannot be read: {error!r}") from error
+            raise BrokerError(f"Kafka cannot be read: {said(error, READ)}") from error
         return None, None

@@ -11,8 +11,12 @@ from kafka.errors import KafkaError
 
 from core.errors import BrokerError
 from core.records import Coordinates, Record
-from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, quiet, unreachable
+from core.security import OPEN, SecurityConfig
+from stream.cluster import CONNECT_SECONDS, LOOKUP_SECONDS, RECONNECT_MS, unreachable
+from stream.handshake import introduce
+from stream.options import client_options
 from stream.records import tolerant
+from stream.rights import READ, denied, hidden, said
 
 SILENCE_SECONDS = 30.0
 
@@ -24,20 +28,21 @@ class KafkaLog:
         bootstrap_servers: host:port[,host:port].
 
     Raises:
-        BrokerError: no Kafka at the address; from every method, when it cannot be read.
+        BrokerError: no Kafka at the address; from every method, when it cannot or may not be read.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        quiet()
+    def __init__(self, bootstrap_servers: str, security: SecurityConfig = OPEN) -> None:
+        self._user = security.username
+        introduce(bootstrap_servers, security)
         try:
             self._consumer: Any = tolerant(KafkaConsumer(
-                bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False,
+                **client_options(bootstrap_servers, security), group_id=None, enable_auto_commit=False,
                 auto_offset_reset="none", isolation_level="read_committed", check_crcs=True,
                 allow_auto_create_topics=False, fetch_max_wait_ms=50, max_partition_fetch_bytes=8 << 20,
                 reconnect_backoff_max_ms=RECONNECT_MS, bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
             ))  # fmt: skip
         except KafkaError as error:
-            raise unreachable(bootstrap_servers, CONNECT_SECONDS, error) from error
+            raise unreachable(bootstrap_servers, security, CONNECT_SECONDS, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +56,13 @@ class KafkaLog:
             parts = [
                 TopicPartition(topic, n) for n in sorted(self._consumer.partitions_for_topic(topic) or ())
             ]
+            if not parts and hidden(self._consumer, topic):
+                raise BrokerError(denied([(READ, "topic", topic)], self._user))
             limit_ms = int(LOOKUP_SECONDS * 1000)
             first = self._consumer.beginning_offsets(parts, timeout_ms=limit_ms) if parts else {}
             ends = self._consumer.end_offsets(parts, timeout_ms=limit_ms) if parts else {}
         except KafkaError as error:
-            raise BrokerError(f"the bounds of {topic} cannot be asked for: {error!r}") from error
+            raise BrokerError(f"the bounds of {topic} cannot be asked for: {said(error, READ)}") from error
         return {part.partition: (first[part], ends[part]) for part in parts}
 
     def at_time(self, topic: str, time_ms: int) -> dict[int, int | None]:
@@ -96,7 +103,7 @@ class KafkaLog:
                 if time.monotonic() - heard > SILENCE_SECONDS:
                     raise BrokerError(f"{topic} could not be read: nothing came for {SILENCE_SECONDS:.0f} s")
         except KafkaError as error:
-            raise BrokerError(f"{topic} cannot be read: {error!r}") from error
+            raise BrokerError(f"{topic} cannot be read: {said(error, READ)}") from error
         return sorted(records, key=lambda record: record.at)
 
 

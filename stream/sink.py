@@ -11,14 +11,16 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.config import KafkaConfig
-from core.errors import DeliveryError, Refused
+from core.errors import ConfigError, DeliveryError, Refused
 from core.protocols import Channel
 from core.records import Coordinates
-from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits, quiet
+from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits
 from stream.inflight import Epoch, Inflight
 from stream.letters import HEADROOM_BYTES, fitted
+from stream.options import client_options
 from stream.patience import Patience
 from stream.records import encoded_bytes
+from stream.rights import WRITE, refused, said
 
 log = logging.getLogger("qshift.kafka")
 FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
@@ -28,14 +30,16 @@ TOPIC_MS = 2000  # after so long a record that waits for its topic to be known l
 class Sent:
     """A record on its way."""
 
-    def __init__(self, future: Any) -> None:
-        self._future = future
+    def __init__(self, future: Any, user: str | None = None) -> None:
+        self._future, self._user = future, user
 
     def coordinates(self, budget_seconds: float = 60.0) -> Coordinates:
         """Where it was stored; waits for that. Raises DeliveryError if it was not."""
         try:
             stored = self._future.get(timeout=budget_seconds)
         except KafkaError as error:
+            if refused(error):
+                raise DeliveryError(said(error, WRITE, self._user)) from error
             raise DeliveryError(f"the record was not stored: {error!r}; is Kafka reachable?") from error
         return Coordinates(stored.topic, stored.partition, stored.offset)
 
@@ -66,8 +70,8 @@ class KafkaSink:
         linger_seconds: float = 0.005,
         hurry: threading.Event | None = None,
     ) -> None:
-        quiet()
         self._servers, self._timeout = bootstrap_servers, config.delivery_timeout_seconds
+        self._security = config.security
         self._topics: dict[Channel, str] = {
             "answers": config.answers, "dead-letters": config.dead_letters,
             "labels": config.labels, "queries": config.queries,
@@ -148,6 +152,8 @@ class KafkaSink:
             self._inflight.give(size)
             if epoch.failed:  # said now, not at the next flush: the producer takes nothing any more
                 self._discard(epoch)
+            if refused(error):
+                raise DeliveryError(said(error, WRITE, self._security.username)) from error
             gone = _missing(absent(epoch.producer, [topic]))
             raise DeliveryError(
                 gone or f"a record for {topic} was not taken: {error!r}; is Kafka up?"
@@ -156,7 +162,7 @@ class KafkaSink:
             self._inflight.give(size)
             raise
         epoch.watch(topic, future, size, lambda: self._lower(topic, size))
-        return Sent(future)
+        return Sent(future, self._security.username)
 
     def _handed(self, epoch: Epoch, topic: str, **record: Any) -> Any:
         """The client's future of a record. Raises KafkaError, when its topic is not known in time, too."""
@@ -193,6 +199,8 @@ class KafkaSink:
                 break
         if epoch.pending or epoch.failed:
             self._discard(epoch)
+            if refused(epoch.first_error):
+                raise DeliveryError(said(epoch.first_error, WRITE, self._security.username))
             raise DeliveryError(
                 gone
                 or f"{epoch.failed} records failed and {epoch.pending} were not acknowledged within "
@@ -227,7 +235,7 @@ class KafkaSink:
             if self._epoch is None:
                 self._epoch = Epoch(self._connect(), self._inflight)
             if self._limits is None:
-                self._limits = message_limits(self._servers, self._topics.values())
+                self._limits = message_limits(self._servers, self._topics.values(), security=self._security)
             return self._epoch
 
     def _connect(self) -> Any:
@@ -235,7 +243,8 @@ class KafkaSink:
         linger_ms = int(self._linger * 1000)
         try:
             return KafkaProducer(
-                bootstrap_servers=self._servers, bootstrap_timeout_ms=timeout_ms, acks="all",
+                **client_options(self._servers, self._security),
+                bootstrap_timeout_ms=timeout_ms, acks="all",
                 enable_idempotence=True, max_in_flight_requests_per_connection=5, linger_ms=linger_ms,
                 batch_size=128 << 10, max_request_size=self._limit, max_block_ms=min(TOPIC_MS, timeout_ms),
                 delivery_timeout_ms=timeout_ms, request_timeout_ms=min(10_000, timeout_ms // 2),
@@ -243,6 +252,8 @@ class KafkaSink:
             )  # fmt: skip
         except KafkaError as error:
             raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
+        except ConfigError as error:  # a secret that was there at the start: it may come back
+            raise DeliveryError(str(error)) from error
 
     def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""

@@ -15,11 +15,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
-from core.errors import ArtifactError, DeliveryError
+from core.errors import ArtifactError, ConfigError, DeliveryError
+from core.security import OPEN, SecurityConfig
 from stream.cluster import TOO_LARGE
 from stream.contradictions import ANEW
+from stream.options import client_options
 from stream.patience import Backoff, Patience
 from stream.records import tolerant
+from stream.rights import READ, WRITE, refused, said
 
 log = logging.getLogger("qshift.changelog")
 
@@ -29,6 +32,9 @@ LOOK_SECONDS = 0.5
 """How often a call that waits looks whether it is to hurry."""
 BACKOFF_SECONDS = (0.1, 2.0)
 """First and longest pause between attempts."""
+
+TRANSIENT = (KafkaError, OSError, ConfigError)
+"""What another attempt may cure: a secret that is being renewed, too."""
 
 Keyed = tuple[bytes, bytes | None]
 """Key and value."""
@@ -50,8 +56,10 @@ class TopicLog:
         delivery_seconds: float,
         retry_seconds: float,
         hurry: threading.Event | None = None,
+        security: SecurityConfig = OPEN,
     ) -> None:
         self._servers, self._delivery_seconds = bootstrap_servers, delivery_seconds
+        self._security = security
         self._retry_seconds, self._hurry = retry_seconds, hurry
         self._producer: Any = None
 
@@ -72,13 +80,14 @@ class TopicLog:
                 producer = self._open_producer()
                 sent = [producer.send(topic, value=v, key=k, partition=partition) for k, v in keyed]
                 return [_offset(future, attempts) for future in sent]
-            except (KafkaError, OSError, ValueError) as error:  # ValueError: no such partition
+            except (*TRANSIENT, ValueError) as error:  # ValueError: no such partition
                 # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
                 self._discard()
                 if isinstance(error, TOO_LARGE) or not attempts.again(error, topic):
                     raise DeliveryError(
                         f"{topic}/{partition} did not acknowledge {len(keyed)} records within "
-                        f"{self._retry_seconds:.0f} s: {error}; is Kafka up, and does the topic exist?"
+                        f"{self._retry_seconds:.0f} s: {_why(error, WRITE)}; is Kafka up, and does the topic "
+                        "exist?"
                     ) from error
 
     def read(
@@ -112,11 +121,11 @@ class TopicLog:
                     elif attempts.left() <= 0:
                         raise KafkaTimeoutError(f"nothing came at offset {position}, {end} is the end")
                 return
-            except (KafkaError, OSError) as error:
+            except TRANSIENT as error:
                 if not attempts.again(error, topic):
                     raise DeliveryError(
-                        f"{topic}/{partition} could not be read within {self._retry_seconds:.0f} s: {error}; "
-                        "is Kafka up, and does the topic exist?"
+                        f"{topic}/{partition} could not be read within {self._retry_seconds:.0f} s: "
+                        f"{_why(error, READ)}; is Kafka up, and does the topic exist?"
                     ) from error
             finally:
                 if reader is not None:
@@ -129,7 +138,7 @@ class TopicLog:
         limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
         reader = _connected(
             KafkaConsumer,
-            bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
+            **client_options(self._servers, self._security), group_id=None, enable_auto_commit=False,
             auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
             max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
             request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
@@ -142,7 +151,7 @@ class TopicLog:
             limit_ms = int(1000 * min(self._delivery_seconds, self._retry_seconds))
             self._producer = _connected(
                 KafkaProducer,
-                bootstrap_servers=self._servers, acks="all", enable_idempotence=True,
+                **client_options(self._servers, self._security), acks="all", enable_idempotence=True,
                 allow_auto_create_topics=False, delivery_timeout_ms=limit_ms,
                 request_timeout_ms=min(10_000, limit_ms),
                 max_block_ms=min(int(1000 * CONNECT_SECONDS), limit_ms),
@@ -159,6 +168,10 @@ class TopicLog:
             producer._sender.force_close()
             with suppress(KafkaError):
                 producer.close(timeout=5)
+
+
+def _why(error: Exception, right: str) -> str:
+    return said(error, right) if refused(error) else str(error)
 
 
 def _connected(kind: Any, **options: Any) -> Any:

@@ -8,8 +8,9 @@ from core.config import Config, KafkaConfig
 from core.errors import ConfigError
 from stream.changelog import ChangelogStore
 from stream.chunks import CHUNK_BYTES
-from stream.cluster import ensure_topics, message_limits
+from stream.cluster import ensure_topics, granted, message_limits
 from stream.letters import HEADROOM_BYTES, LEAST_BYTES
+from stream.rights import check_rights
 
 log = logging.getLogger("qshift.kafka")
 
@@ -52,15 +53,19 @@ def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
 
     Raises:
         ConfigError: queries have partitions whose state has no place, or a topic takes too small messages.
-        BrokerError: Kafka cannot be reached or refuses.
+        BrokerError: Kafka cannot be reached or refuses, or does not allow what a service does.
     """
     kafka = config.kafka
     mine = topic_settings(kafka)
+    _allowed(bootstrap_servers, config)
     # Queries that were there before decide for those that are made with them.
-    count = ensure_topics(bootstrap_servers, {kafka.queries: mine[kafka.queries]})[kafka.queries]
+    count = ensure_topics(bootstrap_servers, {kafka.queries: mine[kafka.queries]}, security=kafka.security)[
+        kafka.queries
+    ]
     mine = topic_settings(kafka, count)
-    found = ensure_topics(bootstrap_servers, mine)
-    limits = message_limits(bootstrap_servers, mine)
+    found = ensure_topics(bootstrap_servers, mine, security=kafka.security)
+    _allowed(bootstrap_servers, config)
+    limits = message_limits(bootstrap_servers, mine, security=kafka.security)
     needed = {kafka.dead_letters: LEAST_BYTES}
     kept = None
     if config.state.store == "changelog":
@@ -82,6 +87,18 @@ def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
                 extra={"topic": name, "bytes": limits[name]},
             )
     return kept
+
+
+def _allowed(bootstrap_servers: str, config: Config) -> None:
+    """Raises BrokerError where Kafka says that a right is missing.
+
+    Asked before topics are made, because one that we have no right on cannot be told from one that is not
+    there; and after it, because then all of them can be asked for.
+    """
+    if config.kafka.security.protocol != "PLAINTEXT":
+        topics = topic_settings(config.kafka)
+        allowed = granted(bootstrap_servers, topics, config.kafka.group, config.kafka.security)
+        check_rights(*allowed, config.kafka, config.state.store == "changelog")
 
 
 def too_few(kafka: KafkaConfig, queries: int, kept: int) -> str:

@@ -134,7 +134,7 @@ def _verify(
     config: Config, schedule: Schedule, answers_sha256: str, report: Report, console: Console
 ) -> bool:
     """Replays the schedule without Kafka at the journalled boundaries and compares hashes."""
-    journal = read_all(config.kafka.bootstrap_servers, config.kafka.journal)
+    journal = read_all(config.kafka.bootstrap_servers, config.kafka.journal, security=config.kafka.security)
     again = replay(config, schedule, [entry_from_bytes(r.value) for r in journal if r.value], console)
     same = again.answers_sha256 == answers_sha256 and again.state_sha256 == report.state_sha256
     outcome = "[green]byte-identical[/]" if same else "[red]DIFFER[/]"

@@ -47,7 +47,7 @@ def service_seconds(
     kafka = config.kafka.model_copy(update={"bootstrap_servers": servers, **named})
     http = config.http.model_copy(update={"port": 0})
     config = config.model_copy(update={"kafka": kafka, "http": http})
-    ensure_topics(servers, topic_settings(kafka))
+    ensure_topics(servers, topic_settings(kafka), security=kafka.security)
     client = QueryClient(servers, kafka)
     for item in items:
         client.send(item.value, item.headers)

@@ -74,7 +74,7 @@ def recorded(
     partitions: Collection[int] = (),
 ) -> Recording:
     """Reads a recording from Kafka; see `read_recording`."""
-    with KafkaLog(bootstrap_servers) as log:
+    with KafkaLog(bootstrap_servers, kafka.security) as log:
         return read_recording(log, kafka, limits, topic, start, end, partitions)
 
 

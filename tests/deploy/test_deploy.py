@@ -111,6 +111,17 @@ def test_ports_are_bound_to_this_machine(services: dict[str, Any]) -> None:
             assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), f"{name}: {port}"
 
 
+def test_containers_have_no_rights_that_they_do_not_need(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"] and "cap_add" not in service, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged") and "user" not in service, name
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    uid = re.findall(r"--uid (\d+)", dockerfile)[0]
+    assert services["qshift"]["read_only"] is True and "USER qshift" in dockerfile
+    assert services["qshift"]["tmpfs"] == ["/tmp", f"/var/lib/qshift/.cache:uid={uid}"]
+
+
 def test_mounted_files_and_volumes_exist(services: dict[str, Any]) -> None:
     named = set(read("docker-compose.yml")["volumes"])
     for name, service in services.items():

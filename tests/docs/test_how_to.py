@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from how_to import PAGES, ROOT, blocks, commands, run
+from how_to import PAGES, ROOT, blocks, commands, page_rights, run
 from PIL import Image
 from toy_clips import write_clip
 from toy_vectors import shifted, write_vectors
 
 import qshift
-from core.config import LimitConfig
+from core.config import Config, KafkaConfig, LimitConfig
 from encoders.base_model import load_base
 from qshift.build import load_gallery
 from qshift.demo.items import load_items
 from qshift.replay.own_message import own_message
+from stream.rights import topic_rights
 
 NOT_RUN = {
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
@@ -77,6 +80,24 @@ def test_kinds_of_line_are_those_that_replay_reads(tmp_path: Path) -> None:
     assert len(lines) == 5
     for line in lines:
         own_message(line, "q", tmp_path, LimitConfig())
+
+
+def test_secured_kafka_shows_sections_that_can_be_used_and_the_rights_that_are_needed() -> None:
+    """tests/integration/test_secured.py runs a service with the first section and these rights."""
+    for text in blocks("secured-kafka", "toml"):
+        assert Config.model_validate(tomllib.loads(text)).kafka.security.protocol != "PLAINTEXT"
+    granted = set()
+    (text,) = blocks("secured-kafka", "text")
+    for command in text.splitlines():
+        (right,) = re.findall(r"--operation (\w+)", command)
+        granted |= {("service", right, *found) for found in re.findall(r"--(topic|group) (\S+)", command)}
+    rights = page_rights()
+    assert granted == {one for one in rights if one[0] == "service"}
+    topics, group = topic_rights(KafkaConfig(), changelog=True), ("service", "Read", "group", "qshift")
+    assert granted - {group} == {
+        ("service", right, "topic", topic) for topic, needed in topics.items() for right in needed
+    }
+    assert {user for user, *_ in rights} == {"service", "asks", "labels", "replays"}
 
 
 # -- replay ---------------------------------------------------------------------------------------------

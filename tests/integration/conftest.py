@@ -372,13 +372,18 @@ def messages() -> Callable[..., Any]:
 
 def _toml(document: dict[str, Any]) -> str:
     """Scalars first, then a table per section; JSON spells strings, numbers and booleans as TOML does."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in document.items() if not isinstance(value, dict)]
-    tables = [
-        "\n".join([f"[{key}]", *(f"{name} = {json.dumps(entry)}" for name, entry in value.items())])
-        for key, value in document.items()
-        if isinstance(value, dict)
-    ]
-    return "\n".join(plain) + "\n\n" + "\n\n".join(tables) + "\n"
+
+    def lines(values: dict[str, Any], name: str) -> list[str]:
+        plain = [
+            f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, dict)
+        ]
+        inner = {
+            f"{name}.{key}".lstrip("."): value for key, value in values.items() if isinstance(value, dict)
+        }
+        tables = [line for key, value in inner.items() for line in ("", f"[{key}]", *lines(value, key))]
+        return plain + tables
+
+    return "\n".join(lines(document, "")) + "\n"
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ import stream
 from core.errors import BrokerError
 from stream import jars as jars_module
 from stream.broker import Broker
-from stream.cluster import quiet
+from stream.broker_directory import BrokerState, write_settings
 from stream.embedded import down, logs, status, up
 from stream.jars import LOCK, verified
 from stream.ports import HOST, PORTS, free_port
+from stream.quiet import quiet
 
 STREAM = Path(stream.__file__).parent
 
@@ -39,6 +40,16 @@ def test_lock_names_every_part() -> None:
     ):
         assert sum(jar.startswith(part) for jar in lock["jars"]) == 1
     assert all(re.fullmatch(r"[0-9a-f]{64}", sha) for sha in lock["jars"].values())
+
+
+def test_properties_that_are_given_win_over_ours(tmp_path: Path) -> None:
+    given = {"listeners": "X://{host}:{port}", "message.max.bytes": "7", "mine": "a=b"}
+    write_settings(tmp_path, BrokerState("c", 1, 2), given)
+    lines = (tmp_path / "server.properties").read_text().splitlines()
+    found = dict(line.split("=", 1) for line in lines)
+    assert len(found) == len(lines)
+    assert (found["listeners"], found["message.max.bytes"], found["mine"]) == (f"X://{HOST}:1", "7", "a=b")
+    assert found["controller.quorum.voters"] == f"1@{HOST}:2"
 
 
 def test_verified_takes_exactly_the_locked_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,18 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
 
 
+def page_rights() -> list[tuple[str, str, str, str]]:
+    """(user, right, kind, name) of the table under Rights in operations."""
+    table = (
+        (ROOT / "docs/reference/operations.md")
+        .read_text()
+        .partition("\n## Rights\n")[2]
+        .partition("\n## ")[0]
+    )
+    rows = re.findall(r"^\| (\w+)[^|]*\| ([\w, ]+) \| (topic|group) `([\w.-]+)` \|$", table, re.MULTILINE)
+    return [(user, right, kind, name) for user, rights, kind, name in rows for right in rights.split(", ")]
+
+
 def environment() -> dict[str, str]:
     """That of a reader who has activated `.venv`: commands and modules are those of this checkout."""
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
