@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import batch_norm, layer_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError
@@ -41,44 +41,12 @@ class Hooks:
 
     def __init__(self, module: nn.Module, run: Callable[[], object] | None = None) -> None:
         self.current: Hook | None = None
-        self._held: list[tuple[_BatchNorm, Tensor, Tensor]] = []
         batch = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
         self.points = HookPoints(tuple(int(layer.num_features) for layer in batch))
         for index, layer in enumerate(batch):
-            layer.register_forward_pre_hook(self._before(index))
-            layer.register_forward_hook(lambda *_: self.release())
+            layer.forward = _Moved(layer, index, self)  # type: ignore[assignment, method-assign]
         if run is not None and not batch:
             self.points = HookPoints(self._of_tokens(module, run), True)
-
-    # -- BatchNorm --------------------------------------------------------------------------------------
-
-    def _before(self, index: int) -> Any:
-        def before(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            move = None if self.current is None else self.current(index, inputs[0])
-            if move is None:
-                return None
-            scale, shift = move
-            if scale.ndim > 1:  # every row its own move: no statistics to fold it into
-                shape = scale.shape + (1,) * (inputs[0].ndim - 2)
-                return torch.addcmul(shift.view(shape), inputs[0], scale.view(shape)), *inputs[1:]
-            mean, var = layer.running_mean, layer.running_var
-            if mean is None or var is None:
-                raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
-            self._held.append((layer, mean, var))
-            # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
-            layer.running_mean = (mean - shift) / scale
-            layer.running_var = (var + layer.eps) / scale.square() - layer.eps
-            return None
-
-        return before
-
-    def release(self) -> None:
-        """Gives every layer its source statistics back."""
-        while self._held:
-            layer, mean, var = self._held.pop()
-            layer.running_mean, layer.running_var = mean, var
-
-    # -- LayerNorm --------------------------------------------------------------------------------------
 
     def _of_tokens(self, module: nn.Module, run: Callable[[], object]) -> tuple[int, ...]:
         """Meets the LayerNorms in the order in which they run; returns the widths."""
@@ -118,6 +86,38 @@ class Hooks:
             return torch.addcmul(shift, z, scale).to(output.dtype)
 
         return after
+
+
+class _Moved:
+    """The forward of a BatchNorm that may be moved: one pass over its input whatever the move.
+
+    An object, so that a copy of the layer gets a forward of its own.
+    """
+
+    def __init__(self, layer: _BatchNorm, index: int, hooks: Hooks) -> None:
+        self._layer, self._index, self._hooks = layer, index, hooks
+        self._source = layer.forward
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        hook, layer = self._hooks.current, self._layer
+        move = None if hook is None else hook(self._index, inputs)
+        if move is None:
+            return self._source(inputs)
+        mean, var = layer.running_mean, layer.running_var
+        if mean is None or var is None:
+            raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
+        scale, shift = move
+        if scale.ndim == 1:
+            # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
+            mean, var = (mean - shift) / scale, (var + layer.eps) / scale.square() - layer.eps
+            return batch_norm(inputs, mean, var, layer.weight, layer.bias, eps=layer.eps)
+        # Every row has its own move: no statistics to fold it into, but one scale and shift of the input.
+        steep = (var + layer.eps).rsqrt()
+        steep = steep if layer.weight is None else steep * layer.weight
+        shift = (shift - mean) * steep
+        shift = shift if layer.bias is None else shift + layer.bias
+        shape = scale.shape + (1,) * (inputs.ndim - 2)
+        return torch.addcmul(shift.view(shape), inputs, (scale * steep).view(shape))
 
 
 def _groups(z: Tensor) -> Iterator[Tensor]:

@@ -129,7 +129,6 @@ class Tower:
             )
         finally:
             self._hooks.current = None
-            self._hooks.release()
         return features
 
     def adaptable(self) -> dict[str, Tensor]:

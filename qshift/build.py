@@ -38,6 +38,7 @@ from adapters.online.tent import Tent
 from adapters.online.training_free import TrainingFree
 from adapters.online.uatta import Uatta
 from adapters.online.uca import Uca
+from core.allocator import keep_memory
 from core.config import OWN_METHOD, ClusterConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
@@ -84,9 +85,10 @@ class Engine:
 
 
 def pin_threads(config: Config) -> None:
-    """Bit-identity holds for one thread count."""
+    """Bit-identity holds for one thread count. What the forwards of a run free stays with the process."""
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     torch.set_num_threads(config.threads)
+    keep_memory()
 
 
 def device(config: Config) -> str:
@@ -323,8 +325,7 @@ class Aligners:
         return ContentAlignment(self._clean[modality], align, self._config.batch.size)
 
     def _check_layers(self, modality: Modality) -> None:
-        asked = self._config.adapt.align.clusters
-        held = len(self._base.calibration[modality].widths)
+        asked, held = self._config.adapt.align.clusters, len(self._base.calibration[modality].widths)
         # A small tower without the default's layers goes without clusters; a layer that was named is meant.
         if asked.enabled and asked.layers != ClusterConfig().layers and asked.layers[-1] >= held:
             raise ConfigError(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import typer
 from rich.text import Text
 
+from core.allocator import keep_memory
 from core.errors import QshiftError
 from core.readers.places import shown
 from qshift.commands import (
@@ -63,6 +64,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text
             stream.reconfigure(errors="backslashreplace")
+    keep_memory()  # for what trains and encodes, too
     try:
         refuse_old(sys.argv[1:])
         app()

@@ -51,62 +51,63 @@ class _State:
     total: float
 
 
-class _Group:
-    """The rows of one kind in one batch."""
-
-    def __init__(self, state: _State, indicator: Tensor, target: Tensor, decay: float, share: float) -> None:
-        self.rows, self.count = indicator, float(indicator.sum())
-        kept = decay * state.total
-        self.total = kept + share
-        self.clean = (kept * state.target + share * target) / self.total
-        self._kept, self._share = kept * state.stream, share
-        self.stream = torch.empty_like(target)
-
-    def measure(self, part: slice, means: Tensor, squares: Tensor, k: float) -> Affine:
-        """Takes the batch's moments [B, C] of a layer in; how to move the layer's input."""
-        mean, square = self.rows @ means / self.count, self.rows @ squares / self.count
-        moments = torch.stack((mean, square))
-        self.stream[:, part] = (self._kept[:, part] + self._share * moments) / self.total
-        m_s, s_s = _mean_sd(self.stream[:, part])
-        m_c, s_c = _mean_sd(self.clean[:, part])
-        scale = ((1 - k) * s_s + k * s_c) / s_s
-        return scale, (1 - k) * m_s + k * m_c - scale * m_s
-
-
 class _Pass:
-    """Statistics of one batch; the first encode measures them, later encodes of the batch re-use them."""
+    """Statistics of one batch; the first encode measures them, later encodes of the batch re-use them.
+
+    Args:
+        layers: the part of W that belongs to each layer.
+        strength: k.
+        kinds: of the G groups of rows, ascending.
+        states: of each, before the batch.
+        rows: [G, B] one where a row is of the kind.
+        targets: [G, 2, W] clean statistics of the content of each.
+        decays, shares: what is left of each state's weight, and the weight of its rows.
+        routing: where the rows go, by style; None where all are of one kind.
+    """
 
     def __init__(
-        self,
-        layers: list[slice],
-        strength: float,
-        groups: dict[int, _Group],
-        labels: Tensor,
-        routing: Routing | None,
-    ) -> None:
-        self.groups, self.routing, self.labels = groups, routing, labels
+        self, layers: list[slice], strength: float, kinds: list[int], states: list[_State], rows: Tensor,
+        targets: Tensor, decays: list[float], shares: list[float], labels: Tensor, routing: Routing | None,
+    ) -> None:  # fmt: skip
+        self.kinds, self.labels, self.routing = kinds, labels, routing
         self._layers, self._strength = layers, strength
-        places = {kind: place for place, kind in enumerate(groups)}
-        place = torch.tensor([places.get(int(kind), 0) for kind in labels], device=labels.device)
-        self._place = place if len(groups) > 1 else None
+        kept = [decay * state.total for decay, state in zip(decays, states)]
+        self.totals = [old + new for old, new in zip(kept, shares)]
+
+        def column(weights: list[float]) -> Tensor:
+            return torch.tensor(weights, dtype=targets.dtype, device=targets.device)[:, None, None]
+
+        whole = column(self.totals)
+        self._kept, self._share = column(kept) / whole, column(shares) / whole
+        self._before = [state.stream for state in states]
+        before = [state.target for state in states]
+        self.clean = self._kept * torch.stack(before) + self._share * targets if kinds else targets
+        self.stream = torch.empty_like(self.clean)
+        self._mean = rows / rows.sum(1, keepdim=True)
+        self._place = rows.argmax(0) if len(kinds) > 1 else None
         self._affines: dict[int, Affine] = {}
 
     def __call__(self, layer: int, inputs: Tensor) -> Affine | None:
-        if not self.groups:
+        if not self.kinds:
             return None
         if layer not in self._affines:
             self._affines[layer] = self._measure(layer, inputs.detach())
         return self._affines[layer]
 
     def _measure(self, layer: int, inputs: Tensor) -> Affine:
+        """Takes the batch's moments of a layer in; how to move the layer's input."""
+        part, k = self._layers[layer], self._strength
         flat = places(inputs).float()
-        means, squares = flat.mean(1), (flat * flat).mean(1)
-        part = self._layers[layer]
-        affines = [group.measure(part, means, squares, self._strength) for group in self.groups.values()]
+        moments = torch.stack((self._mean @ flat.mean(1), self._mean @ flat.square().mean(1)), 1)
+        before = torch.stack([stream[:, part] for stream in self._before])
+        self.stream[:, :, part] = now = self._kept * before + self._share * moments
+        m_s, s_s = _mean_sd(now)
+        m_c, s_c = _mean_sd(self.clean[:, :, part])
+        scale = ((1 - k) * s_s + k * s_c) / s_s
+        shift = (1 - k) * m_s + k * m_c - scale * m_s
         if self._place is None:
-            return affines[0]
-        scale, shift = (torch.stack(side)[self._place] for side in zip(*affines))
-        return scale, shift
+            return scale[0], shift[0]
+        return scale.index_select(0, self._place), shift.index_select(0, self._place)
 
 
 class CleanSide:
@@ -165,24 +166,30 @@ class ContentAlignment:
         return self._pass(moved, mask, done.labels, done.routing)
 
     def _pass(self, features: Tensor, mask: Tensor, labels: Tensor, routing: Routing | None) -> _Pass:
-        groups = {}
-        for kind in sorted(set(labels[mask].tolist())):
-            rows = mask & (labels == kind)
-            share = int(rows.sum()) / self._batch
-            decay = float(self._config.forgetting**share)
-            state = self._states.get(kind) or self._fresh(FOUNDED)
-            target = self._domain.target(features.detach()[rows])
-            groups[kind] = _Group(state, rows.to(torch.float32), target, decay, share)
-        return _Pass(self._domain.layers, self._config.strength, groups, labels, routing)
+        kinds = sorted(set(labels[mask].tolist()))
+        rows = torch.stack([mask & (labels == kind) for kind in kinds]) if kinds else mask[None][:0]
+        shares = [int(count) / self._batch for count in rows.sum(1).tolist()]
+        return _Pass(
+            self._domain.layers,
+            self._config.strength,
+            kinds,
+            [self._states.get(kind) or self._fresh(FOUNDED) for kind in kinds],
+            rows.to(torch.float32),
+            self._domain.targets([features.detach()[of] for of in rows]),
+            [float(self._config.forgetting**share) for share in shares],
+            shares,
+            labels,
+            routing,
+        )
 
     def commit(self, done: object) -> bool:
         if not isinstance(done, _Pass):
             raise TypeError(f"expected what begin() returned, got {type(done).__name__}")
-        if not all(bool(torch.isfinite(group.stream).all()) for group in done.groups.values()):
+        if not bool(torch.isfinite(done.stream).all()):
             return False
-        for kind, group in done.groups.items():
+        for place, kind in enumerate(done.kinds):
             # Averages with their weight; the weight saturates, which makes it an exponential mean.
-            self._states[kind] = _State(group.stream, group.clean, group.total)
+            self._states[kind] = _State(done.stream[place], done.clean[place], done.totals[place])
         if self._styles is not None and done.routing is not None:
             for gone in done.routing.retired:
                 self._states.pop(gone, None)
@@ -218,6 +225,6 @@ class ContentAlignment:
 
 
 def _mean_sd(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """[2, C] of mean and mean square -> mean and sd."""
-    variance = (moments[1] - moments[0].square()).clamp_min(0)
-    return moments[0], (variance + EPS).sqrt()
+    """[G, 2, C] of mean and mean square -> mean and sd [G, C]."""
+    mean, square = moments.unbind(1)
+    return mean, ((square - mean.square()).clamp_min(0) + EPS).sqrt()

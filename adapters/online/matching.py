@@ -9,6 +9,8 @@ Ours; method and figures in docs/methods/alignment.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,26 +56,36 @@ class CleanDomain:
 
     def weights(self, features: Tensor) -> Tensor:
         """Weights [n] over the calibration pictures for the features [b, D] of real rows; sums to 1."""
-        uniform = torch.full((len(self._clean),), 1 / len(self._clean), device=self._clean.device)
-        rows = features.float()
+        matched = self._matched(features.float())
+        return matched if matched is not None else torch.full_like(self._clean[:, 0], 1 / len(self._clean))
+
+    def targets(self, groups: Sequence[Tensor]) -> Tensor:
+        """Features [b, D] of G groups -> mean and mean square [G, 2, W] of clean pictures like them."""
+        found = self.prior.expand(len(groups), *self.prior.shape).clone()
+        for place, features in enumerate(groups):
+            weights = self._matched(features.float())
+            if weights is not None:  # to read all moments takes a tenth of a forward
+                found[place] = torch.einsum("n,nmw->mw", weights, self._moments)
+        return found
+
+    def _matched(self, rows: Tensor) -> Tensor | None:
+        """The weights; None where all pictures count alike."""
         if not self._config.matched or len(rows) == 0:
-            return uniform
+            return None
         centred = normalize(rows - self._centre, dim=1)
         near = (centred @ self._clean.T).topk(min(self._config.neighbours, len(self._clean)), dim=1)
         share = (near.values / self._config.temperature).softmax(1)
-        weights = torch.zeros_like(uniform).index_add_(0, near.indices.flatten(), share.flatten()) / len(rows)
+        weights = torch.zeros_like(self._clean[:, 0])
+        weights = weights.index_add_(0, near.indices.flatten(), share.flatten()) / len(rows)
         mass = torch.zeros_like(self._mix).index_add_(0, self._clusters, weights)
         # Sampling noise of the mix falls with the root of the rows; the thresholds are for 64.
         variation = float(0.5 * (mass - self._mix).abs().sum()) * min(1.0, (len(rows) / 64) ** 0.5)
         low, high = self._config.shrink
         trust = min(1.0, max(0.0, (variation - low) / max(high - low, 1e-9)))
-        matched: Tensor = trust * weights + (1 - trust) * uniform
+        if trust == 0:
+            return None
+        matched: Tensor = trust * weights + (1 - trust) / len(weights)
         return matched
-
-    def target(self, features: Tensor) -> Tensor:
-        """Mean and mean square [2, W] of clean pictures of the same content."""
-        target: Tensor = torch.einsum("n,nmw->mw", self.weights(features), self._moments)
-        return target
 
 
 def _unit(rows: Floats) -> Floats:

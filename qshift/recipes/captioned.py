@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import ConfigError
-from core.references import Calibration
+from core.references import Calibration, ExpectedQuality
 from core.seeds import generator
 from core.types import Floats, Modality
+from encoders.base_model import Base
 from encoders.clip import Towers
 from encoders.head import HashHead
 from encoders.norms import calibrate
 from qshift.data.emoji import EmojiSet
 from qshift.recipes.encode import BATCH, Count, batches_of, collated, encoded, jittered
+from qshift.recipes.expected import BATCHES, CleanPictures, Curve, gallery_of, measure_expected
 from qshift.recipes.finish import Clean, hash_head
 from qshift.recipes.measure import Step, first_hits
 from qshift.shifts.images import Picture
 
 CLEAN_QUERIES = 448  # seven batches
 FEWEST_QUERIES = 2 * BATCH
+ONCE_MORE = 1000
+"""Number of a copy that no clean query is: the reference lies nearer to what it was measured with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,17 @@ class Captioned:
             "image": Clean(self.calibration.features, self.gallery, looks),
             "text": Clean(self.words, self.gallery, words),
         }
+
+    def curve(self, data: EmojiSet, seed: int, purpose: str, count: Count) -> Curve:
+        """Measures the quality to expect of pictures by pictures taken once more; takes `BATCHES` steps."""
+
+        def measured(base: Base) -> ExpectedQuality | None:
+            asked = [(item, ONCE_MORE) for item, _ in drawn(len(data), seed, f"{purpose} expected")]
+            looks, labels = retaken(data, asked, seed, purpose), [data.labels[item] for item, _ in asked]
+            items = gallery_of(base, self.gallery, data.labels)
+            return measure_expected(base, items, CleanPictures(looks, labels), seed, count)
+
+        return measured
 
     def found(self, data: EmojiSet) -> dict[str, float]:
         """R@1 of clean pictures taken again, and of first captions, among the pictures, in floats."""
@@ -75,8 +90,8 @@ def captioned(towers: Towers, data: EmojiSet, seed: int, purpose: str, count: Co
 
 
 def encodings(n: int) -> int:
-    """How many steps `captioned` counts for n pictures."""
-    return 2 * batches_of(n) + 2 * batches_of(_size(n))
+    """How many steps `captioned` and its curve count for n pictures."""
+    return 2 * batches_of(n) + 2 * batches_of(_size(n)) + BATCHES
 
 
 def drawn(n: int, seed: int, purpose: str) -> list[tuple[int, int]]:

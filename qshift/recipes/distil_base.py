@@ -89,7 +89,8 @@ def fit_distil_base(
             vocabulary=count_words(text for item in range(n) for text in data.captions(item)),
             preprocess=towers.image.preprocess,
         )
-        finish_base(folder, parts, seen.clean(LOOKS, WORDS))
+        curve = seen.curve(data, seed, PURPOSE, count)
+        finish_base(folder, parts, seen.clean(LOOKS, WORDS), curve)
 
 
 def _taught(

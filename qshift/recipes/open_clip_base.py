@@ -81,4 +81,6 @@ def fit_open_clip_base(
             },
             preprocess=towers.image.preprocess,
         )
-        finish_base(folder, parts, seen.clean(choose_step("image"), choose_step("text")))
+        clean = seen.clean(choose_step("image"), choose_step("text"))
+        curve = seen.curve(data, seed, PURPOSE, count)
+        finish_base(folder, parts, clean, curve)

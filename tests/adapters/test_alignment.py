@@ -255,7 +255,7 @@ def test_later_batches_equal_the_slow_loop(sizes: tuple[int, ...], k: float) -> 
         mask, asked, share = torch.arange(BATCH) < size, queries(seed), size / BATCH
         decay = 0.7**share
         done = aligned.begin(asked, mask)
-        target = domain.target(asked[mask]).double().numpy()
+        target = domain.targets([asked[mask]])[0].double().numpy()
         for layer, part in enumerate(PARTS):
             # Every batch has statistics of its own, so that forgetting the earlier ones would show.
             x = (1 + seed) * inputs(layer, 10 * seed) + seed
@@ -314,7 +314,7 @@ def test_every_kind_is_moved_by_its_own_statistics(rows: int) -> None:
             for kind, state in running.items():
                 members = [row for row in range(rows) if MIX[row] == kind]
                 share = len(members) / BATCH
-                target = domain.target(asked[members]).double().numpy()
+                target = domain.targets([asked[members]])[0].double().numpy()
                 values = x[members].double().numpy()
                 state.take(values, part, target, 0.8**share, share)
                 expected = state.moved(values, part, 0.5)
@@ -365,7 +365,7 @@ def test_the_second_pass_matches_content_anew_and_keeps_the_kinds() -> None:
     members = [row for row, kind in enumerate(MIX) if kind == 1]
     share = 0.5
     kept = 0.8**share * FOUNDED
-    expected = (kept * prior_of(source) + share * domain.target(moved[members]).double().numpy()) / (
+    expected = (kept * prior_of(source) + share * domain.targets([moved[members]])[0].double().numpy()) / (
         kept + share
     )
     tensors, meta = aligned.snapshot()

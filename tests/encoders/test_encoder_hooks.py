@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,55 @@ def test_open_clip_towers_have_hooks_for_pictures_alone(tiny: Path) -> None:
     blank = towers.image.collate([], 2)
     features = towers.image.encode(blank, None, lambda layer, z: called.append(layer))
     assert called == list(range(len(widths))) and torch.equal(features, towers.image.encode(blank))
+
+
+def of_batch_norm() -> tuple[ImageTower, nn.BatchNorm2d]:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
+    module = nn.Sequential(norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return ImageTower(module, Preprocess((SIDE, SIDE))), norm
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_move_at_batch_norm_is_a_move_of_its_input(by_row: bool) -> None:
+    tower, norm = of_batch_norm()
+    pixels, shape = inputs(tower), (4, 3) if by_row else (3,)
+    scale, shift = torch.rand(shape) + 0.5, torch.randn(shape)
+    mean, var, weight, bias = (
+        side.detach().double() for side in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    spread = [side.double().expand(4, 3)[:, :, None, None] for side in (scale, shift)]
+    moved = pixels.double() * spread[0] + spread[1]
+    expected = (moved - mean[:, None, None]) / (var[:, None, None] + norm.eps).sqrt() * weight[:, None, None]
+    expected = (expected + bias[:, None, None]).mean((2, 3))
+    found = tower.encode(pixels, None, lambda *_: (scale, shift))
+    assert torch.allclose(found.double(), nn.functional.normalize(expected, dim=1), atol=1e-6)
+    assert torch.equal(norm.running_mean.double(), mean) and torch.equal(norm.running_var.double(), var)
+
+
+def test_moves_by_row_have_gradients_at_batch_norm() -> None:
+    tower, _ = of_batch_norm()
+    params = {name: tensor.requires_grad_() for name, tensor in tower.adaptable().items()}
+    move = (torch.ones(4, 3), torch.zeros(4, 3))
+    plain, moved = (
+        torch.autograd.grad(tower.encode(inputs(tower), params, hook).sum(), [*params.values()])
+        for hook in (None, lambda *_: move)
+    )
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(plain, moved, strict=True))
+    assert any(bool(one.abs().sum() > 0) for one in plain)
+
+
+def test_a_copy_of_a_hooked_tower_normalises_by_itself() -> None:
+    """Off-line adapters train copies of the tower."""
+    tower, norm = of_batch_norm()
+    twin = copy.deepcopy(tower.raw)
+    layer = next(layer for layer in twin.modules() if isinstance(layer, nn.BatchNorm2d))
+    nn.init.constant_(layer.weight, 0)
+    nn.init.constant_(layer.bias, 7)
+    assert torch.equal(twin(inputs(tower)), torch.full((4, 3), 7.0))
+    assert not torch.equal(tower.raw(inputs(tower)), torch.full((4, 3), 7.0))
+    twin.train()(inputs(tower))
+    assert layer.num_batches_tracked == 1 and norm.num_batches_tracked == 0
