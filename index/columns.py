@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,19 @@ from numpy.typing import NDArray
 
 from core.errors import GalleryError
 from core.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
+
+    title: str = ""
+    picture: str = ""
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.picture)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
+            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
 
 
 class Features:

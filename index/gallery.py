@@ -8,41 +8,29 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.artifacts import read_manifest, tensors_hash
+from core.attributes import Attribute
 from core.errors import ArtifactError, GalleryError
+from core.filters import Filter
 from core.types import Codes, Distances, Floats, Hits, Keys
+from index.attributes import ItemAttributes, joined
+from index.backends import Backend as Backend
+from index.backends import Device as Device
+from index.backends import index_of
 from index.codes import NO_KEY, checked
+from index.columns import Display as Display
 from index.columns import Features, frozen, gathered, half
-from index.exact import ExactIndex, checked_keys
+from index.exact import checked_keys
 from index.gallery_files import Columns, read, reading, write
 
-if TYPE_CHECKING:
-    from index.binary import FaissIndex
-
-Backend = Literal["faiss", "exact"]
-Device = Literal["auto", "cpu", "cuda"]
 Label = str | Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Display:
-    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
-
-    title: str = ""
-    picture: str = ""
-
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.picture)
-        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
-            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
 
 
 class VersionedGallery:
@@ -55,6 +43,7 @@ class VersionedGallery:
         labels: per item one label, several, or none (an empty sequence); the first is the item's own.
         features: [N, D] kept as float16, normalised first unless they are float16 already; None where
             nothing will be learned or re-ranked.
+        attributes: of each item, by name (`core/attributes.py`); None: nothing is said, filters find nothing.
         displays: per item; None: nothing to show.
         keys: [N] int64 >= 0, each once, in any order; None: 0..N-1.
         backend: "faiss" or "exact"; both give the same hits.
@@ -83,25 +72,28 @@ class VersionedGallery:
         threads: int | None = None,
         base_version: str = "",
         next_key: int | None = None,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         count = len(ids)
         numbers = np.arange(count, dtype=np.int64) if keys is None else checked_keys(keys)
         columns: dict[str, int] = {"keys": len(numbers), "codes": len(codes), "labels": len(labels)}
         columns |= {"features": len(features)} if features is not None else {}
         columns |= {"displays": len(displays)} if displays is not None else {}
+        columns |= {"attributes": len(attributes)} if attributes is not None else {}
         if set(columns.values()) - {count}:
             raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
         order = np.argsort(numbers, kind="stable")
         self.base_version = base_version
         self._backend: Backend = backend
         self._device: Device = device
-        self._index = _index(backend, bits, device, threads)
+        self._index = index_of(backend, bits, device, threads)
         self._index.add(numbers, checked(codes, bits))
         self._keys, self._codes = frozen(self._index.keys), frozen(self._index.codes)
         self._ids: tuple[str, ...] = tuple(ids[i] for i in order)
         self._labels = tuple(_several(labels[i]) for i in order)
         self._displays = None if displays is None else tuple(displays[i] for i in order)
         self._features = None if features is None else Features(half(features)[order])
+        self._attributes = None if attributes is None else ItemAttributes([attributes[i] for i in order])
         self._next_key = max(next_key or 0, int(self._keys[-1]) + 1 if count else 0)
         self._key_of: dict[str, int] = dict(zip(self._ids, self._keys.tolist(), strict=True))
         if len(self._key_of) != count:
@@ -115,7 +107,7 @@ class VersionedGallery:
 
     @property
     def version(self) -> str:
-        """16 hex digits of sha256 over names, keys, codes, labels and features; not what pages show."""
+        """16 hex digits of sha256 over all that is kept of the items but what pages show."""
         return self._version
 
     @property
@@ -177,6 +169,17 @@ class VersionedGallery:
         """All labels of an item, its own first."""
         return self._labels[self._position(key)]
 
+    def attributes_of(self, key: int) -> Mapping[str, Attribute]:
+        """What is said of an item; {} where nothing is."""
+        position = self._position(key)
+        return {} if self._attributes is None else self._attributes.rows[position]
+
+    def allowed(self, wanted: Filter) -> Keys:
+        """Keys [n] of the items that a filter lets through, ascending; of no condition all."""
+        if self._attributes is None:
+            return self._keys[:0] if wanted else self._keys
+        return self._keys[self._attributes.allowed(wanted)]
+
     def titles(self) -> list[str]:
         """What the items are called, in position order; [] where nothing was said."""
         return [] if self._displays is None else [shown.title for shown in self._displays]
@@ -193,6 +196,7 @@ class VersionedGallery:
         labels: Sequence[Label],
         features: NDArray[Any] | None = None,
         displays: Sequence[Display] | None = None,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> VersionedGallery:
         """The next version, with more items; features are needed exactly if there are some already.
 
@@ -215,6 +219,7 @@ class VersionedGallery:
             self._more(features),
             shown,
             np.concatenate((self._keys, keys)),
+            joined(self._attributes, len(self), attributes, len(ids)),
         )
 
     def _more(self, features: NDArray[Any] | None) -> NDArray[Any] | None:
@@ -239,6 +244,7 @@ class VersionedGallery:
             None if self._features is None else self._features.rows[kept],
             None if self._displays is None else [self._displays[i] for i in kept],
             self._keys[kept],
+            None if self._attributes is None else [self._attributes.rows[i] for i in kept],
         )
 
     def save(self, folder: Path) -> None:
@@ -282,7 +288,7 @@ class VersionedGallery:
                 manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features,
                 None if kept.displays is None else [Display(*both) for both in kept.displays], kept.keys,
                 backend=backend, device=device, threads=threads, base_version=built,
-                next_key=int(manifest["next_key"]),
+                next_key=int(manifest["next_key"]), attributes=kept.attributes,
             )  # fmt: skip
             if gallery.version != manifest["version"]:
                 raise ArtifactError(
@@ -295,16 +301,17 @@ class VersionedGallery:
         shown = None if self._displays is None else [[d.title, d.picture] for d in self._displays]
         return Columns(
             self._keys, self._codes, None if self._features is None else self._features.rows,
-            self._ids, self._labels, shown,
+            self._ids, self._labels, shown, None if self._attributes is None else self._attributes.rows,
         )  # fmt: skip
 
     def _with(
         self, ids: list[str], codes: Codes, labels: list[Label], features: NDArray[Any] | None,
-        displays: list[Display] | None, keys: Keys,
+        displays: list[Display] | None, keys: Keys, attributes: list[Any] | None,
     ) -> VersionedGallery:  # fmt: skip
         return VersionedGallery(
             self.bits, ids, codes, labels, features, displays, keys, backend=self._backend,
             device=self._device, base_version=self.base_version, next_key=self._next_key,
+            attributes=attributes,
         )  # fmt: skip
 
     def _position(self, key: int) -> int:
@@ -330,18 +337,9 @@ class VersionedGallery:
         return position, unused
 
     def _identity(self) -> str:
-        meta = {"bits": self.bits, "ids": self._ids, "labels": self._labels}
+        meta: dict[str, Any] = {"bits": self.bits, "ids": self._ids, "labels": self._labels}
+        meta |= {} if self._attributes is None else {"attributes": self._attributes.rows}
         return tensors_hash(self._columns().tensors, meta)[:16]
-
-
-def _index(backend: Backend, bits: int, device: Device, threads: int | None) -> ExactIndex | FaissIndex:
-    if backend == "exact":
-        return ExactIndex(bits)
-    if backend == "faiss":
-        from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
-
-        return FaissIndex(bits, device, threads)
-    raise GalleryError(f'expected backend "faiss" or "exact", got {backend!r}')
 
 
 def _several(label: Label) -> tuple[str, ...]:

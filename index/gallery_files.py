@@ -21,7 +21,7 @@ TENSORS, ITEMS = "gallery.safetensors", "items.json"
 
 
 class Columns(NamedTuple):
-    """Of N items: keys, codes, features as float16, names, labels, and (title, picture)."""
+    """Of N items: keys, codes, features as float16, names, labels, (title, picture), and attributes."""
 
     keys: Keys
     codes: Codes
@@ -29,6 +29,7 @@ class Columns(NamedTuple):
     ids: Sequence[str]
     labels: Sequence[Sequence[str]]
     displays: Sequence[Sequence[str]] | None
+    attributes: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -40,7 +41,11 @@ def write(folder: Path, manifest: Mapping[str, Any], columns: Columns) -> None:
     """Writes a version over an earlier one, in one step."""
     with writing(folder, "gallery", dict(manifest)) as draft:
         save_file(columns.tensors, draft / TENSORS)
-        items = {"ids": columns.ids, "labels": columns.labels, "displays": columns.displays}
+        items: dict[str, Any] = {
+            "ids": columns.ids, "labels": columns.labels, "displays": columns.displays,
+        }  # fmt: skip
+        if columns.attributes is not None:
+            items["attributes"] = columns.attributes
         (draft / ITEMS).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
 
 
@@ -52,7 +57,7 @@ def read(folder: Path, manifest: Mapping[str, Any]) -> Columns:
     items = json.loads((folder / ITEMS).read_text(encoding="utf-8"))
     return Columns(
         tensors["keys"], tensors["codes"], tensors.get("features"),
-        items["ids"], items["labels"], items["displays"],
+        items["ids"], items["labels"], items["displays"], items.get("attributes"),
     )  # fmt: skip
 
 

@@ -53,6 +53,11 @@ class GalleryVersions:
         with self._lock:
             return self._versions.get(version)
 
+    def identifier(self, version: str, key: int) -> str:
+        """The user's own name of an item in a version; its key where that is no longer kept."""
+        gallery = self.version(version)
+        return str(key) if gallery is None else gallery.identifier(key)
+
     def versions(self) -> tuple[str, ...]:
         """What is kept, oldest first, the current one last."""
         with self._lock:

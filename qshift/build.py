@@ -48,6 +48,7 @@ from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 from encoders.word_lists import english, english_share, written_in
+from index.confidence import Confidence
 from index.evidence import Evidence
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
@@ -55,6 +56,7 @@ from index.versions import GalleryVersions
 from monitoring.judged import included
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
+from stream.decision import Decisions
 from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
@@ -135,23 +137,27 @@ def assemble(
     if OWN_METHOD.fullmatch(config.adapt.method or ""):
         for modality in base.constants:  # what a class of others lacks is said before a query waits
             adapter(config, base, modality, where)
-    fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head.codes))
+    evidence = Evidence(config.answer, base.reference, base.head.codes)
+    fusion = TwinFusion(config.answer, evidence)
     pipeline = Pipeline(
         config,
         base.encoders if encoders is None else encoders,
-        Retrieval(base.head.codes, versions.current, fusion, config.answer.shortlist, where),
+        Retrieval(
+            base.head.codes, versions.current, fusion, config.answer.shortlist, where, config.answer.top
+        ),
         lambda modality: adapter(config, base, modality, where),
         Aligners(config, base, where),
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, versions),
     )
-    labels = config.labels
+    labels, sure = config.labels, Confidence(evidence, base.extras, versions.version)
     codec = Codec(
         config.limits,
         config.kafka,
-        lambda version, key: identifier(versions, version, key),
+        versions.identifier,
         lambda at: included(at, labels.key, labels.rate),
+        decisions=Decisions(sure, config.answer.fuse != "none"),
     )
     return Engine(config, base, versions, pipeline, codec, fusion)
 
@@ -161,12 +167,6 @@ def limit_pictures(base: Base, limits: LimitConfig) -> None:
     image = base.encoders.get("image")
     if isinstance(image, ImageTower):
         image.limit(limits.image_bytes, limits.image_pixels)
-
-
-def identifier(versions: GalleryVersions, version: str, key: int) -> str:
-    """The user's own name of an item in the version that answered."""
-    gallery = versions.version(version)
-    return str(key) if gallery is None else gallery.identifier(key)
 
 
 PEERS: dict[str, Callable[..., Adapter]] = {

@@ -19,10 +19,13 @@ class Preparation:
     Args:
         encoders: one per modality served.
         repair: mends misspelt texts; None leaves them.
+        most: items that an answer may have; None: any number.
     """
 
-    def __init__(self, encoders: Mapping[Modality, Encoder], repair: Repair | None) -> None:
-        self._encoders, self.repair = encoders, repair
+    def __init__(
+        self, encoders: Mapping[Modality, Encoder], repair: Repair | None, most: int | None = None
+    ) -> None:
+        self._encoders, self.repair, self._most = encoders, repair, most
 
     def __call__(self, query: Query) -> Query:
         """The query with its content decoded and checked. Raises Refused."""
@@ -30,9 +33,19 @@ class Preparation:
         if encoder is None:
             served = ", ".join(self._encoders)
             raise Refused("validate", f"the base model serves {served}, not {query.modality} queries")
+        check_top(query, self._most)
         query = replace(query, prepared=encoder.prepare(query.content))
         if self.repair is not None and isinstance(query.content, str):
             text = self.repair(query.content)
             if text != query.content:
                 query = replace(query, repaired=text, repaired_prepared=encoder.prepare(text))
         return query
+
+
+def check_top(query: Query, most: int | None) -> None:
+    """Raises Refused where a query asks for more items than answers are taken from."""
+    if most is not None and query.wanted.top > most:
+        raise Refused(
+            "validate",
+            f"top: {query.wanted.top} items, at most {most} are served (answer.shortlist): ask for fewer",
+        )

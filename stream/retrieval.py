@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.protocols import Fusion, Gallery
-from core.types import Encoded, Floats, Hits, Modality, Twin
+from core.types import Encoded, Floats, Hits, Modality, Query, Twin
+from stream.limits import Limits
 
 if TYPE_CHECKING:
     from core.protocols import Hash
@@ -27,18 +28,20 @@ class Retrieval:
         current: the gallery version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
+        top: items of an answer whose query does not say how many.
     """
 
     def __init__(
-        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str
-    ) -> None:
-        self.current, self.fusion = current, fusion
+        self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str,
+        top: int = 10,
+    ) -> None:  # fmt: skip
+        self.current, self.fusion, self.top = current, fusion, top
         self.hash, self.size, self._device = hash_, shortlist, device
         self._whole: tuple[str, Tensor] | None = None
 
-    def view(self, modality: Modality) -> View:
+    def view(self, modality: Modality, queries: Sequence[Query] = ()) -> View:
         """The gallery in use now, for queries of a modality."""
-        return View(self, self.current(), modality)
+        return View(self, self.current(), modality, queries)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""
@@ -49,18 +52,31 @@ class Retrieval:
 
 
 class View:
-    """One gallery version, asked by queries of one modality: what one batch sees."""
+    """One gallery version, asked by queries of one modality: what one batch sees.
 
-    def __init__(self, retrieval: Retrieval, gallery: Gallery, modality: Modality) -> None:
+    What queries want decides what they are answered. All else, that there is a shift, how far the adapted
+    twin is to be trusted and what is learned, comes from the whole gallery: a batch teaches the same whatever
+    its queries want of their answers.
+    """
+
+    def __init__(
+        self, retrieval: Retrieval, gallery: Gallery, modality: Modality, queries: Sequence[Query]
+    ) -> None:
         self._retrieval, self._gallery, self._modality = retrieval, gallery, modality
         self.version = gallery.version
+        self._limits = Limits.of(queries, gallery, retrieval.top)
 
     def twin(self, features: Tensor, count: int) -> Twin:
         """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
         rows = features[:count].detach().float()
         encoded = Encoded(rows.cpu().numpy(), self._retrieval.hash(rows, self._modality))
-        hits = self._gallery.search(encoded.codes, self._retrieval.size)
-        return Twin(encoded, hits, self._retrieval.fusion.alone(self._gallery, encoded, hits))
+        gallery, fusion, limits = self._gallery, self._retrieval.fusion, self._limits
+        hits = gallery.search(encoded.codes, self._retrieval.size)
+        if limits is None:
+            return Twin(encoded, hits, fusion.alone(gallery, encoded, hits))
+        among = limits.shortlist(gallery, encoded.codes, hits)
+        alone = fusion.alone(gallery, encoded, hits if among is None else among, limits.widest)
+        return Twin(encoded, hits, limits.cut(alone), among)
 
     def quiet(self, frozen: Twin, mended: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows no shift."""
@@ -68,7 +84,9 @@ class View:
 
     def together(self, frozen: Twin, adapted: Twin, mended: NDArray[np.bool_]) -> tuple[Hits, Floats]:
         """What is served of both twins, and the adapted one's weights [n]."""
-        return self._retrieval.fusion.together(self._gallery, self._modality, frozen, adapted, mended)
+        fusion = self._retrieval.fusion
+        served, weights = fusion.together(self._gallery, self._modality, frozen, adapted, mended)
+        return served if self._limits is None else self._limits.cut(served), weights
 
     def shortlist(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""

@@ -33,7 +33,7 @@ class ToyFusion:
     def __init__(self, top: int) -> None:
         self.top = top
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
         return hits
 
     def together(
@@ -116,7 +116,8 @@ def make_world() -> Callable[..., World]:
         pipeline = Pipeline(
             config, {"vector": encoder},
             Retrieval(
-                head.codes, lambda: gallery, ToyFusion(config.answer.top), config.answer.shortlist, "cpu"
+                head.codes, lambda: gallery, ToyFusion(config.answer.top), config.answer.shortlist, "cpu",
+                config.answer.top,
             ),
             adapter, lambda modality: None,
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],

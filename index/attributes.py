@@ -1,0 +1,128 @@
+"""Attributes of a gallery's items, and which items a filter allows: exact, whatever index is searched then.
+
+An attribute is looked up in sorted values, made when the first filter names it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.attributes import Attributes, Value, attributes_of
+from core.errors import GalleryError
+from core.filters import AnyOf, Between, Condition, Filter
+
+Positions = NDArray[np.int64]
+KEPT = 64
+"""Filters whose items are remembered: clients ask by the same few again and again."""
+
+
+class ItemAttributes:
+    """What is said of N items, in position order.
+
+    Args:
+        rows: of each item, as JSON says it. Raises GalleryError, with the item's place.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows: tuple[Attributes, ...] = tuple(_checked(place, row) for place, row in enumerate(rows))
+        self._columns: dict[str, _Column] = {}
+        self._found: dict[Filter, Positions] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def names(self) -> set[str]:
+        """The attributes that any item has."""
+        return {name for row in self.rows for name in row}
+
+    def allowed(self, wanted: Filter) -> Positions:
+        """Positions of the items that every condition allows, ascending; of no condition all."""
+        if wanted not in self._found:
+            parts = [self._column(name).having(condition) for name, condition in wanted]
+            every = np.arange(len(self), dtype=np.int64)
+            both = reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), parts, every)
+            while len(self._found) >= KEPT:
+                del self._found[next(iter(self._found))]
+            self._found[wanted] = both
+        return self._found[wanted]
+
+    def _column(self, name: str) -> _Column:
+        if name not in self._columns:
+            # A stranger may name what no item has, each time another: those are not kept.
+            column = _Column(name, self.rows)
+            if not len(column):
+                return column
+            self._columns[name] = column
+        return self._columns[name]
+
+
+def joined(
+    ours: ItemAttributes | None, count: int, more: Sequence[Mapping[str, Any]] | None, added: int
+) -> list[Mapping[str, Any]] | None:
+    """Attributes of `count` items and of those added; None where nothing is said of any."""
+    if ours is None and more is None:
+        return None
+    nothing: Attributes = {}
+    kept = [nothing] * count if ours is None else ours.rows
+    return [*kept, *([nothing] * added if more is None else more)]
+
+
+class _Column:
+    """Positions by the values of one attribute, numbers and texts apart."""
+
+    def __init__(self, name: str, rows: Sequence[Attributes]) -> None:
+        numbers: list[tuple[float, int]] = []
+        texts: dict[str, list[int]] = {}
+        for position, row in enumerate(rows):
+            value = row.get(name)
+            if isinstance(value, int | float):
+                numbers.append((float(value), position))
+            elif value is not None:
+                for text in {value} if isinstance(value, str) else set(value):
+                    texts.setdefault(text, []).append(position)
+        numbers.sort()
+        self._numbers = np.array([number for number, _ in numbers], np.float64)
+        self._at = np.array([position for _, position in numbers], np.int64)
+        self._texts = {text: np.array(places, np.int64) for text, places in texts.items()}
+        self._sorted = sorted(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._numbers) + len(self._texts)
+
+    def having(self, condition: Condition) -> Positions:
+        """Positions of the items for which it holds, ascending."""
+        if isinstance(condition, AnyOf):
+            found = [self._equal(value) for value in condition.values]
+        else:
+            found = self._between(condition)
+        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+
+    def _equal(self, value: Value) -> Positions:
+        if isinstance(value, str):
+            return self._texts.get(value, np.empty(0, np.int64))
+        return self._numbers_between(value, value)
+
+    def _between(self, ends: Between) -> list[Positions]:
+        if isinstance(ends.low, str) or isinstance(ends.high, str):
+            first = bisect_left(self._sorted, ends.low) if isinstance(ends.low, str) else 0
+            last = bisect_right(self._sorted, ends.high) if isinstance(ends.high, str) else len(self._sorted)
+            return [self._texts[text] for text in self._sorted[first:last]]
+        return [self._numbers_between(ends.low, ends.high)]
+
+    def _numbers_between(self, low: float | None, high: float | None) -> Positions:
+        first = 0 if low is None else int(np.searchsorted(self._numbers, float(low), "left"))
+        last = len(self._at) if high is None else int(np.searchsorted(self._numbers, float(high), "right"))
+        return self._at[first:last]
+
+
+def _checked(place: int, row: Mapping[str, Any]) -> Attributes:
+    try:
+        return attributes_of(row)
+    except ValueError as error:
+        raise GalleryError(f"item {place}: {error}") from None
