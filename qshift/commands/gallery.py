@@ -18,7 +18,10 @@ def build(
     base: Annotated[Path, typer.Option(help="The base model that encodes them.")] = DATA / "base",
     out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = DATA / "gallery",
 ) -> None:
-    """Encode pictures into binary codes with a base model."""
+    """Encode pictures into binary codes with a base model.
+
+    Attributes for filters come from attributes.jsonl or attributes.csv beside the pictures.
+    """
     from qshift.demo.fit import build
 
     build(data, base, out, CONSOLE)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from core.config import Config
 from core.errors import ConfigError, Refused
+from core.filters import ANYTHING, Wanted
 from core.readers.lines import BadLine
 from core.readers.places import shown
 from core.records import Coordinates, Record
@@ -18,6 +19,7 @@ from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_li
 from qshift.replay.schedule import Item
 from qshift.terminal.counts import counted
 from stream.codec import Codec
+from stream.preparation import check_top
 
 SAID = 20
 """Refused lines of a file that are said one by one."""
@@ -43,8 +45,10 @@ class FileQueries:
             console.print(self.strangers, markup=False, highlight=False)
 
 
-def read_queries(source: Path, config: Config) -> FileQueries:
+def read_queries(source: Path, config: Config, usual: Wanted = ANYTHING) -> FileQueries:
     """Queries of a JSONL file, each with an optional "label" and "id": all are judged before one is sent.
+
+    `usual` is what a query wants that does not say so itself.
 
     Raises:
         ConfigError: the file cannot be read, or holds no query that the service would take.
@@ -59,8 +63,9 @@ def read_queries(source: Path, config: Config) -> FileQueries:
                 raise Refused("decode", str(entry))
             strangers.look(entry, f"line {number}")
             name, label = word_of(entry, "id") or str(number), word_of(entry, "label")
-            value, headers = own_message(entry, name, source.parent, limits)
-            judge(codec, limits, Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers)))
+            value, headers = own_message(entry, name, source.parent, limits, usual)
+            record = Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers))
+            check_top(judge(codec, limits, record), config.answer.shortlist)
         except Refused as error:
             refused.append((number, error.reason))
             continue

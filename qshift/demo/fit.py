@@ -16,6 +16,7 @@ from encoders.base_model import load_base
 from encoders.distil import DistilConfig
 from encoders.images import Content, decode
 from encoders.scratch import ScratchConfig
+from qshift.data.attributes import picture_attributes
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.demo.catalogue import SIDE, load_folder, named, picture_bytes
@@ -134,14 +135,21 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
         data = load_emoji(CACHE, SIDE)
         ids, labels, titles = data.hexcodes, data.labels, data.names
         contents: Iterator[Content] = map(data.content, range(len(data)))
+        said = None
     else:
         own = load_pictures(folder)
         ids = tuple(own.identifier(item) for item in range(len(own)))
         labels = own.classes or ids
         titles = own.classes or tuple("\n".join(captions) for captions in own.captions)
         contents = (picture_bytes(own, item) for item in range(len(own)))
+        said = picture_attributes(folder, ids)
     with bars(console) as progress:
-        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress))
+        found = build_gallery(
+            load_base(base), contents, ids, labels, titles, reporter(progress), attributes=said
+        )
     found.save(out)
     items = "item" if len(found) == 1 else "items"
+    if said is not None:
+        names = sorted({name for one in said for name in one})
+        console.print(f"attributes: {', '.join(map(shown, names))}", markup=False, highlight=False)
     console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ def build_gallery(
     titles: Sequence[str],
     progress: Progress | None = None,
     modality: Modality = "image",
+    attributes: Sequence[Mapping[str, Any]] | None = None,
 ) -> VersionedGallery:
     """Encodes every item with the frozen tower of its modality.
 
@@ -33,6 +34,7 @@ def build_gallery(
         ids, labels, titles: of the items, in the same order.
         progress: called with (done, total, "gallery").
         modality: of the items.
+        attributes: of the items, for filters; None: nothing is said.
 
     Raises:
         GalleryError: an item cannot be read, and names it; or the base has no tower for such items.
@@ -51,6 +53,7 @@ def build_gallery(
         features.cpu().numpy(),
         [Display(title) for title in titles],
         base_version=base.version,
+        attributes=attributes,
     )
 
 

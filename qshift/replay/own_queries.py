@@ -6,6 +6,7 @@ refuse is refused here, with its line, and costs nothing else.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
+from core.filters import ANYTHING, Wanted, document_of
 from core.readers.lines import BadLine as Unusable
 from core.readers.places import is_file, is_folder, shown
 from core.readers.table import rows
@@ -26,6 +28,7 @@ from qshift.replay.admitted import admitted
 from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_lines, word_of
 from qshift.terminal.counts import counted
 from stream.codec import Codec
+from stream.preparation import check_top
 
 LABELS = "labels.csv"
 SHOWN = 3
@@ -54,6 +57,8 @@ class OwnQueries:
     """A label of the gallery."""
     strangers: str = ""
     """A sentence on fields that are not known."""
+    nothing: Mapping[str, int] = field(default_factory=dict)
+    """Filters that no item of the gallery passes, and how many queries have each."""
 
     def notes(self) -> list[str]:
         """What a user should know, a sentence each."""
@@ -63,6 +68,10 @@ class OwnQueries:
             found.append(f"{counted(len(self.refused), 'query', 'queries')} refused: {first}")
         if self.strangers:
             found.append(self.strangers)
+        if self.nothing:
+            first = ", ".join(shown(text) for text in list(self.nothing)[:SHOWN])
+            queries = counted(sum(self.nothing.values()), "query", "queries")
+            found.append(f"{queries} can find nothing, no item of the gallery passes the filter: {first}")
         if self.unknown:
             some = ", ".join(shown(name) for name in list(self.unknown)[:SHOWN])
             count = counted(sum(self.unknown.values()), "label")
@@ -81,7 +90,9 @@ def own_parts(gallery: Path, base: Path) -> tuple[VersionedGallery, Base]:
     return VersionedGallery.load(gallery, base_version=model.version, backend="exact"), model
 
 
-def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Config) -> OwnQueries:
+def own_queries(
+    path: Path, gallery: VersionedGallery, base: Base, config: Config, usual: Wanted = ANYTHING
+) -> OwnQueries:
     """Reads a folder or a JSONL file.
 
     A folder gives a picture query per file, in the order of their names; a folder sorted by class gives them
@@ -92,6 +103,7 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
     Args:
         gallery, base: of one another; see `own_parts`.
         config: its limits and the name of the query topic.
+        usual: what a query wants that does not say so itself.
 
     Raises:
         GalleryError: the gallery was built with another base.
@@ -106,7 +118,7 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
     folder = is_folder(path)
     entries = _folder(path, gallery) if folder else _lines(path)
     strangers = Strangers()
-    records, labels, refused, unknown = [], {}, [], Counter[str]()
+    records, labels, refused, unknown, nothing = [], {}, [], Counter[str](), Counter[str]()
     for offset, (where, entry) in enumerate(entries):
         at = Coordinates(kafka.queries, 0, offset)
         try:
@@ -114,12 +126,14 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
                 raise Refused("decode", entry.reason)
             strangers.look(entry, where)
             label = word_of(entry, "label")
-            record = _record(at, entry, path if folder else path.parent, config.limits)
-            _checked(codec, base, record)
+            record = _record(at, entry, path if folder else path.parent, config.limits, usual)
+            want = _checked(codec, base, record, config.answer.shortlist)
         except Refused as error:
             refused.append(BadLine(where, error.reason))
             continue
         records.append(record)
+        if want.filter and not len(gallery.allowed(want.filter)):
+            nothing[json.dumps(document_of(want.filter), ensure_ascii=False)] += 1
         if label and gallery.relevant(label).any():
             labels[at] = label
         elif label:
@@ -130,7 +144,9 @@ def own_queries(path: Path, gallery: VersionedGallery, base: Base, config: Confi
             f"no query in {shown(path)} can be used: {reasons or 'it is empty'}; expected {EXPECTED}"
         )
     example = gallery.labels_of(int(gallery.keys()[0]))[0] if unknown else ""
-    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown), example, strangers.note())
+    return OwnQueries(
+        tuple(records), labels, tuple(refused), dict(unknown), example, strangers.note(), dict(nothing)
+    )
 
 
 Entry = tuple[str, dict[str, Any] | BadLine]
@@ -178,16 +194,20 @@ def _lines(path: Path) -> Iterator[Entry]:
         yield f"line {number}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
 
 
-def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig) -> Record:
-    value, headers = own_message(entry, word_of(entry, "id"), folder, limits)
+def _record(
+    at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig, usual: Wanted
+) -> Record:
+    value, headers = own_message(entry, word_of(entry, "id"), folder, limits, usual)
     return Record(at, value, None, tuple(headers))
 
 
-def _checked(codec: Codec, base: Base, record: Record) -> None:
-    """As the service would see it. Raises Refused."""
+def _checked(codec: Codec, base: Base, record: Record, most: int) -> Wanted:
+    """As the service would see it; returns what it wants. Raises Refused."""
     event = admitted(codec, record)
     encoder = base.encoders.get(event.modality)
     if encoder is None:
         served = ", ".join(base.encoders)
         raise Refused("validate", f"the base model serves {served}, not {event.modality} queries")
+    check_top(event, most)
     encoder.prepare(event.content)
+    return event.wanted
