@@ -20,7 +20,7 @@ NOT_RUN = {
 }
 """How commands begin that are not run here, why, and what runs them."""
 RUN = ("qshift replay queries my.jsonl",)
-"""Here."""
+"""Here, and in test_filter_page.py."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
@@ -31,9 +31,10 @@ TOO_LONG = "two-domains"
 
 
 def test_every_block_is_run_or_excused() -> None:
-    """Python of own-loop is compared with the examples, which run: tests/examples."""
+    """Python of own-loop is compared with the examples, which run: tests/examples; filter has a test file."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    assert python == {"stream-queries": 2, "own-loop": 3, "watch": 0, "replay": 0, TOO_LONG: 0}
+    none = dict.fromkeys(("watch", "replay", TOO_LONG), 0)
+    assert python == {"stream-queries": 2, "own-loop": 3, "filter": 1, **none}
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
         starts = {start for start in NOT_RUN if command.startswith(start)}
