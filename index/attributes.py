@@ -31,15 +31,13 @@ class ItemAttributes:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.rows: tuple[Attributes, ...] = tuple(_checked(place, row) for place, row in enumerate(rows))
+        self.names = frozenset(name for row in self.rows for name in row)
+        """The attributes that any item has."""
         self._columns: dict[str, _Column] = {}
         self._found: dict[Filter, Positions] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def names(self) -> set[str]:
-        """The attributes that any item has."""
-        return {name for row in self.rows for name in row}
 
     def allowed(self, wanted: Filter) -> Positions:
         """Positions of the items that every condition allows, ascending; of no condition all."""
@@ -53,12 +51,10 @@ class ItemAttributes:
         return self._found[wanted]
 
     def _column(self, name: str) -> _Column:
+        if name not in self.names:  # a stranger may name what no item has, each time another
+            return _Column(name, ())
         if name not in self._columns:
-            # A stranger may name what no item has, each time another: those are not kept.
-            column = _Column(name, self.rows)
-            if not len(column):
-                return column
-            self._columns[name] = column
+            self._columns[name] = _Column(name, self.rows)
         return self._columns[name]
 
 
@@ -91,9 +87,6 @@ class _Column:
         self._at = np.array([position for _, position in numbers], np.int64)
         self._texts = {text: np.array(places, np.int64) for text, places in texts.items()}
         self._sorted = sorted(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._numbers) + len(self._texts)
 
     def having(self, condition: Condition) -> Positions:
         """Positions of the items for which it holds, ascending."""

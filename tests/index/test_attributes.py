@@ -138,7 +138,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(3 * KEPT):
         found.allowed(filter_of({f"name {number}": 1}))
         assert found.allowed(filter_of({"n": number})).tolist() == [number - 1] * (number in (1, 2))
-    assert len(found._found) <= KEPT and set(found._columns) == {"n"}
+    assert len(found._found) <= KEPT and set(found._columns) == {"n"} == found.names
 
 
 # -- galleries ------------------------------------------------------------------------------------------
