@@ -39,9 +39,8 @@ class ToyFusion:
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object
     ) -> tuple[Hits, Floats]:
-        served = fuse(
-            adapted.hits, frozen.hits, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max"
-        )
+        sides = [twin.among or twin.hits for twin in (adapted, frozen)]
+        served = fuse(*sides, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max")
         return served, np.ones(len(served.keys), np.float32)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: object) -> bool:
@@ -104,7 +103,8 @@ def make_world() -> Callable[..., World]:
         head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
         codes = head.codes(torch.from_numpy(items), "vector")
         names = [f"item-{i}" for i in range(ITEMS)]
-        gallery = VersionedGallery(BITS, names, codes, names, items, backend="exact")
+        said = [{"n": i, "parity": ("even", "odd")[i % 2]} for i in range(ITEMS)]
+        gallery = VersionedGallery(BITS, names, codes, names, items, backend="exact", attributes=said)
         encoder = VectorEncoder(WIDTH)
         constants = SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)
 
