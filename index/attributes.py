@@ -15,21 +15,26 @@ from numpy.typing import NDArray
 
 from core.attributes import Attributes, Value, attributes_of
 from core.errors import GalleryError
-from core.filters import AnyOf, Between, Condition, Filter
+from core.filters import AnyOf, Condition, Filter
 
 Positions = NDArray[np.int64]
-KEPT = 64
-"""Filters whose items are remembered: clients ask by the same few again and again."""
+KEPT, KEPT_ITEMS = 64, 1 << 22
+"""Filters, and items in all, that are remembered: clients ask by the same few again and again. 32 MB."""
 
 
 class ItemAttributes:
     """What is said of N items, in position order.
 
     Args:
-        rows: of each item, as JSON says it. Raises GalleryError, with the item's place.
+        rows: of each item, as JSON says it.
+        remembered: items of all filters that are remembered together.
+
+    Raises:
+        GalleryError: attributes that are none, with the item's place.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], remembered: int = KEPT_ITEMS) -> None:
+        self._remembered = remembered
         self.rows: tuple[Attributes, ...] = tuple(_checked(place, row) for place, row in enumerate(rows))
         self.names = frozenset(name for row in self.rows for name in row)
         """The attributes that any item has."""
@@ -45,10 +50,13 @@ class ItemAttributes:
             parts = [self._column(name).having(condition) for name, condition in wanted]
             every = np.arange(len(self), dtype=np.int64)
             both = reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), parts, every)
-            while len(self._found) >= KEPT:
-                del self._found[next(iter(self._found))]
             self._found[wanted] = both
+            while len(self._found) > 1 and self._too_many():
+                del self._found[next(iter(self._found))]
         return self._found[wanted]
+
+    def _too_many(self) -> bool:
+        return len(self._found) > KEPT or sum(map(len, self._found.values())) > self._remembered
 
     def _column(self, name: str) -> _Column:
         if name not in self.names:  # a stranger may name what no item has, each time another
@@ -74,44 +82,40 @@ class _Column:
 
     def __init__(self, name: str, rows: Sequence[Attributes]) -> None:
         numbers: list[tuple[float, int]] = []
-        texts: dict[str, list[int]] = {}
+        texts: list[tuple[str, int]] = []
         for position, row in enumerate(rows):
             value = row.get(name)
             if isinstance(value, int | float):
                 numbers.append((float(value), position))
+            elif isinstance(value, str):
+                texts.append((value, position))
             elif value is not None:
-                for text in {value} if isinstance(value, str) else set(value):
-                    texts.setdefault(text, []).append(position)
+                texts += [(text, position) for text in value]
         numbers.sort()
+        texts.sort()
         self._numbers = np.array([number for number, _ in numbers], np.float64)
-        self._at = np.array([position for _, position in numbers], np.int64)
-        self._texts = {text: np.array(places, np.int64) for text, places in texts.items()}
-        self._sorted = sorted(self._texts)
+        self._numbered = np.array([position for _, position in numbers], np.int64)
+        self._texts = [text for text, _ in texts]
+        self._worded = np.array([position for _, position in texts], np.int64)
 
     def having(self, condition: Condition) -> Positions:
         """Positions of the items for which it holds, ascending."""
         if isinstance(condition, AnyOf):
-            found = [self._equal(value) for value in condition.values]
+            found = [self._between(value, value) for value in condition.values]
         else:
-            found = self._between(condition)
-        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+            found = [self._between(condition.low, condition.high)]
+        return np.unique(np.concatenate(found))
 
-    def _equal(self, value: Value) -> Positions:
-        if isinstance(value, str):
-            return self._texts.get(value, np.empty(0, np.int64))
-        return self._numbers_between(value, value)
-
-    def _between(self, ends: Between) -> list[Positions]:
-        if isinstance(ends.low, str) or isinstance(ends.high, str):
-            first = bisect_left(self._sorted, ends.low) if isinstance(ends.low, str) else 0
-            last = bisect_right(self._sorted, ends.high) if isinstance(ends.high, str) else len(self._sorted)
-            return [self._texts[text] for text in self._sorted[first:last]]
-        return [self._numbers_between(ends.low, ends.high)]
-
-    def _numbers_between(self, low: float | None, high: float | None) -> Positions:
+    def _between(self, low: Value | None, high: Value | None) -> Positions:
+        """Positions of values from `low` to `high`, both of one kind, in the order of the values."""
+        if isinstance(low, str) or isinstance(high, str):
+            first = bisect_left(self._texts, low) if isinstance(low, str) else 0
+            last = bisect_right(self._texts, high) if isinstance(high, str) else len(self._texts)
+            return self._worded[first:last]
         first = 0 if low is None else int(np.searchsorted(self._numbers, float(low), "left"))
-        last = len(self._at) if high is None else int(np.searchsorted(self._numbers, float(high), "right"))
-        return self._at[first:last]
+        count = len(self._numbers)
+        last = count if high is None else int(np.searchsorted(self._numbers, float(high), "right"))
+        return self._numbered[first:last]
 
 
 def _checked(place: int, row: Mapping[str, Any]) -> Attributes:
