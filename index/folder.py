@@ -24,10 +24,11 @@ from safetensors.numpy import load_file, save_file
 from core.artifacts import MANIFEST, digest, read_manifest, writing
 from core.errors import ArtifactError
 from core.readers.places import shown
+from index.columns import Display
 from index.gallery_files import PLAIN, read, reading, write
 from index.lineage import Lineage
 from index.living import Living
-from index.segment import Display, Searched, Segment
+from index.segment import Searched, Segment
 
 SEGMENT, GONE = "segment", "gone"
 KEPT_SECONDS = 3600.0
@@ -253,7 +254,7 @@ def _segment(
     displays = None if kept.displays is None else [Display(*both) for both in kept.displays]
     return Segment(
         manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features, displays, kept.keys,
-        searched, threads,
+        searched, threads, kept.attributes,
     )  # fmt: skip
 
 
