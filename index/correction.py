@@ -89,7 +89,6 @@ class Correction:
             known = bool(self._answered) or self._labels > 0
             self._forget()
             return known
-        before = len(self._answered)
         rows = [
             (row, query.at)
             for row, query in enumerate(outcome.batch.queries)
@@ -100,7 +99,7 @@ class Correction:
             self._answered[at] = self._remembered(outcome, row)
         while len(self._answered) > KEPT:
             del self._answered[next(iter(self._answered))]
-        return bool(rows) or len(self._answered) != before
+        return bool(rows)
 
     def _remembered(self, outcome: Outcome, row: int) -> Answered:
         width = slice(None) if self._keep else slice(0)

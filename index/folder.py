@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from core.artifacts import MANIFEST, digest, read_manifest, writing
-from core.errors import ArtifactError
-from core.readers.places import shown
+from core.errors import ArtifactError, ConfigError
+from core.readers.places import bytes_of, shown
 from index.columns import Display
 from index.gallery_files import PLAIN, read, reading, write
 from index.lineage import Lineage
@@ -31,6 +32,7 @@ from index.living import Living
 from index.segment import Searched, Segment
 
 SEGMENT, GONE = "segment", "gone"
+VERSION = re.compile("[0-9a-f]{16}")
 KEPT_SECONDS = 3600.0
 """How long a version stays in its folder after another one took its place."""
 
@@ -102,8 +104,10 @@ def load(
         for first, second in manifest.get("segments", [PLAIN]):
             stored = (manifest["files"][first], manifest["files"][second])
             made = known.get(stored)
-            segments.append(made or _segment(folder, (first, second), manifest, searched, threads))
-            segments[-1].stored = stored
+            if made is None:
+                made = _segment(folder, (first, second), manifest, searched, threads)
+                made.stored = stored
+            segments.append(made)
         gone = load_file(folder / manifest["gone"]) if manifest.get("gone") else {}
         parts = tuple(_living(segment, gone.get(str(n))) for n, segment in enumerate(segments))
         lineage = _lineage(manifest, parts, after)
@@ -197,7 +201,8 @@ def _replace(folder: Path, manifest: dict[str, Any], made: Saved, before: Mappin
     if before["version"] != manifest["version"]:
         _write(folder, _former(before["version"]), before)
     _write(folder, MANIFEST, {"kind": "gallery", **manifest, "files": files})
-    _forget(folder)
+    with suppress(OSError):  # the version is there; what could not be removed is looked at again
+        _forget(folder)
 
 
 def _write(folder: Path, name: str, document: Mapping[str, Any]) -> None:
@@ -225,17 +230,21 @@ def _forget(folder: Path) -> None:
 
 
 def _former(version: str) -> str:
-    """The name of a manifest that another one has replaced."""
+    """The name of a manifest that another one has replaced. Raises ArtifactError for what is no version."""
+    if VERSION.fullmatch(version) is None:
+        raise ArtifactError(f"expected a gallery version of 16 hex digits, got {version!r:.80}")
     return f"manifest-{version}.json"
 
 
 def _document(path: Path) -> dict[str, Any]:
     """A manifest of a gallery as it stands there; {} where there is none that can be read."""
     try:
-        found = json.loads(path.read_bytes())
-        whole = found["kind"] == "gallery" and isinstance(found["files"], dict) and bool(found["version"])
-        return dict(found) if whole else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(bytes_of(path))
+        named = VERSION.fullmatch(str(found["version"])) is not None
+        return (
+            dict(found) if named and found["kind"] == "gallery" and isinstance(found["files"], dict) else {}
+        )
+    except (ConfigError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

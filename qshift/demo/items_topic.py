@@ -134,7 +134,8 @@ def follow(config_file: Path | None, once: bool, console: Console) -> None:
     VersionedGallery.load(config.gallery, base.version, backend="exact")  # said before Kafka is asked
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    ensure_topics(config.kafka.bootstrap_servers, items_settings(config.kafka))
+    kafka = config.kafka
+    ensure_topics(kafka.bootstrap_servers, items_settings(kafka), security=kafka.security)
     while not stop.is_set():
         try:
             _follow(config, base, once, stop, console)
@@ -157,7 +158,7 @@ def _follow(config: Config, base: Base, once: bool, stop: threading.Event, conso
         sink.flush(FLUSH_SECONDS)
 
     try:
-        with KafkaLog(servers) as topic:
+        with KafkaLog(servers, config.kafka.security) as topic:
             intake = Intake(topic, config, base, config.gallery, refuse)
             while not stop.is_set():
                 made = intake.step()

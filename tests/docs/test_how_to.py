@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from how_to import PAGES, ROOT, blocks, commands, page_rights, run
 from PIL import Image
 from toy_clips import write_clip
@@ -25,7 +27,7 @@ from stream.rights import topic_rights
 
 NOT_RUN = {
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
-    "qshift fit clip my-pictures --model": "needs 600 MB of weights; tests/encoders/test_clip_folder.py",
+    "qshift fit clip my-pictures --model ViT-B-32": "needs its weights; tests/encoders/test_clip_folder.py",
     "qshift gallery compare": "needs 10,000 items; tests/qshift/test_gallery_commands.py",
     "qshift gallery follow": "needs a Kafka; tests/integration/test_gallery_changes.py",
     "qshift replay topic": "needs yesterday's topic; tests/integration/test_recording.py",
@@ -200,6 +202,7 @@ def test_a_clip_is_brought(tmp_path: Path) -> None:
         blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
         picture = Image.fromarray(blocks).resize((60, 48), Image.Resampling.NEAREST)
         picture.save(tmp_path / "my-pictures" / f"picture {number} of blocks.png")
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / "mobilenet.pth")
     (tmp_path / "my-texts.txt").write_text("\n".join(f"text number {number}" for number in range(70)))
     for command in commands(CLIP):
         if command.startswith(tuple(NOT_RUN)):

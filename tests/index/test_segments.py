@@ -325,6 +325,8 @@ def test_a_version_stays_for_an_hour_after_it_was_replaced(tmp_path: Path) -> No
     assert not {name for name in before if name in ("gallery.safetensors", "items.json")} & set(files(folder))
     assert len(files(folder)) == 2 + 2 * 2, sorted(files(folder))
     VersionedGallery.load(folder, "b", backend="exact", version=other.version)
+    with pytest.raises(ArtifactError, match="16 hex digits"):
+        VersionedGallery.load(folder, "b", backend="exact", version="../../elsewhere")
     with pytest.raises(ArtifactError, match=f"manifest-{made[0].version}.json is missing"):
         VersionedGallery.load(folder, "b", backend="exact", version=made[0].version)
 

@@ -18,7 +18,8 @@ from qshift.data.emoji import EmojiSet
 from qshift.demo.fit import MODELS, fit
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.encode import BATCH
-from qshift.recipes.measure import ALIGNED, first_hits, measure
+from qshift.recipes.finish import hash_head
+from qshift.recipes.measure import ALIGNED, BLOCK, PAIRS, first_hits, measure
 from qshift.recipes.open_clip_base import choose_step, fit_open_clip_base
 
 QUICK = ScratchConfig(
@@ -123,6 +124,27 @@ def test_first_hits() -> None:
     texts = gallery[[0, 2, 2, 0]]
     assert first_hits(texts, gallery, ("a", "b", "c", "d")) == 0.5
     assert first_hits(texts, gallery, ("a", "c", "c", "a")) == 1.0
+
+
+def test_large_galleries_are_measured_block_by_block() -> None:
+    """What is looked at in blocks is what it is in one piece."""
+    draw = np.random.default_rng(0)
+    gallery, queries = (draw.standard_normal((n, 16)).astype(np.float32) for n in (BLOCK + 5000, 320))
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    queries[:64] = gallery[-64:]
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    assert len(queries) * len(gallery) > PAIRS
+    head = hash_head({"image": gallery[:500]}, 16)
+    own = np.arange(len(gallery) - 64, len(gallery), dtype=np.int64)
+    constants, reference = measure(queries[:64], gallery, head, "image", choose_step("image"), own=own)
+    ours, theirs = (head.codes(torch.from_numpy(rows), "image") for rows in (queries[:64], gallery))
+    for row, code in enumerate(ours):
+        distances = np.bitwise_count(code ^ theirs).sum(1).astype(float)
+        distances[own[row]] = np.inf
+        assert reference.nearest[row] == distances.min()
+    assert np.isfinite(constants.source_gap)
+    wanted = [int((gallery @ query).argmax()) for query in queries]
+    assert first_hits(queries, gallery, range(len(gallery)), wanted) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ def go(built: Engine, events: Iterable[Any], store: Any = None, sink: Any = None
             )  # fmt: skip
             return report, answers(sink), store, watch
         except Crash:
-            source.seek((TOPIC, 0), 0)
             for number in range(2):
+                source.seek((TOPIC, number), 0)
                 source.seek((LABELS, number), 0)
 
 
@@ -160,8 +160,9 @@ def labelled(asked: Sequence[Record], names: dict[int, str], late: int, partitio
 def journal_of(store: MemoryStore) -> MemoryStore:
     """A store that holds the journal alone."""
     again = MemoryStore()
-    for entry in store.journalled((TOPIC, 0), {}):
-        again.journal(entry)
+    for partition in range(2):
+        for entry in store.journalled((TOPIC, partition), {}):
+            again.journal(entry)
     return again
 
 
@@ -278,6 +279,33 @@ def test_labels_of_another_partition_do_nothing_here(
         decode_answer(v).results for v in alone.values()
     ]
     assert [entry.label_offsets for entry in store.journalled((TOPIC, 1), {})] == [{}] * BATCHES
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_crashes_of_a_worker_with_two_partitions_are_invisible(
+    world: tuple[Base, VersionedGallery], asked: list[Record], frozen_first: dict[int, str], seed: int
+) -> None:
+    """Their checkpoints stand at different labels: what one has seen is read again for the other."""
+    names, rng = world[1].identifier, np.random.default_rng(seed)
+    events: list[Any] = []
+    for number, event in enumerate(labelled(asked, frozen_first, 40)):
+        if event.at.topic == TOPIC:
+            events += [event, replace(event, at=replace(event.at, partition=1))]
+            continue
+        about = Coordinates(TOPIC, 1, event.at.offset)
+        other = frozen_first[event.at.offset] if number % 3 else names(0)
+        events += [
+            replace(event, at=replace(event.at, offset=2 * event.at.offset)),
+            Record(Coordinates(LABELS, 0, 2 * event.at.offset + 1), label(about, other)),
+        ]
+    records = list(events)
+    for place in sorted(rng.choice(len(events), size=4, replace=False).tolist(), reverse=True):
+        events.insert(place, Crash())
+    report, sent, store, _ = go(engine(world), events, step=8)
+    again, same, _, _ = go(engine(world), records, journal_of(store), step=64)
+    assert len(sent) == 2 * len(asked) and same == sent and again.state_sha256 == report.state_sha256
+    for partition in range(2):
+        assert store.journalled((TOPIC, partition), {})[-1].label_offsets != {}
 
 
 def test_labels_that_are_gone_are_said_and_stop_nothing(
