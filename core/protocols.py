@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.checkpoints import Checkpoint, JournalEntry
+from core.filters import Filter
 from core.hooks import HookPoints
 from core.records import Judgement, Partition, Record, Refusal
 from core.types import AdaptationStep, Codes, Distances, Encoded, Floats, Hits, Keys, Modality, Outcome, Twin
@@ -157,6 +158,9 @@ class Gallery(Protocol):
     def search(self, codes: Codes, k: int, allowed: Keys | None = None) -> Hits:
         """K nearest by Hamming distance, ties by key. Raises GalleryError on a wrong code width."""
 
+    def allowed(self, wanted: Filter) -> Keys:
+        """Keys [n] of the items that a filter lets through, ascending: what `search` may be limited to."""
+
     def distances(self, codes: Codes) -> Distances:
         """Distances [B, N] to every item, in position order: for judging and for small galleries."""
 
@@ -179,14 +183,14 @@ class Gallery(Protocol):
 class Fusion(Protocol):
     """What is answered from the shortlists of both twins."""
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
-        """What a twin answers by itself."""
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
+        """What a twin answers by itself, taken from `hits`; `top` items where another number is wanted."""
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
         correct: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> tuple[Hits, Floats]:  # fmt: skip
-        """What is served, the adapted twin's weights [B], as `correct`ed; `repaired` [B]: mended texts."""
+        """What is served, as wide as theirs; the adapted one's weights [B], `correct`ed; `repaired` [B]."""
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows so little of a shift that the adapted twin's weight will be 0."""

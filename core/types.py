@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.filters import ANYTHING, Wanted
 from core.records import Coordinates
 
 Modality = Literal["text", "image", "vector", "composed", "sequence"]
@@ -40,6 +41,7 @@ class Query:
     repaired: str = ""
     """What query repair made of a text; "" where it changed nothing or is off."""
     repaired_prepared: Any = None
+    wanted: Wanted = ANYTHING
 
     @property
     def meant(self) -> Any:
@@ -81,6 +83,7 @@ class Hits:
 
     keys: Keys
     distances: Distances
+    scores: NDArray[np.float64] | None = None  # [B, K], descending; None: by distance alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,10 @@ class Twin:
 
     encoded: Encoded
     hits: Hits
-    """Shortlist of its code, by Hamming distance."""
+    """Shortlist of its code, by Hamming distance, of the whole gallery."""
     answer: Hits
-    """What it would answer alone."""
+    """What it would answer alone, under the filters of the queries."""
+    among: Hits | None = None  # the shortlist of its answer where a query has a filter; None: `hits`
 
     @property
     def features(self) -> Floats:

@@ -303,6 +303,10 @@ def form(one: Mapping[str, Any]) -> str:
     """A property of a schema in words."""
     if "$ref" in one:
         return str(one["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in one:
+        return " or ".join(map(form, one["anyOf"]))
+    if "enum" in one:
+        return ", ".join(f'`"{value}"`' for value in one["enum"])
     if "const" in one:
         return f'`"{one["const"]}"`'
     kind = str(one["type"])

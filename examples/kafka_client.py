@@ -38,7 +38,8 @@ def answers(servers, asked, topics=("qshift.answers", "qshift.dead-letters")):
 
 def main(servers, *texts):
     for text, found in answers(servers, ask(servers, texts)):
-        print(f"{text}: {found if isinstance(found, str) else ', '.join(found[:3])}", flush=True)
+        named = found if isinstance(found, str) else ", ".join(found[:3]) or "nothing"
+        print(f"{text}: {named}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,19 @@ from core.errors import GalleryError
 from core.types import Floats
 
 BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
+
+    title: str = ""
+    picture: str = ""
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.picture)
+        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
+            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
 
 
 class Features:

@@ -98,9 +98,19 @@ class Evidence:
         return None
 
     def _standardised(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
+        return self.below(gallery, modality, nearest(gallery, twin.encoded, twin.hits))
+
+    def knows(self, modality: Modality) -> bool:
+        """Whether the base has clean queries of this kind to compare with."""
+        return modality in self._clean_queries
+
+    def below(
+        self, gallery: Gallery, modality: Modality, cosines: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """How far nearest cosines [B] lie below those of clean queries of a known kind, in their sd."""
         mean, sd = self.clean(gallery, modality)
-        below: NDArray[np.float64] = (mean - nearest(gallery, twin.encoded, twin.hits)) / sd
-        return below
+        drops: NDArray[np.float64] = (mean - cosines) / sd
+        return drops
 
     def _clean_together(self, modality: Modality) -> float:
         if modality not in self._together:

@@ -25,10 +25,11 @@ from safetensors.numpy import load_file, save_file
 from core.artifacts import MANIFEST, digest, read_manifest, writing
 from core.errors import ArtifactError, ConfigError
 from core.readers.places import bytes_of, shown
+from index.columns import Display
 from index.gallery_files import PLAIN, read, reading, write
 from index.lineage import Lineage
 from index.living import Living
-from index.segment import Display, Searched, Segment
+from index.segment import Searched, Segment
 
 SEGMENT, GONE = "segment", "gone"
 VERSION = re.compile("[0-9a-f]{16}")
@@ -262,7 +263,7 @@ def _segment(
     displays = None if kept.displays is None else [Display(*both) for both in kept.displays]
     return Segment(
         manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features, displays, kept.keys,
-        searched, threads,
+        searched, threads, kept.attributes,
     )  # fmt: skip
 
 

@@ -52,9 +52,10 @@ class TwinFusion:
     def __init__(self, config: AnswerConfig, evidence: Evidence) -> None:
         self._answer, self._evidence = config, evidence
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
         """What a twin answers by itself: its shortlist, re-ranked by its own features."""
-        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)))
+        top = self._answer.top if top is None else top
+        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)), top)
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
@@ -70,8 +71,8 @@ class TwinFusion:
         weights[repaired] = np.inf
         mixed, alone = (weights > 0) & (weights < np.inf), weights == np.inf
         both = self._best(
-            gallery, adapted.encoded, adapted.hits, frozen.encoded, frozen.hits, self._answer.fuse,
-            np.where(mixed, weights, 1.0),
+            gallery, adapted.encoded, _candidates(adapted), frozen.encoded, _candidates(frozen),
+            self._answer.fuse, np.where(mixed, weights, 1.0), frozen.answer.keys.shape[1],
         ) if mixed.any() else frozen.answer  # fmt: skip
         served = _rows(alone, adapted.answer, _rows(~mixed, frozen.answer, both))
         return served, weights.astype(np.float32)
@@ -82,18 +83,22 @@ class TwinFusion:
 
     def _best(
         self, gallery: Gallery, first: Encoded, first_hits: Hits, other: Encoded, other_hits: Hits,
-        mode: Mode, weights: NDArray[np.float64],
+        mode: Mode, weights: NDArray[np.float64], top: int,
     ) -> Hits:  # fmt: skip
         answer = self._answer
-        k = answer.shortlist if answer.rerank else answer.top
+        k = answer.shortlist if answer.rerank else top
         hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode, weights)
         if not answer.rerank:
             return hits
         known = hits.keys >= 0
         score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
         score[~known] = -BEHIND
-        order = np.argsort(-score, axis=1, kind="stable")[:, : answer.top]
-        return Hits(np.take_along_axis(hits.keys, order, 1), np.take_along_axis(hits.distances, order, 1))
+        order = np.argsort(-score, axis=1, kind="stable")[:, :top]
+        keys, distances = (
+            np.take_along_axis(hits.keys, order, 1),
+            np.take_along_axis(hits.distances, order, 1),
+        )
+        return Hits(keys, distances, np.take_along_axis(score, order, 1))
 
     def score(
         self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: Mode,
@@ -131,4 +136,15 @@ def _rows(chosen: NDArray[np.bool_], these: Hits, others: Hits) -> Hits:
     if not chosen.any():
         return others
     pick = chosen[:, None]
-    return Hits(np.where(pick, these.keys, others.keys), np.where(pick, these.distances, others.distances))
+    keys, distances = (
+        np.where(pick, these.keys, others.keys),
+        np.where(pick, these.distances, others.distances),
+    )
+    if these.scores is None or others.scores is None:
+        return Hits(keys, distances)
+    return Hits(keys, distances, np.where(pick, these.scores, others.scores))
+
+
+def _candidates(twin: Twin) -> Hits:
+    """The shortlist that its answers are taken from."""
+    return twin.hits if twin.among is None else twin.among

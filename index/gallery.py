@@ -9,7 +9,7 @@ are given out once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +17,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from core.attributes import Attribute
 from core.config import IndexKind
 from core.errors import GalleryError
+from core.filters import Filter
 from core.types import Codes, Distances, Floats, Hits, Keys
 from index.codes import NO_KEY, checked
+from index.columns import Display as Display
 from index.columns import frozen, gathered
 from index.exact import checked_k
 from index.folder import Saved, load, save
@@ -28,7 +31,6 @@ from index.lineage import Lineage
 from index.living import Living, merged_hits
 from index.segment import Backend as Backend
 from index.segment import Device, Searched, Segment
-from index.segment import Display as Display
 from index.segment import Label as Label
 
 
@@ -42,6 +44,7 @@ class VersionedGallery:
         labels: per item one label, several, or none (an empty sequence); the first is the item's own.
         features: [N, D] kept as float16, normalised first unless they are float16 already; None where
             nothing will be learned or re-ranked.
+        attributes: of each item, by name (`core/attributes.py`); None: nothing is said, filters find nothing.
         displays: per item; None: nothing to show.
         keys: [N] int64 >= 0, each once, in any order; None: 0..N-1.
         backend: "faiss" or "exact"; both give the same hits.
@@ -70,10 +73,11 @@ class VersionedGallery:
         threads: int | None = None,
         base_version: str = "",
         next_key: int | None = None,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         searched = Searched(backend, device)
         numbers = np.arange(len(ids), dtype=np.int64) if keys is None else keys
-        first = Segment(bits, ids, codes, labels, features, displays, numbers, searched, threads)
+        first = Segment(bits, ids, codes, labels, features, displays, numbers, searched, threads, attributes)
         after = max(next_key or 0, int(first.keys[-1]) + 1 if len(first) else 0)
         self._begin(
             Saved((Living(first),), Lineage(first.identity[:16], after), after, base_version), searched
@@ -95,7 +99,7 @@ class VersionedGallery:
 
     @property
     def version(self) -> str:
-        """16 hex digits that name the items, their keys, codes, labels and features; not what pages show.
+        """16 hex digits that name all that is kept of the items but what pages show.
 
         A gallery made from nothing is named by a sha256 over all of these; for one that was changed since
         see `index.lineage`.
@@ -188,6 +192,15 @@ class VersionedGallery:
         part, position = self._at(key)
         return part.segment.labels[position]
 
+    def attributes_of(self, key: int) -> Mapping[str, Attribute]:
+        """What is said of an item; {} where nothing is."""
+        part, position = self._at(key)
+        return part.segment.said(position)
+
+    def allowed(self, wanted: Filter) -> Keys:
+        """Keys [n] of the items that a filter lets through, ascending; of no condition all."""
+        return np.concatenate([part.allowed(wanted) for part in self._parts]) if wanted else self._keys
+
     def titles(self) -> list[str]:
         """What the items are called, in position order; [] where nothing was said."""
         if all(part.segment.displays is None for part in self._parts):
@@ -201,12 +214,9 @@ class VersionedGallery:
 
     def add(
         self,
-        ids: Sequence[str],
-        codes: Codes,
-        labels: Sequence[Label],
-        features: NDArray[Any] | None = None,
-        displays: Sequence[Display] | None = None,
-    ) -> VersionedGallery:
+        ids: Sequence[str], codes: Codes, labels: Sequence[Label], features: NDArray[Any] | None = None,
+        displays: Sequence[Display] | None = None, attributes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> VersionedGallery:  # fmt: skip
         """The next version, with more items; features are needed exactly if there are some already.
 
         Raises:
@@ -215,16 +225,13 @@ class VersionedGallery:
         known = [name for name in ids if self._known(name) is not None]
         if known:
             raise GalleryError(f"expected new identifiers, got {known[:3]} again: remove them before adding")
-        return self.upsert(ids, codes, labels, features, displays)
+        return self.upsert(ids, codes, labels, features, displays, attributes)
 
     def upsert(
         self,
-        ids: Sequence[str],
-        codes: Codes,
-        labels: Sequence[Label],
-        features: NDArray[Any] | None = None,
-        displays: Sequence[Display] | None = None,
-    ) -> VersionedGallery:
+        ids: Sequence[str], codes: Codes, labels: Sequence[Label], features: NDArray[Any] | None = None,
+        displays: Sequence[Display] | None = None, attributes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> VersionedGallery:  # fmt: skip
         """The next version, with these items in the place of those of the same names; they get new keys.
 
         Raises:
@@ -236,7 +243,9 @@ class VersionedGallery:
             raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
         keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
         rows = checked(codes, self.bits)
-        more = Segment(self.bits, ids, rows, labels, features, displays, keys, self.searched)
+        more = Segment(
+            self.bits, ids, rows, labels, features, displays, keys, self.searched, attributes=attributes
+        )
         if not len(more):
             return self
         return self._changed([key for name in ids if (key := self._known(name)) is not None], more)
@@ -272,18 +281,10 @@ class VersionedGallery:
 
     @classmethod
     def load(
-        cls,
-        folder: Path,
-        base_version: str | None = None,
-        *,
-        backend: Backend = "faiss",
-        device: Device = "cpu",
-        threads: int | None = None,
-        version: str = "",
-        beside: VersionedGallery | None = None,
-        kind: IndexKind = "flat",
-        effort: int | None = None,
-    ) -> VersionedGallery:
+        cls, folder: Path, base_version: str | None = None, *, backend: Backend = "faiss",
+        device: Device = "cpu", threads: int | None = None, version: str = "",
+        beside: VersionedGallery | None = None, kind: IndexKind = "flat", effort: int | None = None,
+    ) -> VersionedGallery:  # fmt: skip
         """Reads a version back.
 
         Args:

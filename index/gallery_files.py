@@ -21,7 +21,7 @@ PLAIN = ("gallery.safetensors", "items.json")
 
 
 class Columns(NamedTuple):
-    """Of N items: keys, codes, features as float16, names, labels, and (title, picture)."""
+    """Of N items: keys, codes, features as float16, names, labels, (title, picture), and attributes."""
 
     keys: Keys
     codes: Codes
@@ -29,6 +29,7 @@ class Columns(NamedTuple):
     ids: Sequence[str]
     labels: Sequence[Sequence[str]]
     displays: Sequence[Sequence[str]] | None
+    attributes: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -39,7 +40,9 @@ class Columns(NamedTuple):
 def write(folder: Path, names: tuple[str, str], columns: Columns) -> None:
     """Writes the two files of some items."""
     save_file(columns.tensors, folder / names[0])
-    items = {"ids": columns.ids, "labels": columns.labels, "displays": columns.displays}
+    items: dict[str, Any] = {"ids": columns.ids, "labels": columns.labels, "displays": columns.displays}
+    if columns.attributes is not None:
+        items["attributes"] = columns.attributes
     (folder / names[1]).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
 
 
@@ -51,7 +54,7 @@ def read(folder: Path, names: tuple[str, str], manifest: Mapping[str, Any]) -> C
     items = json.loads((folder / names[1]).read_text(encoding="utf-8"))
     return Columns(
         tensors["keys"], tensors["codes"], tensors.get("features"),
-        items["ids"], items["labels"], items["displays"],
+        items["ids"], items["labels"], items["displays"], items.get("attributes"),
     )  # fmt: skip
 
 

@@ -60,11 +60,13 @@ class Lineage:
 
 def _item(segment: Segment, position: int) -> int:
     """A hash of all that a version is made of; not of what pages show."""
-    named = [int(segment.keys[position]), segment.ids[position], segment.labels[position]]
+    named: list[object] = [int(segment.keys[position]), segment.ids[position], segment.labels[position]]
+    if said := segment.said(position):  # an item without any has the hash it had before there were attributes
+        named.append(said)
     rows = segment.codes[position].tobytes()
     if segment.features is not None:
         rows += segment.features.rows[position].tobytes()
-    return _number(json.dumps(named).encode() + b"\0" + rows)
+    return _number(json.dumps(named, sort_keys=True).encode() + b"\0" + rows)
 
 
 def _number(content: bytes) -> int:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from core.filters import Filter
 from core.types import Codes, Distances, Hits, Keys
 from index.exact import unused
 from index.segment import Segment
@@ -78,6 +79,11 @@ class Living:
             return np.empty(0, np.int64)
         places = np.frombuffer(found, dtype=np.int64)
         return places if self.dead is None else self._rank[places[~self.dead[places]]]
+
+    def allowed(self, wanted: Filter) -> Keys:
+        """Of the items left, keys of those that a filter of one condition or more lets through, ascending."""
+        found = self.segment.allowed(wanted)
+        return self.segment.keys[found if self.dead is None else found[~self.dead[found]]]
 
     def distances(self, codes: Codes) -> Distances:
         """[B, L/8] -> [B, len(self)] in the order of keys."""

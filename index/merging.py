@@ -88,6 +88,7 @@ def merge(gallery: VersionedGallery, tiers: Tiers = TIERS) -> Merged | None:
     places = [(s, i) for s, rows in zip(segments, alive) for i in rows.tolist()]
     features = [s.features.rows[rows] for s, rows in zip(segments, alive) if s.features is not None]
     shown = any(s.displays is not None for s in segments)
+    said = any(s.attributes is not None for s in segments)
     after = Segment(
         gallery.bits,
         [s.ids[i] for s, i in places],
@@ -97,6 +98,7 @@ def merge(gallery: VersionedGallery, tiers: Tiers = TIERS) -> Merged | None:
         [s.display(i) for s, i in places] if shown else None,
         np.concatenate([part.keys for part in found]),
         gallery.searched,
+        attributes=[s.said(i) for s, i in places] if said else None,
     )
     return Merged(tuple(found), after)
 

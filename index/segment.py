@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.artifacts import tensors_hash
+from core.attributes import Attributes
 from core.config import IndexKind
 from core.errors import ConfigError, GalleryError
+from core.filters import Filter
 from core.types import Codes, Keys
+from index.attributes import ItemAttributes, Positions
 from index.codes import checked
-from index.columns import Features, frozen, half
+from index.columns import Display, Features, frozen, half
 from index.exact import ExactIndex, checked_keys
 from index.gallery_files import Columns
 
@@ -31,19 +33,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Label = str | Sequence[str]
 HOST_ITEMS = 1 << 15
 """Fewer items stay on the host where the device is "auto": an index on a GPU reserves memory of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Display:
-    """How a page shows an item: a title, and the name of a picture file relative to the page's folder."""
-
-    title: str = ""
-    picture: str = ""
-
-    def __post_init__(self) -> None:
-        path = PurePosixPath(self.picture)
-        if path.is_absolute() or ".." in path.parts or "\\" in self.picture:
-            raise GalleryError(f"expected a picture's name inside the page's folder, got {self.picture!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +81,23 @@ class Segment:
         displays: per item; None: nothing to show.
         keys: [n] int64 >= 0, each once, in any order.
         searched: how; threads: see `FaissIndex`.
+        attributes: of each item; None: nothing is said, which is the same as {} of every item.
 
     Raises:
-        GalleryError: columns of different length, a name or key twice, a wrong width, bad features.
+        GalleryError: columns of different length, a name or key twice, a wrong width, bad features or
+            attributes.
     """
 
     def __init__(
         self, bits: int, ids: Sequence[str], codes: Codes, labels: Sequence[Label],
         features: NDArray[Any] | None, displays: Sequence[Display] | None, keys: Keys,
-        searched: Searched, threads: int | None = None,
+        searched: Searched, threads: int | None = None, attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         count, numbers = len(ids), checked_keys(keys)
         columns: dict[str, int] = {"keys": len(numbers), "codes": len(codes), "labels": len(labels)}
         columns |= {"features": len(features)} if features is not None else {}
         columns |= {"displays": len(displays)} if displays is not None else {}
+        columns |= {"attributes": len(attributes)} if attributes is not None else {}
         if set(columns.values()) - {count}:
             raise GalleryError(f"expected {count} of everything, as there are identifiers, got {columns}")
         order = np.argsort(numbers, kind="stable")
@@ -118,6 +110,9 @@ class Segment:
         self.labels = tuple(_several(labels[i]) for i in order)
         self.displays = None if displays is None else tuple(displays[i] for i in order)
         self.features = None if features is None else Features(half(features)[order])
+        said = None if attributes is None else ItemAttributes([attributes[i] for i in order])
+        self.attributes = said if said is not None and said.names else None
+        """None where nothing is said of any item."""
         self.key_of: dict[str, int] = dict(zip(self.ids, self.keys.tolist(), strict=True))
         if len(self.key_of) != count:
             (name, times), *_ = Counter(self.ids).most_common(1)
@@ -139,13 +134,23 @@ class Segment:
 
     @cached_property
     def identity(self) -> str:
-        """sha256 over names, keys, codes, labels and features; not what pages show."""
-        meta = {"bits": self.bits, "ids": self.ids, "labels": self.labels}
+        """sha256 over names, keys, codes, labels, features and attributes; not what pages show."""
+        meta: dict[str, Any] = {"bits": self.bits, "ids": self.ids, "labels": self.labels}
+        if self.attributes is not None:  # without any it is what it was before there were attributes
+            meta["attributes"] = self.attributes.rows
         return tensors_hash(self.columns().tensors, meta)
 
     def display(self, position: int) -> Display:
         """What pages show; the name as the title where nothing was given."""
         return Display(self.ids[position]) if self.displays is None else self.displays[position]
+
+    def said(self, position: int) -> Attributes:
+        """What is said of an item; {} where nothing is."""
+        return {} if self.attributes is None else self.attributes.rows[position]
+
+    def allowed(self, wanted: Filter) -> Positions:
+        """Positions of the items that a filter of one condition or more lets through, ascending."""
+        return np.empty(0, np.int64) if self.attributes is None else self.attributes.allowed(wanted)
 
     def positions(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Where keys [...] stand, and whether they are here: a position means nothing where not."""
@@ -161,7 +166,8 @@ class Segment:
         """As files hold them."""
         shown = None if self.displays is None else [[d.title, d.picture] for d in self.displays]
         rows = None if self.features is None else self.features.rows
-        return Columns(self.keys, self.codes, rows, self.ids, self.labels, shown)
+        said = None if self.attributes is None else self.attributes.rows
+        return Columns(self.keys, self.codes, rows, self.ids, self.labels, shown, said)
 
 
 def _several(label: Label) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class GalleryVersions:
         return next((one for one in reversed(kept) if one.has(key)), self._current)
 
     def identifier(self, version: str, key: int) -> str:
-        """The user's own name of an item in the version that answered; its key where that is gone."""
+        """The user's own name of an item in a version; its key where that is no longer kept."""
         gallery = self.version(version)
         return str(key) if gallery is None else gallery.identifier(key)
 

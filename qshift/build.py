@@ -26,6 +26,7 @@ from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 from encoders.word_lists import english, english_share, written_in
+from index.confidence import Confidence
 from index.correction import Corrections
 from index.evidence import Evidence
 from index.fusion import TwinFusion
@@ -38,6 +39,7 @@ from qshift.lanes import Aligners as Aligners
 from qshift.lanes import adapter as adapter
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
+from stream.decision import Decisions
 from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
@@ -117,7 +119,8 @@ def assemble(
     if OWN_METHOD.fullmatch(config.adapt.method or ""):
         for modality in base.constants:  # what a class of others lacks is said before a query waits
             adapter(config, base, modality, where)
-    fusion = TwinFusion(config.answer, Evidence(config.answer, base.reference, base.head.codes))
+    evidence = Evidence(config.answer, base.reference, base.head.codes)
+    fusion = TwinFusion(config.answer, evidence)
     pipeline = Pipeline(
         config,
         base.encoders if encoders is None else encoders,
@@ -127,6 +130,7 @@ def assemble(
             fusion,
             config.answer.shortlist,
             where,
+            config.answer.top,
             correction=corrections(config, versions, fusion),
         ),
         lambda modality: adapter(config, base, modality, where),
@@ -135,12 +139,13 @@ def assemble(
         where,
         repair(config, base, versions),
     )
-    labels = config.labels
+    labels, sure = config.labels, Confidence(evidence, base.extras, versions.version)
     codec = Codec(
         config.limits,
         config.kafka,
         versions.identifier,
         lambda at: included(at, labels.key, labels.rate),
+        decisions=Decisions(sure, config.answer.fuse != "none"),
     )
     return Engine(config, base, versions, pipeline, codec, fusion)
 

@@ -13,7 +13,7 @@ The same `stream.session.Session` that the live service drives does the work, on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.config import Config
 from core.errors import ConfigError, QshiftError, Refused
+from core.filters import wanted
 from core.records import Coordinates
 from core.types import AdaptationStep, Floats, Hits, Modality, Outcome, Query, QueryBatch
 from index.gallery import Display, Label, VersionedGallery
@@ -32,6 +33,8 @@ from qshift.methods import METHODS, known, with_method
 from qshift.recipes.gallery import encoded_items
 from qshift.recipes.in_memory import base_in_memory, gallery_in_memory, unit_rows
 from stream import session as lanes
+from stream.answer import DecidedBy
+from stream.decision import withheld
 from stream.pipeline import BatchPass
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 Content = str | bytes | NDArray[Any] | tuple[bytes, str] | tuple[bytes, ...]
 """A text, an encoded picture or its pixels uint8 [H, W, 3], a vector [D], a picture with a text, or the
 frames of a clip."""
+Said = Mapping[str, Any]
+"""A filter, or the attributes of an item, as JSON says it."""
 State = Mapping[Modality, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
 
 
@@ -53,6 +58,8 @@ class Ranking:
     """[B, K]"""
     distances: NDArray[np.int32]
     """[B, K] in bits."""
+    scores: NDArray[np.float64] | None = None
+    """[B, K] what the order is by: cosines of one twin, beliefs in a mixture; None: distances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ class Answer:
     """[B] of the adapted twin in what is served: 0 is the frozen answer, inf the adapted one."""
     quiet: bool
     """Whether nothing showed a shift: then the frozen twin alone was asked, and there is nothing to learn."""
+    decided_by: tuple[DecidedBy, ...]
+    """Of each query: "frozen", "adapted" or "mixture"."""
+    confidence: tuple[float | None, ...]
+    """The average precision to expect of each served answer, 0 to 1; None where the base cannot say."""
+    abstained: NDArray[np.bool_]
+    """[B] whose confidence is below the threshold: nothing is served to them."""
     _pass: BatchPass
 
 
@@ -99,6 +112,7 @@ class Session:
         method: str = "default",
         config: Config | None = None,
         bits: int = 128,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> Self:
         """A session around an image model in memory; its queries are pictures as tensors [3, H, W].
 
@@ -111,6 +125,7 @@ class Session:
                 gives them: [n, 3, H, W], or a sequence of [3, H, W].
             method, config: see the class.
             bits: of the binary codes; what they find is ordered by the features.
+            attributes: [N] of the items, by name: texts, numbers or lists of texts, for filters.
 
         Raises:
             ConfigError: parts that do not fit each other.
@@ -122,7 +137,7 @@ class Session:
         pin_threads(config)
         where, rows = device(config), unit_rows(gallery)
         base = base_in_memory(model, rows, clean, bits, config.seed, where)
-        versions = GalleryVersions(gallery_in_memory(base, rows, names, where, config.threads))
+        versions = GalleryVersions(gallery_in_memory(base, rows, names, where, config.threads, attributes))
         made = cls.__new__(cls)
         made._start(assemble(config, base, versions, where))
         return made
@@ -132,23 +147,56 @@ class Session:
         self._lanes: dict[Modality, lanes.Session] = {}
         self._seq = self._asked = 0
 
-    def answer(self, queries: Sequence[Content] | Tensor) -> Answer:
+    def answer(
+        self,
+        queries: Sequence[Content] | Tensor,
+        top: int | None = None,
+        filter: Said | Sequence[Said | None] | None = None,
+        threshold: float | None = None,
+    ) -> Answer:
         """Answers a batch of one modality by what was learned so far. Changes nothing.
 
+        Args:
+            queries: B of them.
+            top: items of each answer, at most `answer.shortlist`; None: `answer.top`.
+            filter: which items may be found, by their attributes, as in messages (docs/reference/queries.md):
+                for all queries, or for each its own.
+            threshold: the confidence, 0 to 1, below which nothing is served.
+
         Raises:
-            Refused: a query cannot be read; it is named by its place. Nothing is answered then.
+            Refused: a query cannot be read, or wants what it cannot have; it is named by its place. Nothing
+                is answered then.
             ConfigError: no query, queries of several modalities, or of one that the base does not serve.
         """
         modality = _modality_of(queries)
-        admitted = tuple(self._admitted(number, modality, query) for number, query in enumerate(queries))
+        several = filter is not None and not isinstance(filter, Mapping)
+        filters = list(filter) if several and filter is not None else [filter] * len(queries)
+        if len(filters) != len(queries):
+            raise ConfigError(f"{len(filters)} filters for {len(queries)} queries: one each, or one for all")
+        admitted = tuple(
+            self._admitted(number, modality, query, (top, of, threshold))
+            for number, (query, of) in enumerate(zip(queries, filters))
+        )
         batch = QueryBatch(modality, self._seq, modality, admitted)
         self._asked += len(admitted)
         self._seq += 1
         found = self._lane(modality).answer(batch)
+        said = self._engine.codec.decisions(found)
         served, frozen, adapted = (
-            self._ranking(hits) for hits in (found.served, found.frozen.answer, found.adapted.answer)
+            self._ranking(hits)
+            for hits in (withheld(found.served, said.abstained), found.frozen.answer, found.adapted.answer)
         )
-        return Answer(served, frozen, adapted, found.weights, found.quiet, found)
+        return Answer(
+            served,
+            frozen,
+            adapted,
+            found.weights,
+            found.quiet,
+            said.by,
+            said.confidence,
+            said.abstained,
+            found,
+        )
 
     def learn(self, answer: Answer) -> AdaptationStep:
         """Learns from a batch that was answered: completely, or not at all; `reason` says why not.
@@ -190,6 +238,7 @@ class Session:
         contents: Sequence[Content] | Tensor,
         labels: Sequence[Label] | None = None,
         titles: Sequence[str] | None = None,
+        attributes: Sequence[Said] | None = None,
     ) -> None:
         """Puts items into the gallery, in the place of those of the same names; see `swap`.
 
@@ -197,6 +246,7 @@ class Session:
             names, contents: of items of one modality, which the frozen tower encodes.
             labels: of each; its name without.
             titles: what pages call each; its name without.
+            attributes: of each, for filters; nothing is said without.
 
         Raises:
             GalleryError: an item cannot be read, or a name stands there twice; nothing is changed.
@@ -204,7 +254,7 @@ class Session:
         modality = _modality_of(contents)
         codes, features = encoded_items(self._engine.base, contents, names, modality=modality)
         displays = [Display(title) for title in titles or names]
-        more = self.gallery.upsert(names, codes, labels or list(names), features, displays)
+        more = self.gallery.upsert(names, codes, labels or list(names), features, displays, attributes)
         self.swap(tidied(more))
 
     def remove(self, names: Sequence[str]) -> None:
@@ -239,19 +289,21 @@ class Session:
             self._lanes[modality] = lanes.Session(self._engine.pipeline, modality)
         return self._lanes[modality]
 
-    def _admitted(self, number: int, modality: Modality, content: Any) -> Query:
+    def _admitted(self, number: int, modality: Modality, content: Any, want: tuple[Any, Any, Any]) -> Query:
         query = Query(Coordinates("session", 0, self._asked + number), modality, content)
         try:
-            return self._engine.pipeline.admit(query)
+            return self._engine.pipeline.admit(replace(query, wanted=wanted(*want)))
         except Refused as refused:
             raise Refused(refused.stage, f"query {number}: {refused.reason}") from refused
+        except ValueError as error:
+            raise Refused("validate", f"query {number}: {error}") from None
 
     def _ranking(self, hits: Hits) -> Ranking:
         gallery = self._engine.versions.current()
         names = tuple(
             tuple(gallery.identifier(key) if key >= 0 else "" for key in row) for row in hits.keys.tolist()
         )
-        return Ranking(names, hits.keys, hits.distances)
+        return Ranking(names, hits.keys, hits.distances, hits.scores)
 
 
 def _named(method: str, config: Config) -> Config:

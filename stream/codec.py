@@ -5,17 +5,19 @@ In: `stream.decoder`. Out: answers here, dead letters in `stream.letters`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from core.config import KafkaConfig, LimitConfig
 from core.records import Coordinates, Judgement, Record, Refusal
-from core.types import Outcome, Query
+from core.types import Hits, Outcome, Query
 from stream import letters, messages
 from stream.answer import Answer as Answer
 from stream.answer import decode_answer as decode_answer
+from stream.decision import Decision, Decisions, withheld
 from stream.decoder import Decoder
 from stream.letters import HEADER_BYTES
 from stream.messages import composed_query as composed_query
@@ -26,15 +28,23 @@ from stream.messages import sequence_query as sequence_query
 from stream.messages import text_query as text_query
 from stream.messages import vector_query as vector_query
 from stream.states import canonical
+from stream.wanting import wanting as wanting
 
 if TYPE_CHECKING:
     from stream.pipeline import BatchPass
 
 Headers = list[tuple[str, bytes]]
+SCORE_DIGITS = 6
+"""Beliefs in a mixture are spread over the shortlist: the last places are small."""
 
 
 def _number(_version: str, key: int) -> str:
     return str(key)
+
+
+def rounded(score: float | None) -> float | None:
+    """A score as answers say it; one that is no number is none."""
+    return None if score is None or not math.isfinite(score) else round(score, SCORE_DIGITS)
 
 
 def _never(_query: Coordinates) -> bool:
@@ -50,6 +60,7 @@ class Codec:
         identify: (gallery version, key) -> the user's name of an item; the key itself by default.
         label_wanted: whether a label of this query is asked for; must not depend on anything but the
             coordinates, or duplicates would differ.
+        decisions: says who decided an answer, and how sure it is.
         now_ms: clock of the `x-answered-at-ms` header, which is not part of the compared bytes.
     """
 
@@ -60,9 +71,11 @@ class Codec:
         identify: Callable[[str, int], str] = _number,
         label_wanted: Callable[[Coordinates], bool] = _never,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        decisions: Decisions | None = None,
     ) -> None:
         self._limits, self._decoder = limits, Decoder(limits, kafka)
         self._identify, self._label_wanted, self._now_ms = identify, label_wanted, now_ms
+        self.decisions = decisions or Decisions()
         # `Query` carries no headers: traces of waiting queries are kept here until they are answered.
         self._traces: OrderedDict[Coordinates, bytes] = OrderedDict()
 
@@ -82,41 +95,45 @@ class Codec:
 
     def answers(self, answered: BatchPass | Outcome) -> list[tuple[bytes, bytes, Headers]]:
         """(value, key, headers) of every query of a batch, in its order."""
-        batch, served, version = answered.batch, answered.served, answered.gallery_version
-        found = []
-        for row, query in enumerate(batch.queries):
-            results = [
-                (self._identify(version, int(key)), int(distance))
-                for key, distance in zip(served.keys[row], served.distances[row])
-                if key >= 0
-            ]
-            value = self.encode_answer(query, batch.lane, batch.seq, answered.state_hash, version, results)
-            found.append((value, str(query.at).encode(), self.answer_headers(query)))
-        return found
+        decision = self.decisions(answered)
+        served = withheld(answered.served, decision.abstained)
+        return [
+            (
+                canonical(self._answer(answered, served, decision, row)),
+                str(query.at).encode(),
+                self.answer_headers(query),
+            )
+            for row, query in enumerate(answered.batch.queries)
+        ]
 
-    def encode_answer(
-        self,
-        query: Query,
-        lane: str,
-        batch_seq: int,
-        state_hash: str,
-        gallery_version: str,
-        results: Sequence[tuple[str, int]],
-    ) -> bytes:
-        """Canonical JSON without clocks or host names: a duplicate is byte-identical."""
-        return canonical(
-            {
-                "schema_version": 1,
-                "source": messages.place(query.at),
-                "query_id": query.query_id,
-                "lane": lane,
-                "batch_seq": batch_seq,
-                "state": state_hash,
-                "gallery_version": gallery_version,
-                "label_wanted": self._label_wanted(query.at),
-                "results": [{"id": name, "distance": distance} for name, distance in results],
-            }
-        )
+    def _answer(
+        self, answered: BatchPass | Outcome, served: Hits, decision: Decision, row: int
+    ) -> dict[str, object]:
+        """One answer without clocks or host names: a duplicate is byte-identical."""
+        batch, version = answered.batch, answered.gallery_version
+        query, weight = batch.queries[row], float(answered.weights[row])
+        scores = [None] * served.keys.shape[1] if served.scores is None else served.scores[row].tolist()
+        found = zip(served.keys[row].tolist(), served.distances[row].tolist(), scores)
+        results = [
+            {"id": self._identify(version, key), "distance": distance, "score": rounded(score)}
+            for key, distance, score in found
+            if key >= 0
+        ]
+        return {
+            "schema_version": 2,
+            "source": messages.place(query.at),
+            "query_id": query.query_id,
+            "lane": batch.lane,
+            "batch_seq": batch.seq,
+            "state": answered.state_hash,
+            "gallery_version": version,
+            "label_wanted": self._label_wanted(query.at),
+            "weight": weight if math.isfinite(weight) else None,
+            "decided_by": decision.by[row],
+            "confidence": decision.confidence[row],
+            "abstained": bool(decision.abstained[row]),
+            "results": results,
+        }
 
     def answer_headers(self, query: Query) -> Headers:
         """What may differ between duplicates, and the trace of the query."""

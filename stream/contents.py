@@ -27,7 +27,7 @@ class Contents:
     def __init__(self, limits: LimitConfig) -> None:
         self._limits = limits
 
-    def of(self, message: messages.QueryMessage) -> Content:
+    def of(self, message: messages.AnyQuery) -> Content:
         """Modality and content of an envelope. Raises Refused."""
         match message:
             case messages.TextQuery():

@@ -19,6 +19,7 @@ from stream.contents import Contents
 from stream.letters import short
 from stream.messages import validated
 from stream.records import CORRUPT, content_bytes, unreadable
+from stream.wanting import FILTER_CHARACTERS, HEADERS, read_wanted
 
 log = logging.getLogger("qshift.codec")
 
@@ -65,6 +66,7 @@ class Decoder:
     def _query(self, record: Record) -> Query:
         value = self._value(record)
         query_id, tenant = _header(record, "x-query-id"), _header(record, "x-tenant")
+        message: messages.AnyQuery | None = None
         modality: Modality
         content: Any  # what `Encoder.prepare` of the modality takes
         if _is_picture(record, value):
@@ -73,7 +75,10 @@ class Decoder:
             message = validated(messages.queries, value)
             query_id = message.query_id or query_id
             modality, content = self._contents.of(message)
-        return Query(record.at, modality, content, query_id, tenant, record.timestamp_ms)
+        want = read_wanted(
+            message, {name: _header(record, name, FILTER_CHARACTERS) for name in HEADERS.values()}
+        )
+        return Query(record.at, modality, content, query_id, tenant, record.timestamp_ms, wanted=want)
 
     def _value(self, record: Record) -> bytes:
         if record.value is None:
@@ -101,15 +106,13 @@ def _is_picture(record: Record, value: bytes) -> bool:
     return kind in PICTURES or modality == "image" or unsaid
 
 
-def _header(record: Record, name: str) -> str:
+def _header(record: Record, name: str, most: int = messages.NAME_CHARACTERS) -> str:
     """The last header of that name, as Kafka's own clients read it; '' if there is none."""
     value = next((v for key, v in reversed(record.headers) if key.lower() == name), b"") or b""
     try:
         text = value.decode()
     except UnicodeDecodeError:
         raise Refused("decode", f"header {name} is not UTF-8") from None
-    if len(text) > messages.NAME_CHARACTERS:
-        raise Refused(
-            "validate", f"header {name} has {len(text)} characters, at most {messages.NAME_CHARACTERS}"
-        )
+    if len(text) > most:
+        raise Refused("validate", f"header {name} has {len(text)} characters, at most {most}")
     return text

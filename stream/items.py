@@ -6,9 +6,10 @@ The record's key is the item's name, UTF-8, so that Kafka's compaction keeps the
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from core.attributes import Attributes, attributes_of
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused, plain
 from core.records import Record, Refusal
@@ -32,6 +33,7 @@ class ItemChange:
     content: Any = None
     labels: tuple[str, ...] = ()
     title: str = ""
+    attributes: Attributes = field(default_factory=dict)
 
 
 def items_settings(kafka: KafkaConfig) -> dict[str, tuple[int, dict[str, str]]]:
@@ -70,7 +72,15 @@ def _change(record: Record, limits: LimitConfig) -> ItemChange:
             modality, content = contents.of(messages.VectorQuery(modality="vector", vector=message.vector))
         case ImageItem():
             modality, content = "image", contents.picture(plain_bytes(message.image, "the picture"))
-    return ItemChange(record, name, modality, content, tuple(message.labels), message.title)
+    said = _attributes(message.attributes)
+    return ItemChange(record, name, modality, content, tuple(message.labels), message.title, said)
+
+
+def _attributes(document: dict[str, Any]) -> Attributes:
+    try:
+        return attributes_of(document)
+    except ValueError as error:
+        raise Refused("validate", short(f"attributes: {error}")) from None
 
 
 def _name(key: bytes | None) -> str:

@@ -10,15 +10,27 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
+from core.attributes import SCHEMA as ATTRIBUTES
 from core.errors import Refused, first_fault
+from core.filters import MOST_ITEMS
+from core.filters import SCHEMA as FILTER
 from core.records import Coordinates
 from core.types import Floats
 from stream.letters import short
@@ -51,50 +63,59 @@ class Message(BaseModel):
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
 
 
-class TextQuery(Message):
+class QueryMessage(Message):
+    """Root of every query: its name, and what it wants of its answer.
+
+    A query that wants something says version 2: a reader of version 1 would answer as if it did not, so that
+    it has to refuse. This one takes the fields of either.
+    """
+
+    schema_version: Annotated[int, Field(ge=1, le=2)] = 1
+    query_id: Name = ""
+    top: Annotated[int, Field(ge=1, le=MOST_ITEMS)] | None = None
+    filter: Annotated[dict[str, Any] | None, WithJsonSchema({"anyOf": [FILTER, {"type": "null"}]})] = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class TextQuery(QueryMessage):
     """A query in words."""
 
     modality: Literal["text"]
     text: str = Field(min_length=1)
-    query_id: Name = ""
 
 
-class VectorQuery(Message):
+class VectorQuery(QueryMessage):
     """A query that the client has encoded itself."""
 
     modality: Literal["vector"]
     # Fail fast: a megabyte of wrong elements must not become a million error objects.
     vector: Annotated[list[float], FailFast()] = Field(min_length=1)
-    query_id: Name = ""
 
 
-class ReferenceQuery(Message):
+class ReferenceQuery(QueryMessage):
     """A picture that lies in a folder the service may read."""
 
     modality: Literal["reference"]
     uri: str = Field(pattern="^file:", max_length=4096)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=1, le=_LAST)
-    query_id: Name = ""
 
 
-class ComposedQuery(Message):
+class ComposedQuery(QueryMessage):
     """A picture and words about it ("this one, in red"). The picture is a PNG, JPEG or WEBP file."""
 
     modality: Literal["composed"]
     image: Picture
     text: str = Field(min_length=1)
-    query_id: Name = ""
 
 
-class SequenceQuery(Message):
+class SequenceQuery(QueryMessage):
     """A short clip: either pictures (PNG, JPEG or WEBP files) or vectors of one width, in order."""
 
     modality: Literal["sequence"]
     # Lists that may be empty and not None: FailFast cannot be part of a union.
     frames: Annotated[list[Picture], FailFast()] = Field([], max_length=FRAMES)
     vectors: Annotated[list[Vector], FailFast()] = Field([], max_length=FRAMES)
-    query_id: Name = ""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -128,6 +149,7 @@ class Item(Message):
 
     labels: Annotated[list[Label], FailFast()] = Field([], max_length=ITEM_LABELS)
     title: Annotated[str, Field(max_length=TITLE_CHARACTERS)] = ""
+    attributes: Annotated[dict[str, Any], WithJsonSchema(ATTRIBUTES)] = Field({})
 
 
 class TextItem(Item):
@@ -151,35 +173,11 @@ class ImageItem(Item):
     image: Picture
 
 
-class ResultMessage(BaseModel):
-    """One gallery item that was found; distance in bits."""
-
-    model_config = Message.model_config
-
-    id: str
-    distance: int
-
-
-class AnswerMessage(Message):
-    """The answer to one query. The same query always gets the same bytes."""
-
-    source: Place
-    query_id: str
-    lane: str
-    batch_seq: Offset
-    state: str
-    gallery_version: str
-    label_wanted: bool
-    results: list[ResultMessage]
-
-
 AnyQuery = TextQuery | VectorQuery | ReferenceQuery | ComposedQuery | SequenceQuery
-QueryMessage = Annotated[AnyQuery, Field(discriminator="modality")]
-queries: TypeAdapter[AnyQuery] = TypeAdapter(QueryMessage)
+queries: TypeAdapter[AnyQuery] = TypeAdapter(Annotated[AnyQuery, Field(discriminator="modality")])
 labels: TypeAdapter[LabelMessage] = TypeAdapter(LabelMessage)
 AnyItem = TextItem | VectorItem | ImageItem
 items: TypeAdapter[AnyItem] = TypeAdapter(Annotated[AnyItem, Field(discriminator="modality")])
-answers: TypeAdapter[AnswerMessage] = TypeAdapter(AnswerMessage)
 
 
 def validated(model: TypeAdapter[T], value: bytes) -> T:
@@ -249,7 +247,10 @@ def label(query: Coordinates, name: str) -> bytes:
     return canonical({"schema_version": 1, "query": place(query), "label": name})
 
 
-def item(content: str | bytes | Floats, labels: Sequence[str] = (), title: str = "") -> bytes:
+def item(
+    content: str | bytes | Floats, labels: Sequence[str] = (), title: str = "",
+    attributes: Mapping[str, Any] | None = None,
+) -> bytes:  # fmt: skip
     """The value of a gallery item: a text, an encoded picture or a vector [D]; the key is its name."""
     if isinstance(content, str):
         document: dict[str, object] = {"modality": "text", "text": content}
@@ -258,6 +259,7 @@ def item(content: str | bytes | Floats, labels: Sequence[str] = (), title: str =
     else:
         values = [float(x) for x in np.asarray(content, dtype=np.float32)]
         document = {"modality": "vector", "vector": values}
+    document |= {"attributes": dict(attributes)} if attributes else {}
     return canonical({"schema_version": 1, **document, "labels": list(labels), "title": title})
 
 
@@ -281,20 +283,23 @@ def place(at: Coordinates) -> dict[str, object]:
 
 def schemas() -> dict[str, str]:
     """File name -> JSON Schema of every message."""
+    from stream.answer import AnswerMessage, FirstAnswerMessage  # they are made of what stands here
+
     models: dict[str, type[Message]] = {
-        "query-text": TextQuery,
-        "query-vector": VectorQuery,
-        "query-reference": ReferenceQuery,
-        "query-composed": ComposedQuery,
-        "query-sequence": SequenceQuery,
-        "label": LabelMessage,
-        "item-text": TextItem,
-        "item-vector": VectorItem,
-        "item-image": ImageItem,
-        "answer": AnswerMessage,
+        "query-text.v2": TextQuery,
+        "query-vector.v2": VectorQuery,
+        "query-reference.v2": ReferenceQuery,
+        "query-composed.v2": ComposedQuery,
+        "query-sequence.v2": SequenceQuery,
+        "label.v1": LabelMessage,
+        "item-text.v1": TextItem,
+        "item-vector.v1": VectorItem,
+        "item-image.v1": ImageItem,
+        "answer.v1": FirstAnswerMessage,
+        "answer.v2": AnswerMessage,
     }
     return {
-        f"{name}.v1.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
+        f"{name}.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
         for name, model in models.items()
     }
 

@@ -44,19 +44,13 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        config: Config,
-        encoders: Mapping[Modality, Encoder],
-        retrieval: Retrieval,
-        new_adapter: Callable[[Modality], Adapter],
-        new_aligner: Callable[[Modality], Aligner | None],
-        entropy: Entropy,
-        device: str = "cpu",
-        repair: Repair | None = None,
-    ) -> None:
+        self, config: Config, encoders: Mapping[Modality, Encoder], retrieval: Retrieval,
+        new_adapter: Callable[[Modality], Adapter], new_aligner: Callable[[Modality], Aligner | None],
+        entropy: Entropy, device: str = "cpu", repair: Repair | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.encoders, self.entropy = config, encoders, entropy
-        self.new_adapter, self.new_aligner = new_adapter, new_aligner
-        self.retrieval, self.device, self.admit = retrieval, device, Preparation(encoders, repair)
+        self.new_adapter, self.new_aligner, self.device = new_adapter, new_aligner, device
+        self.retrieval, self.admit = retrieval, Preparation(encoders, repair, config.answer.shortlist)
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -96,15 +90,16 @@ class BatchPass:
 
     def __init__(self, pipeline: Pipeline, session: Session, batch: QueryBatch, repeated: bool) -> None:
         self._pipeline, self._session, self.batch, self._repeated = pipeline, session, batch, repeated
-        self._encoder, self._view = pipeline.encoders[batch.modality], session.view()
-        self.neighbours, self.shortlist = self._view.neighbours, self._view.shortlist
-        self.gallery, self.timed = self._view.whole, Stopwatch()
+        self._encoder, self.timed = pipeline.encoders[batch.modality], Stopwatch()
+        self._view = view = session.view(batch.queries)
+        self.neighbours, self.shortlist, self.gallery = view.neighbours, view.shortlist, view.whole
         self._rows, self._forwards = pipeline.rows(len(batch)), 0
         self.mask = torch.arange(self._rows, device=pipeline.device) < len(batch)
         self.ids = tuple(str(query.at) for query in batch.queries)
         self.gallery_version, self.state_hash = self._view.version, session.state_hash()
         self._mended = np.array([bool(query.repaired) for query in batch.queries])
         self._params = session.adapter.parameters()
+        self._early = () if session.aligner is None else session.aligner.early
         self._trainable = any(tensor.requires_grad for tensor in self._params.values())
         self._watch: Watch | None = None
         self.aligned: Hook | None = None
@@ -116,7 +111,7 @@ class BatchPass:
 
     def ask_frozen(self) -> None:
         """The frozen twin answers what was asked; all else starts from what was meant (`source`)."""
-        queries, early, session = self.batch.queries, self._early(), self._session
+        queries, early, session = self.batch.queries, self._early, self._session
         # To keep what enters early layers costs a twentieth of a forward: not on clean traffic.
         self._watch = Watch(early) if early and session.expects_shift else None
         with self.timed("collate"):
@@ -133,7 +128,7 @@ class BatchPass:
 
     def align(self) -> None:
         """Alignment for this batch; changes nothing that is remembered."""
-        aligner, early = self._session.aligner, self._early()
+        aligner, early = self._session.aligner, self._early
         if aligner is None:
             return
         if early and self._watch is None:  # the onset of a shift
@@ -225,9 +220,6 @@ class BatchPass:
             return None
         shuffled = shuffle_patches(self._inputs, self.ids, self._pipeline.config.seed)
         return self._forward(shuffled, params, self.aligned)
-
-    def _early(self) -> tuple[int, ...]:
-        return () if self._session.aligner is None else self._session.aligner.early
 
     def _forward(self, inputs: Any, params: Params | None, hook: Hook | None = None) -> Tensor:
         self._forwards += 1

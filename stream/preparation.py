@@ -19,10 +19,13 @@ class Preparation:
     Args:
         encoders: one per modality served.
         repair: mends misspelt texts; None leaves them.
+        most: items that an answer may have; None: any number.
     """
 
-    def __init__(self, encoders: Mapping[Modality, Encoder], repair: Repair | None) -> None:
-        self._encoders, self.repair = encoders, repair
+    def __init__(
+        self, encoders: Mapping[Modality, Encoder], repair: Repair | None, most: int | None = None
+    ) -> None:
+        self._encoders, self.repair, self._most = encoders, repair, most
 
     def __call__(self, query: Query) -> Query:
         """The query with its content decoded and checked. Raises Refused."""
@@ -30,6 +33,7 @@ class Preparation:
         if encoder is None:
             served = ", ".join(self._encoders)
             raise Refused("validate", f"the base model serves {served}, not {query.modality} queries")
+        check_top(query, self._most)
         query = replace(query, prepared=encoder.prepare(query.content))
         if self.repair is not None and isinstance(query.content, str):
             return self._mended(query, self.repair(query.content))
@@ -53,3 +57,12 @@ class Preparation:
         if text == query.content:
             return replace(query, repaired="", repaired_prepared=None)
         return replace(query, repaired=text, repaired_prepared=self._encoders["text"].prepare(text))
+
+
+def check_top(query: Query, most: int | None) -> None:
+    """Raises Refused where a query asks for more items than answers are taken from."""
+    if most is not None and query.wanted.top > most:
+        raise Refused(
+            "validate",
+            f"top: {query.wanted.top} items, at most {most} are served (answer.shortlist): ask for fewer",
+        )

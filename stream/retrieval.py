@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.protocols import Fusion, Gallery
-from core.types import Encoded, Floats, Hits, Modality, Twin
+from core.types import Encoded, Floats, Hits, Modality, Query, Twin
+from stream.limits import Limits
 
 if TYPE_CHECKING:
     from core.protocols import Hash
@@ -31,6 +32,7 @@ class Retrieval:
         current: the gallery version in use (it may be swapped between batches).
         fusion: what is answered from a shortlist.
         shortlist: items compared by float features.
+        top: items of an answer whose query does not say how many.
         turn: puts a gallery version in use before a batch, "" for the newest there is, and names what is in
             use then; None where the gallery does not follow anything.
         correction: a new one for each lane whose weights late labels correct; None: they correct nothing.
@@ -38,10 +40,11 @@ class Retrieval:
 
     def __init__(
         self, hash_: Hash, current: Callable[[], Gallery], fusion: Fusion, shortlist: int, device: str,
+        top: int = 10,
         turn: Callable[[str], str] | None = None, correction: Callable[[], Correction] | None = None,
     ) -> None:  # fmt: skip
         self.current, self.fusion, self.turn, self.correction = current, fusion, turn, correction
-        self.hash, self.size, self._device = hash_, shortlist, device
+        self.hash, self.size, self.top, self._device = hash_, shortlist, top, device
         self._whole: tuple[str, Tensor] | None = None
 
     def use(self, version: str = "") -> str:
@@ -49,14 +52,16 @@ class Retrieval:
         return "" if self.turn is None else self.turn(version)
 
     def view(
-        self, modality: Modality, correct: Correct | None = None, gallery: Gallery | None = None
-    ) -> View:
+        self, modality: Modality, queries: Sequence[Query] = (), correct: Correct | None = None,
+        gallery: Gallery | None = None,
+    ) -> View:  # fmt: skip
         """The gallery in use now, or another one, for queries of a modality.
 
         Args:
+            queries: whose own wants limit what they are answered; () where none is asked for.
             correct: has the last word on weights.
         """
-        return View(self, self.current() if gallery is None else gallery, modality, correct)
+        return View(self, self.current() if gallery is None else gallery, modality, queries, correct)
 
     def whole(self, gallery: Gallery) -> Tensor:
         """Unit features [N, D] of a gallery version, loaded once."""
@@ -67,21 +72,33 @@ class Retrieval:
 
 
 class View:
-    """One gallery version, asked by queries of one modality: what one batch sees."""
+    """One gallery version, asked by queries of one modality: what one batch sees.
+
+    What queries want decides what they are answered. All else, that there is a shift, how far the adapted
+    twin is to be trusted and what is learned, comes from the whole gallery: a batch teaches the same whatever
+    its queries want of their answers.
+    """
 
     def __init__(
-        self, retrieval: Retrieval, gallery: Gallery, modality: Modality, correct: Correct | None
-    ) -> None:
+        self, retrieval: Retrieval, gallery: Gallery, modality: Modality, queries: Sequence[Query],
+        correct: Correct | None,
+    ) -> None:  # fmt: skip
         self._retrieval, self._gallery = retrieval, gallery
         self._modality, self._correct = modality, correct
         self.version = gallery.version
+        self._limits = Limits.of(queries, gallery, retrieval.top)
 
     def twin(self, features: Tensor, count: int) -> Twin:
         """What an encoder that gave features [B, D] answers alone to the first `count` rows."""
         rows = features[:count].detach().float()
         encoded = Encoded(rows.cpu().numpy(), self._retrieval.hash(rows, self._modality))
-        hits = self._gallery.search(encoded.codes, self._retrieval.size)
-        return Twin(encoded, hits, self._retrieval.fusion.alone(self._gallery, encoded, hits))
+        gallery, fusion, limits = self._gallery, self._retrieval.fusion, self._limits
+        hits = gallery.search(encoded.codes, self._retrieval.size)
+        if limits is None:
+            return Twin(encoded, hits, fusion.alone(gallery, encoded, hits))
+        among = limits.shortlist(gallery, encoded.codes, hits)
+        alone = fusion.alone(gallery, encoded, hits if among is None else among, limits.widest)
+        return Twin(encoded, hits, limits.cut(alone), among)
 
     def quiet(self, frozen: Twin, mended: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows no shift."""
@@ -89,9 +106,10 @@ class View:
 
     def together(self, frozen: Twin, adapted: Twin, mended: NDArray[np.bool_]) -> tuple[Hits, Floats]:
         """What is served of both twins, and the adapted one's weights [n]."""
-        return self._retrieval.fusion.together(
+        served, weights = self._retrieval.fusion.together(
             self._gallery, self._modality, frozen, adapted, mended, self._correct
         )
+        return served if self._limits is None else self._limits.cut(served), weights
 
     def shortlist(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K, D] by Hamming distance, nearest first; unused places are zero rows."""

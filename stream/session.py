@@ -5,13 +5,13 @@ The live service, off-line runs, the profiler and users of the library all drive
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from core.artifacts import part, tensors_hash
-from core.types import Modality, Outcome, QueryBatch
+from core.types import Modality, Outcome, Query, QueryBatch
 from stream.pipeline import BatchPass, Pipeline
 from stream.retrieval import View
 from stream.steering import Steering
@@ -50,10 +50,10 @@ class Session:
             batch = self._pipeline.admit.again(batch)
         return self._pipeline.answer(self, batch, repeated)
 
-    def view(self) -> View:
-        """The gallery in use now, as the lane's next batch sees it."""
+    def view(self, queries: Sequence[Query] = ()) -> View:
+        """The gallery in use now, as the lane's next batch, of these queries, sees it."""
         correct = None if self.steering is None else self.steering.correction.correct
-        return self._pipeline.retrieval.view(self.modality, correct)
+        return self._pipeline.retrieval.view(self.modality, queries, correct)
 
     def learn(self, answered: BatchPass) -> Outcome:
         """Learns from a batch that was answered; see `Pipeline.learn`."""

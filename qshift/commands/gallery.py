@@ -38,7 +38,10 @@ def build(
     ] = None,
     titles: Annotated[Path | None, typer.Option(help="Their titles, likewise.")] = None,
 ) -> None:
-    """Encode pictures, or vectors of any model, into binary codes with a base model."""
+    """Encode pictures, or vectors of any model, into binary codes with a base model.
+
+    Attributes for filters come from attributes.jsonl or attributes.csv beside the pictures.
+    """
     from core.readers.vectors import holds_vectors
 
     beside = {"ids": ids, "labels": labels, "titles": titles}
@@ -64,7 +67,7 @@ def add(
     data: Annotated[
         Path,
         typer.Argument(
-            help='Pictures, as for build; or lines {"id", "image" | "text" | "vector", "labels"}.'
+            help='Pictures, as for build; or lines {"id", "image" | "text" | "vector", "labels", ...}.'
         ),
     ],
     gallery: Folder = DATA / "gallery",
@@ -124,7 +127,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="A .jsonl or .npz file to write.")],
     gallery: Folder = DATA / "gallery",
 ) -> None:
-    """Write what a gallery holds into one file: names, keys, labels, titles, codes and features."""
+    """Write what a gallery holds into one file: names, keys, labels, titles, attributes, codes, features."""
     from qshift.demo.galleries import export
 
     export(out, gallery, CONSOLE)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import ArtifactError, ConfigError
+from core.filters import Wanted, wanted
+from core.readers.lines import BadLine, document
 from core.readers.places import is_file, is_folder, shown, there
 from qshift.terminal.sheet import console
 
@@ -33,6 +35,19 @@ Method = Annotated[
     ),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the tables here.")]
+Top = Annotated[
+    int | None, typer.Option(help="Items of each answer, up to answer.shortlist; answer.top without it.")
+]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter", metavar="JSON",
+        help='Which items may be found, by attributes: {"colour": ["red", "blue"], "year": {"from": 2019}}.',
+    ),
+]  # fmt: skip
+Threshold = Annotated[
+    float | None, typer.Option(help="Confidence, 0 to 1, below which an answer abstains and names nothing.")
+]
 Base = Annotated[Path | None, typer.Option(help="The base model; that of --config without it.")]
 Gallery = Annotated[
     Path | None, typer.Option(help="The gallery, built with this base; that of --config without it.")
@@ -64,6 +79,16 @@ def methods_named(texts: Iterable[str] | None) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(name for text in texts or () for name in names(text)))
     check_known(found)
     return found
+
+
+def wants(top: int | None, filter_: str, threshold: float | None) -> Wanted:
+    """What every query wants that does not say so itself. Raises ConfigError, with the option."""
+    try:
+        return wanted(top, document(filter_) if filter_ else None, threshold)
+    except BadLine as error:
+        raise ConfigError(f'--filter is {error}; expected an object such as {{"colour": "red"}}') from None
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def with_batch(config: Config, size: int | None) -> Config:

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from qshift.commands.options import CONSOLE, ConfigFile, given
+from qshift.commands.options import CONSOLE, ConfigFile, Filter, Threshold, Top, given, wants
 
 EXAMPLES = (
     "Examples:\n\n`qshift produce --shift noise --queries 500`\n\n"
-    "`qshift produce my-pictures --shift contrast --rate 20`\n\n`qshift produce queries.jsonl`"
+    "`qshift produce my-pictures --shift contrast --rate 20`\n\n`qshift produce queries.jsonl`\n\n"
+    '`qshift produce queries.jsonl --top 3 --filter \'{"colour": "red"}\' --threshold 0.2`'
 )
 
 
@@ -32,17 +33,21 @@ def produce(
     rate: Annotated[float, typer.Option(help="Queries per second; 0 = as fast as they are answered.")] = 0.0,
     labels: Annotated[bool, typer.Option(help="Send the labels that are asked for, late.")] = True,
     seed: Annotated[int, typer.Option()] = 0,
+    top: Top = None,
+    filter_: Filter = "",
+    threshold: Threshold = None,
     config: ConfigFile = None,
 ) -> None:
     """Stream queries with a shift, a rate and late labels to a running service."""
     from core.config_file import load
 
+    want = wants(top, filter_, threshold)
     load(config)  # a wrong key is said before anything heavy is loaded
     from qshift.demo.produce import produce
 
     raise typer.Exit(
         produce(
             source, tuple(shift or ["clean"]), modality, queries, rate, labels, seed, config, CONSOLE,
-            given(context),
+            given(context), want,
         )
     )  # fmt: skip

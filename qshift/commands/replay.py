@@ -13,13 +13,17 @@ from qshift.commands.options import (
     Base,
     Batch,
     ConfigFile,
+    Filter,
     Gallery,
     Journal,
     JsonFile,
     Method,
+    Threshold,
+    Top,
     check_files,
     methods_named,
     queries_at,
+    wants,
     with_batch,
     with_parts,
 )
@@ -64,7 +68,8 @@ def demo(
     "queries",
     epilog="Examples:\n\n"
     "`qshift replay queries my.jsonl --base qshift-data/base --gallery qshift-data/gallery`"
-    "\n\n`qshift replay queries my-pictures --base B --gallery G --method default,rest+fused --batch 32`",
+    "\n\n`qshift replay queries my-pictures --base B --gallery G --method default,rest+fused --batch 32`"
+    '\n\n`qshift replay queries my.jsonl --base B --gallery G --filter \'{"year": {"from": 2019}}\' --top 5`',
 )
 def queries(
     path: Annotated[
@@ -81,19 +86,25 @@ def queries(
     ] = None,
     journal: Journal = None,
     batch: Batch = None,
+    top: Top = None,
+    filter_: Filter = "",
+    threshold: Threshold = None,
     config: ConfigFile = None,
     json_file: JsonFile = None,
 ) -> None:
     """Your own queries: frozen and default, or the methods named."""
     from core.config_file import load
 
+    want = wants(top, filter_, threshold)
     settings, chosen = with_batch(load(config), batch), methods_named(method)
     check_files(journal, (json_file,))
     queries_at(path)
     settings = with_parts(settings, base, gallery, named=config is not None)
     from qshift.replay.own import replay_own
 
-    replay_own(path, settings.gallery, settings.base, settings, chosen, CONSOLE, json_file, journal, count)
+    replay_own(
+        path, settings.gallery, settings.base, settings, chosen, CONSOLE, json_file, journal, count, want
+    )
 
 
 @app.command(

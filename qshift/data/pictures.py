@@ -19,6 +19,8 @@ log = logging.getLogger("qshift.pictures")
 
 CAPTIONS_JSON = "captions.json"
 CAPTIONS_CSV = "captions.csv"
+ATTRIBUTES = ("attributes.jsonl", "attributes.csv")
+"""Not read here: `qshift.data.attributes` does where a gallery is built."""
 FORM = f'{CAPTIONS_JSON} holds {{"cat.png": "a cat"}} or {{"cat.png": ["a cat", "a pet"]}}'
 
 
@@ -72,7 +74,8 @@ def load_pictures(folder: Path, beside: Collection[str] = ()) -> PictureSet:
     top = listing(folder, left)
     deeper = below(top, left)
     lists = tuple(path for path in top.files if path.name in (CAPTIONS_JSON, CAPTIONS_CSV))
-    left.add(inventory.FILES, *(path for path in top.files if path not in lists and path.name not in beside))
+    known = {*beside, *ATTRIBUTES}
+    left.add(inventory.FILES, *(path for path in top.files if path not in lists and path.name not in known))
     left.add(inventory.FILES, *(path for one in deeper for path in one.files))
     left.add(inventory.EMPTY, *_empty(top, deeper))
     found = _captioned(top, deeper, lists, left) if top.pictures else _classes(top, deeper, lists, left)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from core.config import Config
 from core.errors import ConfigError, Refused
+from core.filters import ANYTHING, Wanted
 from core.readers.lines import BadLine
 from core.readers.places import shown
 from core.readers.vectors import holds_vectors
@@ -20,6 +21,7 @@ from qshift.replay.schedule import Item
 from qshift.replay.vector_rows import vector_rows
 from qshift.terminal.counts import counted
 from stream.codec import Codec
+from stream.preparation import check_top
 
 SAID = 20
 """Refused lines of a file that are said one by one."""
@@ -46,10 +48,12 @@ class FileQueries:
             console.print(self.strangers, markup=False, highlight=False)
 
 
-def read_queries(source: Path, config: Config) -> FileQueries:
+def read_queries(source: Path, config: Config, usual: Wanted = ANYTHING) -> FileQueries:
     """Queries of a JSONL file or of a file of vectors, each with an optional "label" and "id".
 
     All are judged before one is sent.
+
+    `usual` is what a query wants that does not say so itself.
 
     Raises:
         ConfigError: the file cannot be read, or holds no query that the service would take.
@@ -65,8 +69,9 @@ def read_queries(source: Path, config: Config) -> FileQueries:
                 raise Refused("decode", str(entry))
             strangers.look(entry, f"{noun} {number}")
             name, label = word_of(entry, "id") or str(number), word_of(entry, "label")
-            value, headers = own_message(entry, name, source.parent, limits)
-            judge(codec, limits, Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers)))
+            value, headers = own_message(entry, name, source.parent, limits, usual)
+            record = Record(Coordinates(kafka.queries, 0, number), value, None, tuple(headers))
+            check_top(judge(codec, limits, record), config.answer.shortlist)
         except Refused as error:
             refused.append((number, error.reason))
             continue

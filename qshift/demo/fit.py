@@ -19,6 +19,7 @@ from encoders.distil import DistilConfig
 from encoders.images import Content, decode
 from encoders.scratch import ScratchConfig
 from index.folder import changing
+from qshift.data.attributes import picture_attributes
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.data.texts import SUFFIX, load_texts
@@ -149,9 +150,15 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
         labels = own.classes or ids
         titles = own.classes or tuple("\n".join(captions) for captions in own.captions)
         contents = (picture_bytes(own, item) for item in range(len(own)))
+        said = picture_attributes(folder, ids)
     with bars(console) as progress:
-        found = build_gallery(load_base(base), contents, ids, labels, titles, reporter(progress), modality)
+        found = build_gallery(
+            load_base(base), contents, ids, labels, titles, reporter(progress), modality, said
+        )
     with changing(out, wait=True) if is_folder(out) else nullcontext():
         found.save(out)
     items = "item" if len(found) == 1 else "items"
+    if said is not None:
+        names = sorted({name for one in said for name in one})
+        console.print(f"attributes: {', '.join(map(shown, names))}", markup=False, highlight=False)
     console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

@@ -53,7 +53,8 @@ def add(data: Path, folder: Path, base: Path, replace: bool, console: Console) -
             codes, features = encoded(model, items, reporter(progress))
         labels = [item.labels for item in items]
         displays = [Display(item.title or item.identifier) for item in items]
-        after = tidied(gallery.upsert(names, codes, labels, features, displays))
+        said = [item.attributes for item in items]
+        after = tidied(gallery.upsert(names, codes, labels, features, displays, said))
         after.save(folder, items_offset(folder))
     _say(console, folder, after, f"{_items(len(items))} added, {len(known):,} of them replaced")
 
@@ -73,12 +74,15 @@ def remove(ids: Sequence[str], folder: Path, console: Console) -> None:
 def info(folder: Path, console: Console) -> None:
     """Says what a gallery holds, and in which segments."""
     gallery = VersionedGallery.load(folder, backend="exact")
-    labels = Counter(label for key in gallery.keys().tolist() for label in gallery.labels_of(key))
+    keys = gallery.keys().tolist()
+    labels = Counter(label for key in keys for label in gallery.labels_of(key))
+    said = Counter(name for key in keys for name in gallery.attributes_of(key))
     width = f"features of width {gallery.width}" if gallery.width else "no features"
     lines = [
         f"{_items(len(gallery))} with {gallery.bits}-bit codes and {width}",
         f"version {gallery.version}, of base model {gallery.base_version[:16] or 'unknown'}",
         f"{len(labels):,} labels: {_some([name for name, _ in labels.most_common()])}",
+        *([f"{len(said):,} attributes: {_some([name for name, _ in said.most_common()])}"] if said else []),
         *(
             f"segment {number}: {len(part):,} of {len(part.segment):,} items are left"
             for number, part in enumerate(gallery.parts, 1)
@@ -91,9 +95,10 @@ def export(out: Path, folder: Path, console: Console) -> None:
     """Writes what a gallery holds into one file, in one step.
 
     Args:
-        out: `.jsonl`: a line for each item, `id`, `key`, `labels`, `title`, `code` (base64) and, where there
-            are features, `vector`; `.npz`: the same as arrays `ids` [N], `keys` [N], `labels` [N] (JSON
-            lists), `titles` [N], `codes` [N, L/8] and `features` [N, D] float32.
+        out: `.jsonl`: a line for each item, `id`, `key`, `labels`, `title`, `code` (base64), `attributes`
+            where something is said of the item and `vector` where there are features; `.npz`: the same as
+            arrays `ids` [N], `keys` [N], `labels` [N] (JSON lists), `titles` [N], `codes` [N, L/8],
+            `attributes` [N] (JSON objects) and `features` [N, D] float32.
         folder: of the gallery.
 
     Raises:
@@ -127,6 +132,8 @@ def _lines(gallery: VersionedGallery, progress: Progress) -> Iterator[bytes]:
             "title": gallery.display(key).title,
             "code": base64.b64encode(gallery.codes_of(np.array(key)).tobytes()).decode(),
         }  # fmt: skip
+        if said := gallery.attributes_of(key):
+            line["attributes"] = said
         if gallery.width:
             line["vector"] = [float(x) for x in gallery.features(np.array(key))]
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
@@ -142,6 +149,8 @@ def _arrays(gallery: VersionedGallery) -> dict[str, Any]:
         "titles": np.array([gallery.display(key).title for key in keys.tolist()], dtype=np.str_),
         "codes": gallery.codes_of(keys),
     }
+    said = [gallery.attributes_of(key) for key in keys.tolist()]
+    found |= {"attributes": np.array(list(map(json.dumps, said)), dtype=np.str_)} if any(said) else {}
     return {**found, "features": gallery.features(keys)} if gallery.width else found
 
 

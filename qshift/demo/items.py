@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from core.attributes import Attributes, attributes_of
 from core.config import LimitConfig
 from core.errors import ConfigError, Refused
 from core.readers.lines import BadLine, document, kind_of, lines, listed, word
 from core.readers.places import is_folder, shown
 from core.types import Codes, Floats, Modality
 from encoders.base_model import Base
+from qshift.data.attributes import picture_attributes
 from qshift.data.pictures import PictureSet, load_pictures
 from qshift.demo.catalogue import picture_bytes
 from qshift.recipes.encode import Progress
@@ -23,19 +25,23 @@ from qshift.recipes.gallery import encoded_items
 from qshift.replay.own_message import picture, vector, word_of
 
 KINDS: Mapping[str, Modality] = {"image": "image", "text": "text", "vector": "vector"}
-FIELDS = ("id", *KINDS, "labels", "title")
-FORM = 'expected {"id", "image": path | "text" | "vector": [...]}, with optional "labels": [...] and "title"'
+FIELDS = ("id", *KINDS, "labels", "title", "attributes")
+FORM = (
+    'expected {"id", "image": path | "text" | "vector": [...]}, with optional "labels": [...], "title" and '
+    '"attributes": {...}'
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item: its name, what is encoded, its labels, and what pages call it."""
+    """One item: its name, what is encoded, its labels, what pages call it, and what filters look at."""
 
     identifier: str
     modality: Modality
     content: Any
     labels: tuple[str, ...]
     title: str
+    attributes: Attributes
 
 
 def load_items(path: Path) -> list[Item]:
@@ -45,7 +51,7 @@ def load_items(path: Path) -> list[Item]:
         ConfigError: nothing there, a line that is no item (named by its number), or a name twice.
     """
     if is_folder(path):
-        return picture_items(load_pictures(path))
+        return picture_items(load_pictures(path), path)
     found = [_item(path, number, line) for number, line in lines(path)]
     if not found:
         raise ConfigError(f"{shown(path)} holds no item: {FORM}")
@@ -55,15 +61,16 @@ def load_items(path: Path) -> list[Item]:
     return found
 
 
-def picture_items(own: PictureSet) -> list[Item]:
-    """Pictures as items. Their labels are their classes, else their own names."""
+def picture_items(own: PictureSet, folder: Path) -> list[Item]:
+    """Pictures of a folder as items. Their labels are their classes, else their own names."""
     ids = [own.identifier(item) for item in range(len(own))]
     labels = own.classes or ids
     titles = own.classes or ["\n".join(captions) for captions in own.captions]
     contents = (picture_bytes(own, item) for item in range(len(own)))
+    said = picture_attributes(folder, ids) or [{}] * len(ids)
     return [
-        Item(name, "image", content, (label,), title)
-        for name, content, label, title in zip(ids, contents, labels, titles, strict=True)
+        Item(name, "image", content, (label,), title, attributes)
+        for name, content, label, title, attributes in zip(ids, contents, labels, titles, said, strict=True)
     ]
 
 
@@ -100,10 +107,18 @@ def _item(path: Path, number: int, line: bytes) -> Item:
         if not name:
             raise BadLine(f'no "id": {FORM}')
         labels = tuple(word(label) for label in listed(entry.get("labels", [])))
-        return Item(name, KINDS[kinds[0]], _content(entry, kinds[0], path.parent), labels, word(title))
+        said, content = _attributes(entry), _content(entry, kinds[0], path.parent)
+        return Item(name, KINDS[kinds[0]], content, labels, word(title), said)
     except (BadLine, Refused) as error:
         reason = error.reason if isinstance(error, Refused) else str(error)
         raise ConfigError(f"{shown(path)}, line {number}: {reason}") from error
+
+
+def _attributes(entry: Mapping[str, Any]) -> Attributes:
+    try:
+        return attributes_of(entry.get("attributes", {}))
+    except ValueError as error:
+        raise BadLine(str(error)) from None
 
 
 def _content(entry: Mapping[str, Any], kind: str, folder: Path) -> Any:

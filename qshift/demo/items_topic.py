@@ -235,5 +235,6 @@ def _applied(gallery: VersionedGallery, changes: Sequence[ItemChange], base: Bas
             [one.labels for one in new],
             np.concatenate([features for _, features in encoded])[back],
             [Display(one.title or one.identifier) for one in new],
+            [one.attributes for one in new],
         )
     )

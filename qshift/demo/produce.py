@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.progress import Progress
 
 from core.config_file import load_connected
 from core.errors import ConfigError
+from core.filters import ANYTHING, Wanted
 from core.readers.places import is_folder
 from core.types import Modality
 from qshift.data.emoji import load_emoji
@@ -24,6 +26,7 @@ from qshift.shifts.images import PICTURE_SHIFTS
 from qshift.shifts.text import TEXT_SHIFTS
 from qshift.terminal.bars import bars
 from qshift.terminal.counts import counted
+from stream import codec
 from stream.client import QueryClient
 
 OF_MADE = ("--shift", "--modality", "--seed")
@@ -44,6 +47,7 @@ def produce(
     config_file: Path | None,
     console: Console,
     given: Collection[str] = (),
+    want: Wanted = ANYTHING,
 ) -> int:
     """Sends queries, waits for their answers, sends the labels that are asked for.
 
@@ -51,6 +55,7 @@ def produce(
         source: a folder of pictures, a JSONL file under any name, or None for the emoji.
         queries: how many; None for all of a file, else 640.
         given: options on the command line, such as "--shift".
+        want: of every query that does not say so itself.
 
     Raises:
         ConfigError: no Kafka named, an unknown shift, an unreadable source, options that do not go with it.
@@ -61,14 +66,18 @@ def produce(
     if not 0 <= rate < math.inf:
         raise ConfigError(f"expected --rate of 0 or more queries per second, got {rate}")
     config = load_connected(config_file)
+    if want.top > config.answer.shortlist:
+        raise ConfigError(
+            f"--top {want.top}: at most {config.answer.shortlist} are served (answer.shortlist)"
+        )
     if source is not None and of_file:
-        found = read_queries(source, config)
+        found = read_queries(source, config, want)
         found.say(console)
         items = iter(found.items)
         queries = len(found.items) if queries is None else queries
     else:
         queries = QUERIES if queries is None else queries
-        items = _items(source, shifts, modality, queries, seed)
+        items = (wanting(item, want) for item in _items(source, shifts, modality, queries, seed))
     client, began = QueryClient(config.kafka.bootstrap_servers, config.kafka), time.monotonic()
     traffic = Traffic(client, config.kafka, labels)
     try:
@@ -80,6 +89,12 @@ def produce(
     sent = counted(traffic.sent, "query", "queries")
     console.print(f"{len(traffic.answers)} of {sent} answered in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def wanting(item: Item, want: Wanted) -> Item:
+    """The same query, wanting this of its answer."""
+    value, headers = codec.wanting((item.value, list(item.headers)), want)
+    return replace(item, value=value, headers=tuple(headers))
 
 
 def _send(traffic: Traffic, items: Iterator[Item], queries: int, rate: float, progress: Progress) -> None:

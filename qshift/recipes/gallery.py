@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ def build_gallery(
     titles: Sequence[str],
     progress: Progress | None = None,
     modality: Modality = "image",
+    attributes: Sequence[Mapping[str, Any]] | None = None,
 ) -> VersionedGallery:
     """Encodes every item with the frozen tower of its modality.
 
@@ -34,6 +35,7 @@ def build_gallery(
         ids, labels, titles: of the items, in the same order.
         progress: called with (done, total, "gallery").
         modality: of the items.
+        attributes: of the items, for filters; None: nothing is said.
 
     Raises:
         GalleryError: an item cannot be read, and names it; or the base has no tower for such items.

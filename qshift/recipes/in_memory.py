@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +65,14 @@ def base_in_memory(
 
 
 def gallery_in_memory(
-    base: Base, features: Floats, names: Sequence[str], device: str = "cpu", threads: int | None = None
-) -> VersionedGallery:
+    base: Base, features: Floats, names: Sequence[str], device: str = "cpu", threads: int | None = None,
+    attributes: Sequence[Mapping[str, Any]] | None = None,
+) -> VersionedGallery:  # fmt: skip
     """Items by their unit features [N, D]; each name is its item's label, too. Raises GalleryError."""
     codes = base.head.codes(torch.from_numpy(features).to(device), "image")
     return VersionedGallery(
         base.bits, list(names), codes, list(names), features, base_version=base.version,
-        device="auto" if device == "cuda" else "cpu", threads=threads,
+        device="auto" if device == "cuda" else "cpu", threads=threads, attributes=attributes,
     )  # fmt: skip
 
 

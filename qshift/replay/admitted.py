@@ -27,8 +27,8 @@ def admitted(codec: Codec, record: Record) -> Query:
     return event
 
 
-def judge(codec: Codec, limits: LimitConfig, record: Record) -> None:
-    """Whether the service would take a record, as far as that does not depend on its base model.
+def judge(codec: Codec, limits: LimitConfig, record: Record) -> Query:
+    """A query that the service would take, as far as that does not depend on its base model.
 
     Raises:
         Refused: its codec refuses it, nothing of a text can be seen, or a picture is not whole.
@@ -49,6 +49,7 @@ def judge(codec: Codec, limits: LimitConfig, record: Record) -> None:
             except Refused as refused:
                 where = f"frame {number + 1} of {len(content)}"
                 raise Refused(refused.stage, f"{where}: {refused.reason}") from refused
+    return query
 
 
 def _picture(content: Any, limits: LimitConfig) -> None:

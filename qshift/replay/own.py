@@ -11,6 +11,7 @@ from rich.console import Console
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ConfigError
+from core.filters import ANYTHING, Wanted
 from core.records import Coordinates, Record
 from qshift.methods import check_known
 from qshift.replay.journal import journal_of
@@ -33,12 +34,14 @@ def replay_own(
     json_file: Path | None = None,
     journal: Path | None = None,
     count: int | None = None,
+    want: Wanted = ANYTHING,
 ) -> list[OwnRow]:
     """Runs a folder, a JSONL file or a file of vectors; see `qshift.replay.own_queries`.
 
     Args:
         journal: batch boundaries of the live run that answered these queries, JSON lines.
         count: of the queries that are run, from the first; None for all.
+        want: of every query that does not say so itself.
 
     Raises:
         ConfigError: an unknown method, nothing there that could be used, or a journal of other queries.
@@ -47,7 +50,7 @@ def replay_own(
     methods = _methods(methods)
     config = config.model_copy(update={"base": base, "gallery": gallery})
     planned = [] if journal is None else journal_of(journal, config.kafka.queries)  # costs no loading
-    own = own_queries(path, *own_parts(gallery, base), config, count)
+    own = own_queries(path, *own_parts(gallery, base), config, count, want)
     records = own.records[:count]
     kept = {record.at for record in records}
     labels = {at: label for at, label in own.labels.items() if at in kept}

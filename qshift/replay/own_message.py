@@ -13,6 +13,7 @@ from PIL import Image
 
 from core.config import LimitConfig
 from core.errors import ConfigError, Refused
+from core.filters import ANYTHING, Wanted, wanted
 from core.readers.lines import BadLine, document, kind_of, lines
 from core.readers.places import broken, bytes_of, is_file, shown
 from core.types import Floats
@@ -30,11 +31,11 @@ ENVELOPE_BYTES = 32 << 10
 """Room for a text, names and braces beside base64."""
 EXPECTED = (
     'one of {"text"}, {"image": path}, {"vector": [...]}, {"image", "text"} or {"frames": [paths or vectors]}'
-    ', with an optional "label" and "id"'
+    ', with an optional "label", "id", "top", "filter" and "threshold"'
 )
 
 
-FIELDS = ("text", "image", "vector", "frames", "label", "id")
+FIELDS = ("text", "image", "vector", "frames", "label", "id", "top", "filter", "threshold")
 
 
 def query_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
@@ -90,8 +91,23 @@ def word_of(entry: Mapping[str, Any], name: str) -> str:
     return word
 
 
-def own_message(entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig) -> Message:
-    """(value, headers) of one query of the user's own; paths are relative to the folder. Raises Refused."""
+def own_message(
+    entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig, usual: Wanted = ANYTHING
+) -> Message:
+    """(value, headers) of one query of the user's own; paths are relative to the folder. Raises Refused.
+
+    `usual` is what a query wants that does not say so itself.
+    """
+    try:
+        own = wanted(*(entry.get(field) for field in ("top", "filter", "threshold")))
+    except ValueError as error:
+        raise Refused("validate", str(error)) from None
+    threshold = usual.threshold if own.threshold is None else own.threshold
+    want = Wanted(own.top or usual.top, own.filter or usual.filter, threshold)
+    return codec.wanting(_message(entry, name, folder, limits), want)
+
+
+def _message(entry: Mapping[str, Any], name: str, folder: Path, limits: LimitConfig) -> Message:
     kinds = {key for key in ("text", "image", "vector", "frames") if entry.get(key) is not None}
     if isinstance(entry.get("text"), str) and broken(entry["text"]):
         raise Refused("validate", "the text holds half of a surrogate pair: write valid Unicode")

@@ -6,6 +6,7 @@ refuse is refused here, with its line, and costs nothing else.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 from core.config import Config, LimitConfig
 from core.errors import ConfigError, GalleryError, Refused
+from core.filters import ANYTHING, Wanted, document_of
 from core.readers.lines import BadLine as Unusable
 from core.readers.places import is_file, is_folder, shown
 from core.readers.table import rows
@@ -29,6 +31,7 @@ from qshift.replay.own_message import EXPECTED, Strangers, own_message, query_li
 from qshift.replay.vector_rows import vector_rows
 from qshift.terminal.counts import counted
 from stream.codec import Codec
+from stream.preparation import check_top
 
 LABELS = "labels.csv"
 SHOWN = 3
@@ -57,6 +60,8 @@ class OwnQueries:
     """A label of the gallery."""
     strangers: str = ""
     """A sentence on fields that are not known."""
+    nothing: Mapping[str, int] = field(default_factory=dict)
+    """Filters that no item of the gallery passes, and how many queries have each."""
 
     def notes(self) -> list[str]:
         """What a user should know, a sentence each."""
@@ -66,6 +71,10 @@ class OwnQueries:
             found.append(f"{counted(len(self.refused), 'query', 'queries')} refused: {first}")
         if self.strangers:
             found.append(self.strangers)
+        if self.nothing:
+            first = ", ".join(shown(text) for text in list(self.nothing)[:SHOWN])
+            queries = counted(sum(self.nothing.values()), "query", "queries")
+            found.append(f"{queries} can find nothing, no item of the gallery passes the filter: {first}")
         if self.unknown:
             some = ", ".join(shown(name) for name in list(self.unknown)[:SHOWN])
             count = counted(sum(self.unknown.values()), "label")
@@ -85,8 +94,9 @@ def own_parts(gallery: Path, base: Path) -> tuple[VersionedGallery, Base]:
 
 
 def own_queries(
-    path: Path, gallery: VersionedGallery, base: Base, config: Config, count: int | None = None
-) -> OwnQueries:
+    path: Path, gallery: VersionedGallery, base: Base, config: Config, count: int | None = None,
+    usual: Wanted = ANYTHING,
+) -> OwnQueries:  # fmt: skip
     """Reads a folder, a JSONL file or a file of vectors.
 
     A folder gives a picture query per file, in the order of their names; a folder sorted by class gives them
@@ -98,6 +108,7 @@ def own_queries(
         gallery, base: of one another; see `own_parts`.
         config: its limits and the name of the query topic.
         count: rows that are read of a file of vectors, from the first; None for all.
+        usual: what a query wants that does not say so itself.
 
     Raises:
         GalleryError: the gallery was built with another base.
@@ -109,26 +120,23 @@ def own_queries(
             "rebuild the gallery, or name its own base"
         )
     codec, kafka = Codec(config.limits, config.kafka), config.kafka
-    folder = is_folder(path)
-    if holds_vectors(path):
-        entries = _vectors(path, count)
-    else:
-        entries = _folder(path, gallery) if folder else _lines(path)
-    strangers = Strangers()
-    records, labels, refused, unknown = [], {}, [], Counter[str]()
-    for offset, (where, entry) in enumerate(entries):
+    folder, strangers = is_folder(path), Strangers()
+    records, labels, refused, unknown, nothing = [], {}, [], Counter[str](), Counter[str]()
+    for offset, (where, entry) in enumerate(_entries(path, gallery, count)):
         at = Coordinates(kafka.queries, 0, offset)
         try:
             if isinstance(entry, BadLine):
                 raise Refused("decode", entry.reason)
             strangers.look(entry, where)
             label = word_of(entry, "label")
-            record = _record(at, entry, path if folder else path.parent, config.limits)
-            _checked(codec, base, record)
+            record = _record(at, entry, path if folder else path.parent, config.limits, usual)
+            want = _checked(codec, base, record, config.answer.shortlist)
         except Refused as error:
             refused.append(BadLine(where, error.reason))
             continue
         records.append(record)
+        if want.filter and not len(gallery.allowed(want.filter)):
+            nothing[json.dumps(document_of(want.filter), ensure_ascii=False)] += 1
         if label and gallery.relevant(label).any():
             labels[at] = label
         elif label:
@@ -139,10 +147,18 @@ def own_queries(
             f"no query in {shown(path)} can be used: {reasons or 'it is empty'}; expected {EXPECTED}"
         )
     example = gallery.labels_of(int(gallery.keys()[0]))[0] if unknown else ""
-    return OwnQueries(tuple(records), labels, tuple(refused), dict(unknown), example, strangers.note())
+    return OwnQueries(
+        tuple(records), labels, tuple(refused), dict(unknown), example, strangers.note(), dict(nothing)
+    )
 
 
 Entry = tuple[str, dict[str, Any] | BadLine]
+
+
+def _entries(path: Path, gallery: VersionedGallery, count: int | None) -> Iterator[Entry]:
+    if holds_vectors(path):
+        return _vectors(path, count)
+    return _folder(path, gallery) if is_folder(path) else _lines(path)
 
 
 def _folder(folder: Path, gallery: VersionedGallery) -> Iterator[Entry]:
@@ -192,16 +208,20 @@ def _vectors(path: Path, count: int | None) -> Iterator[Entry]:
         yield f"row {row}", BadLine("", str(entry)) if isinstance(entry, Unusable) else entry
 
 
-def _record(at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig) -> Record:
-    value, headers = own_message(entry, word_of(entry, "id"), folder, limits)
+def _record(
+    at: Coordinates, entry: dict[str, Any], folder: Path, limits: LimitConfig, usual: Wanted
+) -> Record:
+    value, headers = own_message(entry, word_of(entry, "id"), folder, limits, usual)
     return Record(at, value, None, tuple(headers))
 
 
-def _checked(codec: Codec, base: Base, record: Record) -> None:
-    """As the service would see it. Raises Refused."""
+def _checked(codec: Codec, base: Base, record: Record, most: int) -> Wanted:
+    """As the service would see it; returns what it wants. Raises Refused."""
     event = admitted(codec, record)
     encoder = base.encoders.get(event.modality)
     if encoder is None:
         served = ", ".join(base.encoders)
         raise Refused("validate", f"the base model serves {served}, not {event.modality} queries")
+    check_top(event, most)
     encoder.prepare(event.content)
+    return event.wanted

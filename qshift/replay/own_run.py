@@ -23,6 +23,7 @@ from qshift.offline import run_offline
 from qshift.terminal.bars import bars
 from qshift.terminal.points import gain_text, plain
 from qshift.terminal.sheet import Head, Sheet
+from stream.codec import decode_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class OwnRow:
     `forwards` and `backwards` are passes of a query through the encoder, the frozen one included.
     `map_adapted` is what the adapted twin would have earned alone; `weight` its weight in the mixture, the
     median over the queries that were answered from both, NaN where none was. `repaired` texts were mended.
+    `abstained` are the answers that named nothing, because their confidence is below what the query wants.
     `milliseconds` a query are a clock's: they make no two rows differ.
     """
 
@@ -53,6 +55,7 @@ class OwnRow:
     map_adapted: float = math.nan
     weight: float = math.nan
     repaired: int = 0
+    abstained: int = 0
     milliseconds: float = field(default=math.nan, compare=False)
 
 
@@ -140,7 +143,7 @@ def _row(
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records), "steer": False})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
     late = late if config.labels.steer else ()
-    report, _ = run_offline(built, [*late, *records], [quality, watch], _from_the_start(journal))
+    report, sink = run_offline(built, [*late, *records], [quality, watch], _from_the_start(journal))
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))
     found = quality.summary()
@@ -150,6 +153,7 @@ def _row(
         found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
         100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items), found.map_adapted,
         median(watch.weights) if fused and watch.weights else math.nan, watch.repaired,
+        sum(decode_answer(record.value or b"").abstained for record in sink.records["answers"]),
         1000.0 * watch.share(watch.seconds),
     )  # fmt: skip
 
@@ -189,14 +193,16 @@ def _plain(value: object) -> object:
 
 
 def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
-    """mAP and R@1 where there are labels, else agreement with the frozen twin; weight and repairs if any."""
+    """mAP and R@1 where there are labels, else agreement with the frozen twin; what else there is any of."""
     judged_rows = any(row.labels for row in rows)
     scores = [
         Head("labels", 5), Head("mAP:\nserved"), Head("\nadapted", 3), Head("R@1", 1),
         Head("served - frozen\n[95 % interval]"),
     ]  # fmt: skip
     fused, mended = any(not math.isnan(row.weight) for row in rows), any(row.repaired for row in rows)
+    silent = any(row.abstained for row in rows)
     extra = [Head("weight of\nadapted", 4)] * fused + [Head("texts\nrepaired", 6)] * mended
+    extra += [Head("abstained", 6)] * silent
     agreement = Head("as frozen, %\nfirst, items", 2 if judged_rows else 0)
     sheet = Sheet(
         title,
@@ -208,5 +214,6 @@ def own_table(rows: Sequence[OwnRow], title: str) -> Sheet:
         cells = [str(row.labels), *maps, gain] if judged_rows else []
         weight = "n/a" if math.isnan(row.weight) else f"{row.weight:.2f}"
         cells += [weight] * fused + [str(row.repaired)] * mended
+        cells += [str(row.abstained)] * silent
         sheet.add(row.method, str(row.queries), *cells, f"{plain(row.same_first)}, {plain(row.same_items)}")
     return sheet

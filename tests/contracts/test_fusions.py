@@ -1,6 +1,7 @@
 """What `core.protocols.Fusion` promises, of every fusion."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,36 @@ def test_a_twin_alone_answers_from_its_shortlist(fusion: Fusion) -> None:
     assert twin.answer.keys.shape == (ROWS, TOP)
     for row, answer in enumerate(lists(twin.answer)):
         assert set(answer) <= set(twin.hits.keys[row].tolist())
+
+
+def test_a_longer_answer_begins_with_the_usual_one(fusion: Fusion) -> None:
+    """Of one twin, and of both: as wide as what each answers alone."""
+    gallery, none = small(), np.zeros(ROWS, bool)
+    longer = []
+    for twin in (seen(fusion, gallery, queries(1, 1.0)), seen(fusion, gallery, queries(2, 0.5))):
+        alone = fusion.alone(gallery, twin.encoded, twin.hits, SHORTLIST)
+        assert alone.keys.shape == (ROWS, SHORTLIST)
+        assert np.array_equal(alone.keys[:, :TOP], twin.answer.keys)
+        longer.append((twin, replace(twin, answer=alone)))
+    (frozen, wide_frozen), (adapted, wide_adapted) = longer
+    served, weights = fusion.together(gallery, "vector", frozen, adapted, none)
+    wide, same = fusion.together(gallery, "vector", wide_frozen, wide_adapted, none)
+    assert wide.keys.shape == (ROWS, SHORTLIST) and np.array_equal(weights, same)
+    assert np.array_equal(wide.keys[:, :TOP], served.keys)
+
+
+def test_answers_are_taken_from_what_a_filter_lets_through(fusion: Fusion) -> None:
+    gallery, none = small(), np.zeros(ROWS, bool)
+    limited, plain = [], []
+    for twin in (seen(fusion, gallery, queries(1, 1.0)), seen(fusion, gallery, queries(2, 0.5))):
+        among = gallery.search(twin.codes, SHORTLIST, np.arange(0, ITEMS, 3))
+        alone = fusion.alone(gallery, twin.encoded, among)
+        assert {key % 3 for row in lists(alone) for key in row if key >= 0} == {0}
+        limited.append(replace(twin, answer=alone, among=among))
+        plain.append(twin)
+    served, weights = fusion.together(gallery, "vector", limited[0], limited[1], none)
+    assert {key % 3 for row in lists(served) for key in row if key >= 0} == {0}
+    assert np.array_equal(weights, fusion.together(gallery, "vector", plain[0], plain[1], none)[1])
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.errors import GalleryError
+from core.filters import filter_of
 from core.protocols import Gallery
 from core.types import Codes, Hits
 from index.codes import NO_DISTANCE, NO_KEY
@@ -28,7 +29,7 @@ def made(backend: str, count: int = ITEMS) -> VersionedGallery:
     order = np.random.default_rng(1).permutation(count)  # columns come in any order of keys
     return VersionedGallery(
         BITS, [NAMES[i] for i in order], CODES[order], [LABELS[i] for i in order], FEATURES[order],
-        keys=KEYS[order], backend=backend,
+        keys=KEYS[order], backend=backend, attributes=[{"part": int(i) % 4} for i in order],
     )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def in_segments(backend: str) -> VersionedGallery:
         names = [NAMES[at[key]] if key in at else f"gone {key}" for key in keys]
         rows = [at.get(key, 0) for key in keys]
         labels = [LABELS[at[key]] if key in at else "gone" for key in keys]
-        every = every.add(names, CODES[rows], labels, FEATURES[rows])
+        said = [{"part": at[key] % 4} if key in at else {"part": 1} for key in keys]
+        every = every.add(names, CODES[rows], labels, FEATURES[rows], attributes=said)
     return every.remove(["0", *(f"gone {key}" for key in range(1, 501) if key not in at)])
 
 
@@ -125,6 +127,13 @@ def test_only_what_is_allowed_is_found(gallery: Gallery) -> None:
     assert pairs(found) == [slow(query, 20, allowed) for query in QUERIES]
     nothing = gallery.search(QUERIES, 2, np.empty(0, np.int64))
     assert pairs(nothing) == [[(NO_DISTANCE, NO_KEY)] * 2] * ROWS
+
+
+def test_a_filter_allows_what_it_says(gallery: Gallery) -> None:
+    assert gallery.allowed(()).tolist() == KEYS.tolist()
+    assert gallery.allowed(filter_of({"part": [1, 3]})).tolist() == KEYS[1::2].tolist()
+    assert gallery.allowed(filter_of({"part": {"to": 0}})).tolist() == KEYS[::4].tolist()
+    assert gallery.allowed(filter_of({"part": "1"})).tolist() == []
 
 
 def test_one_query_and_none(gallery: Gallery) -> None:

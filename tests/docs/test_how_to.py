@@ -41,7 +41,7 @@ RUN = (
     "python vectors.py",
     "qshift replay queries my-pictures",
 )
-"""Here, as is all of bring-your-clip."""
+"""Here, as is all of bring-your-clip; and in test_filter_page.py."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
     "qshift produce", "curl ",
@@ -54,9 +54,9 @@ TOO_LONG = "two-domains"
 
 
 def test_every_block_is_run_or_excused() -> None:
-    """Python of own-loop is compared with the examples, which run: tests/examples."""
+    """Python of own-loop is compared with the examples, which run: tests/examples; filter has a test file."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    asked = {"stream-queries": 2, "own-loop": 3, CHANGES: 2, "bring-your-vectors": 1}
+    asked = {"stream-queries": 2, "own-loop": 3, "filter": 1, CHANGES: 2, "bring-your-vectors": 1}
     assert {page: count for page, count in python.items() if count} == asked
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
@@ -139,6 +139,7 @@ def test_kinds_of_item_are_those_that_add_reads(tmp_path: Path) -> None:
     found = load_items(tmp_path / "more.jsonl")
     assert [item.modality for item in found] == ["image", "text", "vector"]
     assert found[0].labels == ("seven", "red") and found[0].title == "A red seven"
+    assert found[0].attributes == {"year": 2021}
 
 
 @pytest.mark.slow

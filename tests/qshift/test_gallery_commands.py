@@ -86,6 +86,27 @@ def test_what_is_added_is_found_and_what_was_there_is_not_written_again(desk: De
     assert [row[0] for row in found] == ["new", "7", "item-5"]
 
 
+def test_attributes_of_lines_are_kept_said_and_filtered_by(desk: Desk) -> None:
+    first, second = vectors(2)
+    said = {"colour": "red", "marks": ["new", "sale"], "price": 7.5}
+    desk.add(desk.lines({"id": "new", "vector": first, "attributes": said}, {"id": "b", "vector": second}))
+    session = Session(desk.base, desk.gallery_folder)
+    asked = list(np.array([first, second], np.float32))
+    found = session.answer(asked, filter={"price": {"from": 7}}).served.items
+    assert [[name for name in row if name] for row in found] == [["new"], ["new"]]
+    console = Console(file=io.StringIO(), width=200)
+    info(desk.gallery_folder, console)
+    assert "5 attributes: colour, year, tags and 2 more" in console.file.getvalue()  # type: ignore[attr-defined]
+    for name in ("out.jsonl", "out.npz"):
+        desk.said(export, desk.folder / name, desk.gallery_folder)
+    lines = [json.loads(line) for line in (desk.folder / "out.jsonl").read_bytes().splitlines()]
+    assert [line.get("attributes") for line in lines[-2:]] == [said, None]
+    arrays = np.load(desk.folder / "out.npz", allow_pickle=False)
+    assert [json.loads(text) for text in arrays["attributes"]] == [
+        line.get("attributes", {}) for line in lines
+    ]
+
+
 def test_names_that_are_there_are_replaced_only_if_asked(desk: Desk) -> None:
     path = desk.lines({"id": "item-3", "vector": vectors(1)[0], "labels": ["moved"]})
     before = desk.files()
@@ -122,6 +143,7 @@ def test_info_says_what_is_there(desk: Desk) -> None:
         "200 labels: item-0, item-2, item-3 and 197"
     )
     assert lines[3:] == [
+        "3 attributes: colour, year, tags",
         "segment 1: 199 of 200 items are left", "segment 2: 1 of 1 items are left",
     ]  # fmt: skip
 
@@ -162,6 +184,8 @@ def test_export_holds_everything_in_both_forms(desk: Desk) -> None:
         ({"id": "a", "vector": [1.0] * WIDTH, "labels": "b"}, "line 2: expected a list"),
         ({"id": "a", "vector": [1.0] * WIDTH, "labels": [1]}, "line 2: expected a text, got a number"),
         ({"id": "a", "vector": [1.0] * WIDTH, "title": 5}, "line 2: expected a text, got a number"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "attributes": 5}, "line 2: expected attributes as an object"),
+        ({"id": "a", "vector": [1.0] * WIDTH, "attributes": {"x": {}}}, "line 2: 'x' is an object"),
         ({"id": "a", "image": "none.png"}, "line 2: no picture"),
         ({"id": "a", "text": 5}, "line 2: the text is a number"),
         (7, "line 2: expected {"),

@@ -14,6 +14,7 @@ from toy_world import ITEMS, WIDTH, small_world
 from core.artifacts import MANIFEST
 from core.config import Config
 from core.errors import ConfigError, DeliveryError
+from core.filters import filter_of
 from core.records import Coordinates, Record, Refusal
 from encoders.base_model import Base, load_base
 from index.folder import items_offset
@@ -89,7 +90,7 @@ def contents(gallery: VersionedGallery) -> dict[str, object]:
     return {
         gallery.identifier(key): (
             gallery.labels_of(key), gallery.display(key), gallery.features(np.array(key)).tobytes(),
-            gallery.codes_of(np.array(key)).tobytes(),
+            gallery.codes_of(np.array(key)).tobytes(), gallery.attributes_of(key),
         )
         for key in gallery.keys().tolist()
     }  # fmt: skip
@@ -98,22 +99,24 @@ def contents(gallery: VersionedGallery) -> dict[str, object]:
 def test_items_come_and_go_and_what_is_refused_is_a_dead_letter(
     topic: Topic, base: Base, folder: Path
 ) -> None:
-    topic.send("new", item(vector(1), ["fresh"], "A new one"))
+    topic.send("new", item(vector(1), ["fresh"], "A new one", {"year": 2019}))
     topic.send("item-3", item(vector(2)))
     topic.send("item-4", None)
     topic.send("nobody", None)
     topic.send("words", item("words, which this base does not read"))
     topic.send("short", item(vector(3)[:3]))
     topic.send("broken", b"{")
+    topic.send("said", item(vector(3), attributes={"year": None}))
     (one,) = drained(made(topic, base, folder))
-    assert (one.put, one.taken_out, one.refused, one.offset) == (2, 2, 3, 7)
+    assert (one.put, one.taken_out, one.refused, one.offset) == (2, 2, 4, 8)
     gallery = load_gallery(folder, base)
     assert gallery.version == one.gallery.version and len(gallery) == ITEMS
     assert gallery.labels_of(gallery.key_of("new")) == ("fresh",) and not gallery.holds("item-4")
     assert gallery.display(gallery.key_of("new")) == Display("A new one")
+    assert gallery.allowed(filter_of({"year": 2019})).tolist() == [gallery.key_of("new")]
     unit = vector(2) / np.linalg.norm(vector(2))
     assert np.allclose(gallery.features(np.array(gallery.key_of("item-3"))), unit, atol=1e-3)
-    assert [refusal.record.key for refusal in topic.refused] == [b"words", b"short", b"broken"]
+    assert [refusal.record.key for refusal in topic.refused] == [b"words", b"short", b"broken", b"said"]
     assert "serves vector, not text items" in topic.refused[0].reason
     assert drained(made(topic, base, folder)) == [], "nothing is read twice"
 
@@ -127,7 +130,10 @@ def test_the_same_is_there_however_the_topic_was_cut_into_steps(
     intake = made(topic, base, folder)
     for number in range(60):
         name = f"item-{rng.integers(20)}" if rng.random() < 0.5 else f"new {rng.integers(10)}"
-        topic.send(name, None if rng.random() < 0.3 else item(vector(number), [f"label {number}"]))
+        topic.send(
+            name,
+            None if rng.random() < 0.3 else item(vector(number), [f"label {number}"], "", {"number": number}),
+        )
         if rng.random() < 0.3:
             drained(intake)
         if rng.random() < 0.1:

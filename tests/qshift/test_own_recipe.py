@@ -1,6 +1,8 @@
 """A recipe of a user's own: from pictures in a folder to a base model, a gallery and a session."""
 
 import inspect
+import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +99,26 @@ def test_gallery_build_and_session_accept_it(
     learner = Session(base[0], gallery, "rest-memory", Config(device="cpu"))  # with the base's memory, too
     before = learner.state_hash("image")
     assert learner.learn(learner.answer(contents)).updated and learner.state_hash("image") != before
+
+
+def test_a_gallery_is_built_with_attributes_and_asked_by_them(
+    base: tuple[Path, list[int]], pictures: list[Path], tmp_path: Path
+) -> None:
+    folder, gallery = tmp_path / "pictures", tmp_path / "gallery"
+    shutil.copytree(pictures[0].parent, folder)
+    lines = [
+        json.dumps({"file": path.name, "attributes": {"n": number, "half": ["low", "high"][number // 35]}})
+        for number, path in enumerate(pictures)
+    ]
+    (folder / "attributes.jsonl").write_text("\n".join(lines))
+    asked = [str(folder), "--base", str(base[0]), "--out", str(gallery)]
+    result = CliRunner().invoke(app, ["gallery", "build", *asked])
+    assert result.exit_code == 0 and "attributes: half, n" in result.output
+    session = Session(base[0], gallery, config=Config(device="cpu"))
+    contents = [path.read_bytes() for path in pictures[:3]]
+    answer = session.answer(contents, filter={"half": "high", "n": {"to": 40}})
+    named = [{name for name in row if name} for row in answer.served.items]
+    assert named == [{path.name for path in pictures[35:41]}] * 3
 
 
 def test_parts_that_do_not_fit_leave_no_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = unit(FEATURES[:32] + 0.1 * rng.normal(size=(32, WIDTH)))
     drift = DriftReference(clean, np.ones(32, np.float32), np.zeros(32, np.float32), 16)
     names = [f"item-{i}" for i in range(ITEMS)]
-    return write_world(tmp_path_factory.mktemp("session"), weight, FEATURES, names, drift)
+    said = [{"n": i, "parity": ("even", "odd")[i % 2]} for i in range(ITEMS)]
+    return write_world(tmp_path_factory.mktemp("session"), weight, FEATURES, names, drift, said)
 
 
 @pytest.fixture
@@ -110,6 +112,54 @@ def test_what_cannot_be_asked_is_one_sentence(session: Session, world: Path) -> 
         Session(world / "base", world / "gallery", method="tenet")
 
 
+def test_a_filter_for_all_and_for_each(session: Session) -> None:
+    """Three queries that are items 0, 1 and 2."""
+    queries = list(FEATURES[:3])
+    odd = session.answer(queries, filter={"parity": "odd"})
+    for ranking in (odd.served, odd.frozen, odd.adapted):
+        assert all(int(name.removeprefix("item-")) % 2 for row in ranking.items for name in row)
+    assert odd.served.items[1][0] == "item-1"
+    each = session.answer(queries, filter=[{"n": {"from": 30}}, None, {"n": [7]}])
+    assert all(int(name.removeprefix("item-")) >= 30 for name in each.served.items[0])
+    assert each.served.items[1] == session.answer(queries).served.items[1]
+    assert each.served.items[2] == ("item-7", *[""] * 9) and each.served.keys[2].tolist() == [7, *[-1] * 9]
+    scores = odd.served.scores
+    assert scores is not None and scores[1, 0] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_top_and_who_decided(session: Session) -> None:
+    assert [len(row) for row in session.answer(list(FEATURES[:3]), top=25).served.items] == [25] * 3
+    few = session.answer(list(FEATURES[:3]), top=2)
+    assert [[name for name in row if name] for row in few.served.items] == [
+        list(row[:2]) for row in session.answer(list(FEATURES[:3])).served.items
+    ]
+    assert few.decided_by == ("frozen",) * 3
+    assert set(session.answer(asked(1)).decided_by) <= {"frozen", "mixture"}
+
+
+def test_without_a_curve_there_is_no_confidence_to_fall_short(session: Session) -> None:
+    answer = session.answer(list(FEATURES[:3]), threshold=1.0)
+    assert answer.confidence == (None,) * 3 and not answer.abstained.any() and answer.served.items[0][0]
+
+
+@pytest.mark.parametrize(
+    ("want", "word"),
+    [
+        ({"top": 0}, "query 0: top"), ({"top": 101}, "query 0: top: 101 items, at most 100"),
+        ({"threshold": 2}, "query 0: threshold"), ({"filter": {"n": []}}, "query 0: filter: 'n' lists no"),
+        ({"filter": [None, {"n": None}, None]}, "query 1: filter: 'n' is null"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_wanted_is_one_sentence(session: Session, want: dict[str, Any], word: str) -> None:
+    with pytest.raises(Refused, match=word):
+        session.answer(list(FEATURES[:3]), **want)
+
+
+def test_as_many_filters_as_queries(session: Session) -> None:
+    with pytest.raises(ConfigError, match="2 filters for 3 queries"):
+        session.answer(list(FEATURES[:3]), filter=[None, None])
+
+
 def test_the_face_is_light() -> None:
     code = "import sys, qshift; print(*({'torch', 'numpy', 'kafka', 'faiss'} & set(sys.modules)))"
     root = Path(qshift.__file__).parents[1]
@@ -142,11 +192,14 @@ def test_items_come_and_go_between_batches_and_what_was_learned_stays(session: S
     new = list(unit(np.random.default_rng(5).normal(size=(2, WIDTH))))
     session.learn(session.answer(asked(1)))
     learned, first = session.state_hash("vector"), session.gallery
-    session.upsert(["new", "item-1"], new, [["fresh"], ["moved"]], ["New", "Moved"])
+    said = [{"year": 2019}, {}]
+    session.upsert(["new", "item-1"], new, [["fresh"], ["moved"]], ["New", "Moved"], said)
     assert session.state_hash("vector") == learned and len(session.gallery) == ITEMS + 1
     # The frozen twin alone: what was learned is of a shift that these queries do not have.
     found = session.answer([*new, FEATURES[2]]).frozen.items
     assert [row[0] for row in found] == ["new", "item-1", "item-2"]
+    found = session.answer(new, filter={"year": 2019}).served.items
+    assert [[name for name in row if name] for row in found] == [["new"]] * 2
     key = session.gallery.key_of("item-1")
     assert session.gallery.labels_of(key) == ("moved",) and session.gallery.display(key).title == "Moved"
     session.remove(["new"])

@@ -33,16 +33,15 @@ class ToyFusion:
     def __init__(self, top: int) -> None:
         self.top = top
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits) -> Hits:
+    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
         return hits
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object,
         correct: object = None,
     ) -> tuple[Hits, Floats]:  # fmt: skip
-        served = fuse(
-            adapted.hits, frozen.hits, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max"
-        )
+        sides = [twin.among or twin.hits for twin in (adapted, frozen)]
+        served = fuse(*sides, adapted.codes, frozen.codes, gallery.codes_of, self.top, "max")
         return served, np.ones(len(served.keys), np.float32)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, repaired: object) -> bool:
@@ -105,7 +104,8 @@ def make_world() -> Callable[..., World]:
         head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
         codes = head.codes(torch.from_numpy(items), "vector")
         names = [f"item-{i}" for i in range(ITEMS)]
-        gallery = VersionedGallery(BITS, names, codes, names, items, backend="exact")
+        said = [{"n": i, "parity": ("even", "odd")[i % 2]} for i in range(ITEMS)]
+        gallery = VersionedGallery(BITS, names, codes, names, items, backend="exact", attributes=said)
         encoder = VectorEncoder(WIDTH)
         constants = SourceConstants(0.1, 2.0, 0.05, 1e-2, 16)
 
@@ -117,7 +117,8 @@ def make_world() -> Callable[..., World]:
         pipeline = Pipeline(
             config, {"vector": encoder},
             Retrieval(
-                head.codes, lambda: gallery, ToyFusion(config.answer.top), config.answer.shortlist, "cpu"
+                head.codes, lambda: gallery, ToyFusion(config.answer.top), config.answer.shortlist, "cpu",
+                config.answer.top,
             ),
             adapter, lambda modality: None,
             lambda modality, q, near, mask: refined(q, near, 0.05, mask)[1],

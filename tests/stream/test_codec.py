@@ -14,15 +14,18 @@ from pydantic import ValidationError
 
 from core.config import KafkaConfig, LimitConfig
 from core.errors import Refused
+from core.filters import wanted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Encoded, Hits, Outcome, Query, QueryBatch, Twin
 from stream import codec, letters, messages
 from stream.codec import Codec
+from stream.decision import Decisions
 from stream.letters import LEAST_BYTES, fitted
 
 GOLDEN = Path(__file__).with_name("golden")
 TOPICS = KafkaConfig()
 AT = Coordinates(TOPICS.queries, 0, 7)
+WANTED = wanted(3, {"year": {"from": 2019, "to": 2024.5}, "colour": ["red", "green"], "kind": "żółw"}, 0.25)
 PNG = b"\x89PNG\r\n\x1a\nnot really"
 
 
@@ -223,7 +226,7 @@ def test_header_names_the_query_where_the_envelope_does_not() -> None:
         (b'{"modality":"text","text":7}', "validate", "string"),
         (b'{"modality":"text","text":"a","query_id":7}', "validate", "query_id"),
         (b'{"modality":"text","text":"a","query_id":"' + b"x" * 257 + b'"}', "validate", "query_id"),
-        (b'{"modality":"text","text":"a","schema_version":2}', "validate", "schema_version"),
+        (b'{"modality":"text","text":"a","schema_version":3}', "validate", "schema_version"),
         (b'{"modality":"text","text":"a","schema_version":0}', "validate", "schema_version"),
         (b'{"modality":"text","text":"a","schema_version":true}', "validate", "schema_version"),
         (b'{"modality":"text","text":"a","schema_version":"1"}', "validate", "schema_version"),
@@ -406,6 +409,7 @@ def outcome() -> Outcome:
     hits = Hits(
         np.array([[4, 2, -1], [-1, -1, -1]]),
         np.array([[3, 9, 2147483647], [2147483647] * 3], dtype=np.int32),
+        np.array([[0.75, 1 / 3, -4.0], [-4.0] * 3]),
     )
     encoded = Encoded(np.zeros((2, 4), np.float32), np.zeros((2, 1), np.uint8))
     batch = QueryBatch("0:text", 3, "text", queries)
@@ -426,9 +430,10 @@ def test_answers_of_a_batch() -> None:
     assert [key for _, key, _ in found] == [b"qshift.queries/0/7", b"qshift.queries/0/8"]
     assert [headers for _, _, headers in found] == [[("x-answered-at-ms", b"1234")]] * 2
     assert found[0][0] == (
-        b'{"batch_seq":3,"gallery_version":"g1","label_wanted":true,"lane":"0:text","query_id":"q-7",'
-        b'"results":[{"distance":3,"id":"g1:4"},{"distance":9,"id":"g1:2"}],"schema_version":1,'
-        b'"source":{"offset":7,"partition":0,"topic":"qshift.queries"},"state":"abc"}'
+        b'{"abstained":false,"batch_seq":3,"confidence":null,"decided_by":"mixture","gallery_version":"g1",'
+        b'"label_wanted":true,"lane":"0:text","query_id":"q-7","results":[{"distance":3,"id":"g1:4",'
+        b'"score":0.75},{"distance":9,"id":"g1:2","score":0.333333}],"schema_version":2,'
+        b'"source":{"offset":7,"partition":0,"topic":"qshift.queries"},"state":"abc","weight":1.0}'
     )
     second = codec.decode_answer(found[1][0])
     assert second.source.offset == 8 and not second.label_wanted and second.results == ()
@@ -588,11 +593,8 @@ def golden(name: str) -> bytes:
 
 
 def test_golden_messages_are_still_written() -> None:
-    at = Coordinates(TOPICS.queries, 0, 7)
     vector = np.array([0.1, -1.5, 0], dtype=np.float32)
     sha256 = json.loads(golden("query-reference.v1.json"))["sha256"]
-    hits = [("1F422", 3), ("1F40A", 9)]
-    query = Query(at, "text", "", "q-1")
     assert codec.text_query("żółw, a turtle", "q-1")[0] == golden("query-text.v1.json")
     assert codec.vector_query(vector, "q-2")[0] == golden("query-vector.v1.json")
     assert codec.reference_query("folder/a picture.png", sha256, 4, "q-3")[0] == golden(
@@ -603,7 +605,13 @@ def test_golden_messages_are_still_written() -> None:
     rows = np.array([[3, 0], [0, 0.5]], dtype=np.float32)
     assert codec.sequence_query(rows, "q-6")[0] == golden("query-sequence.v1-vectors.json")
     assert codec.label(Coordinates(TOPICS.queries, 2, 41), "turtle") == golden("label.v1.json")
-    assert made().encode_answer(query, "0:text", 3, "abc", "g1", hits) == golden("answer.v1.json")
+    assert codec.wanting(codec.text_query("żółw, a turtle", "q-1"), WANTED)[0] == golden("query-text.v2.json")
+    names = {4: "1F422", 2: "1F40A"}
+    one = Codec(
+        LimitConfig(), TOPICS, lambda version, key: names[key], lambda at: True,
+        decisions=Decisions(lambda *_: np.array([0.43216, 0.2])),
+    )  # fmt: skip
+    assert one.answers(outcome())[0][0] == golden("answer.v2.json")
 
 
 def test_golden_messages_are_still_read() -> None:
@@ -619,17 +627,38 @@ def test_golden_messages_are_still_read() -> None:
     assert content.tolist() == np.array([0.5**0.5, 0.5**0.5], np.float32).tolist()
     found = made().decode(record(golden("label.v1.json"), topic=TOPICS.labels))
     assert isinstance(found, Judgement) and found.query == Coordinates(TOPICS.queries, 2, 41)
+    assert accepted(golden("query-text.v2.json")).wanted == WANTED
+    answer = codec.decode_answer(golden("answer.v2.json"))
+    found = (("1F422", 3), ("1F40A", 9))
+    said = (AT, "q-7", "0:text", 3, "abc", "g1", True, found, (0.75, 0.333333), 1.0, "mixture", 0.4322, False)
+    assert answer == codec.Answer(*said)
     answer = codec.decode_answer(golden("answer.v1.json"))
     assert answer == codec.Answer(AT, "q-1", "0:text", 3, "abc", "g1", True, (("1F422", 3), ("1F40A", 9)))
 
 
 def test_additions_are_ignored_and_new_versions_refused() -> None:
     assert accepted(golden("query-text.v1-added-field.json")).content == "a turtle"
-    stage, reason = refused(golden("query-text.v2-unknown.json"))
+    stage, reason = refused(golden("query-text.v3-unknown.json"))
     assert stage == "validate" and "schema_version" in reason
     later = json.loads(golden("answer.v1.json")) | {"added_later": 1}
     later["results"][0]["score"] = 0.5
     assert codec.decode_answer(json.dumps(later).encode()) == codec.decode_answer(golden("answer.v1.json"))
+
+
+def test_who_reads_version_1_finds_all_of_it_in_version_2() -> None:
+    """By name and by type: fields were added, none was renamed."""
+    first, second = (json.loads(golden(f"answer.v{number}.json")) for number in (1, 2))
+    assert first.keys() <= second.keys() and first["results"][0].keys() <= second["results"][0].keys()
+    read = codec.decode_answer(json.dumps(second | {"schema_version": 1}).encode())
+    assert read.results == codec.decode_answer(golden("answer.v2.json")).results and read.decided_by is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 3}, {"decided_by": "nobody"}, {"weight": -1}, {"results": 1}]
+)
+def test_answers_that_are_none_of_either_version(change: dict[str, object]) -> None:
+    with pytest.raises(Refused, match=next(iter(change))):
+        codec.decode_answer(json.dumps(json.loads(golden("answer.v2.json")) | change).encode())
 
 
 def test_schema_files_are_up_to_date() -> None:

@@ -40,7 +40,14 @@ def test_golden_items_are_still_written_and_read() -> None:
 
 def test_labels_and_title_may_be_left_out_and_additions_are_ignored() -> None:
     found = taken(b'{"modality": "text", "text": "a", "price": 3}')
-    assert found.labels == () and found.title == ""
+    assert found.labels == () and found.title == "" and found.attributes == {}
+
+
+def test_attributes_are_taken_and_written() -> None:
+    said = {"colour": "red", "year": 2019, "tags": ["new", "sale"]}
+    found = taken(item("a", ["b"], "c", said))
+    assert found.attributes == {"colour": "red", "year": 2019, "tags": ("new", "sale")}
+    assert item("a", ["b"], "c", {}) == item("a", ["b"], "c")
 
 
 def test_a_null_value_takes_an_item_out() -> None:
@@ -69,6 +76,9 @@ def test_a_null_value_takes_an_item_out() -> None:
         (item("a", ["b"] * 65), b"a", "validate", "labels"),
         (item("a", [""]), b"a", "validate", "labels"),
         (item("a", [], "t" * 2001), b"a", "validate", "title"),
+        (item("a", attributes={"x": True}), b"a", "validate", "attributes: 'x' is true"),
+        (b'{"modality": "text", "text": "a", "attributes": [1]}', b"a", "validate", "attributes"),
+        (b'{"modality": "text", "text": "a", "attributes": null}', b"a", "validate", "attributes"),
         (b'{"schema_version": 2, "modality": "text", "text": "a"}', b"a", "validate", "schema_version"),
     ],
 )

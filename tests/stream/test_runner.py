@@ -1,5 +1,6 @@
 """The loop: nothing lost, crashes invisible, replay equal, bad input costs one dead letter."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +12,12 @@ import pytest
 from core.config import Config
 from core.errors import DeliveryError
 from core.records import Coordinates, Record
-from stream.codec import label
+from stream.codec import decode_answer, label
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.report import Report
 from stream.runner import run
+from stream.states import canonical
 
 TOPIC = "qshift.queries"
 
@@ -81,6 +83,39 @@ def test_crashes_are_invisible(make_world: Any, answers_of: Any, seed: int) -> N
     report = interrupted(world, events, MemoryStore(), crashed_sink)
     assert report.state_sha256 == expected.state_sha256
     assert answers_of(crashed_sink) == answers_of(sink)
+
+
+def wanting(records: list[Record]) -> list[Record]:
+    """Every third query wants odd items, every third two of the first ten; one in seven is refused for it."""
+    wants = [{}, {"filter": {"parity": "odd"}}, {"filter": {"n": {"to": 9}}, "top": 2}]
+    found = []
+    for number, record in enumerate(records):
+        want = {"top": 0} if number % 7 == 3 else wants[number % 3]
+        found.append(replace(record, value=canonical({**json.loads(record.value or b""), **want})))
+    return found
+
+
+def test_what_queries_want_is_kept_through_crashes(make_world: Any, answers_of: Any) -> None:
+    world = make_world()
+    records = wanting(world.queries(100))
+    report, sink, _ = go(world, records)
+    refused = range(3, 100, 7)
+    assert report.dead_letters == len(refused) and report.queries == 100 - len(refused)
+    said = dict(sink.records["dead-letters"][0].headers)
+    assert b"top" in said["x-error-message"] and said["x-source-offset"] == b"3"
+    for record in sink.records["answers"]:
+        answer = decode_answer(record.value or b"")
+        items = [int(name.removeprefix("item-")) for name, _ in answer.results]
+        kind = answer.source.offset % 3
+        assert len(items) == (10, 10, 2)[kind]
+        assert kind != 1 or all(item % 2 for item in items)
+        assert kind != 2 or all(item < 10 for item in items)
+    events: list[Any] = list(records)
+    for place in (77, 50, 31, 9):
+        events.insert(place, Crash())
+    crashed = MemorySink()
+    assert interrupted(world, events, MemoryStore(), crashed).state_sha256 == report.state_sha256
+    assert answers_of(crashed) == answers_of(sink)
 
 
 def test_a_crash_within_a_batch_between_journal_and_cut_is_invisible(

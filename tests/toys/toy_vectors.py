@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ def shifted(count: int) -> tuple[Floats, list[int]]:
     return unit(moved), chosen.tolist()
 
 
+def attributes() -> list[dict[str, Any]]:
+    """A colour, a year from 2015 to 2024, and tags of every third item."""
+    return [
+        {"colour": ("red", "green", "blue")[item % 3], "year": 2015 + item % 10}
+        | ({"tags": ["new", "sale"][: 1 + item % 2]} if item % 3 == 0 else {})
+        for item in range(ITEMS)
+    ]
+
+
 def write_vectors(folder: Path) -> Path:
     """Base and gallery for vectors, as `qshift fit` and `qshift gallery build` leave them."""
     rng, features = np.random.default_rng(3), gallery_features()
@@ -48,6 +58,6 @@ def write_vectors(folder: Path) -> Path:
     names = [f"item-{i}" for i in range(ITEMS)]
     VersionedGallery(
         BITS, names, head.codes(torch.from_numpy(features), "vector"), names, features, backend="exact",
-        base_version=load_base(folder / "base").version,
+        base_version=load_base(folder / "base").version, attributes=attributes(),
     ).save(folder / "gallery")  # fmt: skip
     return folder
