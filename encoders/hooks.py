@@ -116,7 +116,7 @@ class _Moved:
 
     def __init__(self, layer: _BatchNorm, index: int, hooks: Hooks) -> None:
         self._layer, self._index, self._hooks = layer, index, hooks
-        self._source = layer.forward
+        self._source, self._then = layer.forward, _then(layer)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         hook, layer = self._hooks.current, self._layer
@@ -126,9 +126,12 @@ class _Moved:
         mean, var = layer.running_mean, layer.running_var
         if mean is None or var is None:
             raise ArtifactError("a BatchNorm without source statistics cannot be aligned: fit again")
-        scale, shift = move
-        if type(layer).forward is not _BatchNorm.forward:
-            return self._through(inputs, scale, shift)
+        if self._then is None:
+            return self._through(inputs, *move)
+        return self._then(layer, self._normalised(inputs, mean, var, *move))
+
+    def _normalised(self, inputs: Tensor, mean: Tensor, var: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        layer = self._layer
         if scale.ndim == 1:
             # (scale x + shift - mean) / sqrt(var + eps) = (x - mean') / sqrt(var' + eps), for scale > 0
             mean, var = (mean - shift) / scale, (var + layer.eps) / scale.square() - layer.eps
@@ -142,10 +145,29 @@ class _Moved:
         return torch.addcmul(shift.view(shape), inputs, (scale * steep).view(shape))
 
     def _through(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """By the layer's own forward, which does more than normalise: in timm's an activation follows."""
+        """By the layer's own forward, which does more than normalise, and we do not know what."""
         rows = scale.shape if scale.ndim > 1 else (1, *scale.shape)
         shape = (*rows, *[1] * (inputs.ndim - 2))
         return self._source(torch.addcmul(shift.view(shape), inputs, scale.view(shape)))
+
+
+def _then(layer: _BatchNorm) -> Callable[[Any, Tensor], Tensor] | None:
+    """What a layer's own forward does once it has normalised; None where it is of a kind not known here."""
+    kind = type(layer).forward
+    if kind is _BatchNorm.forward:
+        return _nothing
+    from timm.layers import BatchNormAct2d  # open_clip brings it
+
+    return _activation if kind is BatchNormAct2d.forward else None
+
+
+def _nothing(layer: Any, normalised: Tensor) -> Tensor:
+    return normalised
+
+
+def _activation(layer: Any, normalised: Tensor) -> Tensor:
+    activated: Tensor = layer.act(layer.drop(normalised))
+    return activated
 
 
 def _groups(z: Tensor) -> Iterator[Tensor]:

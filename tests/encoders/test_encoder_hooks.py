@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm.layers as timm
+import timm
+import timm.layers
 import torch
 import torchvision.models.convnext as torchvision
 from torch import Tensor, nn
@@ -149,7 +150,9 @@ class Grid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.patches(x)
-        if isinstance(self.norm, timm.LayerNorm2d | torchvision.LayerNorm2d):  # they take channels first
+        if isinstance(
+            self.norm, timm.layers.LayerNorm2d | torchvision.LayerNorm2d
+        ):  # they take channels first
             pooled: Tensor = self.norm(grid).mean((2, 3))
         else:
             pooled = self.norm(grid.permute(0, 2, 3, 1)).mean((1, 2))
@@ -162,7 +165,7 @@ class Grid(nn.Module):
     ("norm", "patch"),
     [
         (norm, patch)
-        for norm in (nn.LayerNorm, timm.LayerNorm, timm.LayerNorm2d, torchvision.LayerNorm2d)
+        for norm in (nn.LayerNorm, timm.layers.LayerNorm, timm.layers.LayerNorm2d, torchvision.LayerNorm2d)
         for patch in (PATCH, SIDE // WIDTH)
     ],
     ids=str,
@@ -235,7 +238,7 @@ def test_a_move_at_batch_norm_is_a_move_of_its_input(by_row: bool) -> None:
 def test_an_activation_inside_a_batch_norm_stays(by_row: bool) -> None:
     """As in timm's EfficientNets, the packaged tower among them."""
     torch.manual_seed(0)
-    norm = timm.BatchNormAct2d(3, act_layer=nn.ReLU6)
+    norm = timm.layers.BatchNormAct2d(3, act_layer=nn.ReLU6)
     norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
     tower = ImageTower(nn.Sequential(norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()), Preprocess((SIDE, SIDE)))
     pixels, shape = inputs(tower), (4, 3) if by_row else (3,)
@@ -272,3 +275,33 @@ def test_a_copy_of_a_hooked_tower_normalises_by_itself() -> None:
     assert not torch.equal(tower.raw(inputs(tower)), torch.full((4, 3), 7.0))
     twin.train()(inputs(tower))
     assert layer.num_batches_tracked == 1 and norm.num_batches_tracked == 0
+
+
+class Halved(nn.BatchNorm2d):
+    """Of a kind that nobody here knows: something follows the normalisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp_min(0) / 2
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "halved"])
+def test_a_move_that_moves_nothing_changes_nothing(name: str, by_row: bool) -> None:
+    """Whole towers of others, with all that they do beside normalising."""
+    torch.manual_seed(0)
+    module = nn.Sequential(Halved(3), nn.Conv2d(3, 4, 3), Halved(4), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    if name != "halved":
+        module = timm.create_model(name, num_classes=0)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.2, 0.2)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    tower = ImageTower(module, Preprocess((32, 32)))
+    pixels = torch.randn(4, 3, 32, 32)
+
+    def still(_: int, entering: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (4, entering.shape[1]) if by_row else (entering.shape[1],)
+        return torch.ones(shape), torch.zeros(shape)
+
+    assert len(tower.hook_points().widths) > 1
+    torch.testing.assert_close(tower.encode(pixels, None, still), tower.encode(pixels), atol=1e-4, rtol=1e-4)
