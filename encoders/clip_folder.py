@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from core.errors import ArtifactError, ConfigError
@@ -43,8 +45,32 @@ def clip_folder(folder: Path, source: ClipSource) -> dict[str, Any]:
         config["vision_cfg"]["timm_model_pretrained"] = False
     document = {"model_cfg": config, "preprocess_cfg": model.preprocess}
     (folder / CONFIG).write_text(json.dumps(document, indent=1, sort_keys=True))
-    write_float32(state_of(model.weights), folder / WEIGHTS)
+    state = state_of(model.weights)
+    _check_positions(config, state)
+    write_float32(state, folder / WEIGHTS)
     return {"model": source.model or "of its folder", "weights": source.tag or model.weights.name}
+
+
+def _check_positions(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raises ArtifactError for weights of another length or size: open_clip would stretch them in silence."""
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    read = state.get("positional_embedding", state.get("text.positional_embedding"))
+    if read is not None and "hf_model_name" not in text:
+        tokens = int(text.get("context_length", 77))
+        if len(read) != tokens:
+            raise ArtifactError(
+                f"the weights read texts of {len(read)} tokens, the configuration says {tokens}: take the "
+                "one that they were trained with"
+            )
+    seen = state.get("visual.positional_embedding")
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    if seen is not None and isinstance(size, int) and isinstance(patch, int):
+        patches = (size // patch) ** 2
+        if len(seen) not in (patches, patches + 1):  # with a token of its own for the class, or without
+            raise ArtifactError(
+                f"the weights see pictures as {len(seen)} tokens, the configuration as {patches + 1} of "
+                f"{size} pixels: take the one that they were trained with, such as one named NAME-336"
+            )
 
 
 def _text_side(folder: Path, config: dict[str, Any], place: Path | None, named: bool) -> None:

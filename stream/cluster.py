@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
-from core.errors import BrokerError
+from core.errors import BrokerError, ConfigError
 from core.security import OPEN, SecurityConfig
 from stream.handshake import introduce, refusal
 from stream.options import client_options
@@ -112,7 +112,7 @@ def message_limits(
             found = admin.describe_configs(resources, config_filter="all").get("topic", {})
             asked = {name: values.get("max.message.bytes", {}).get("value") for name, values in found.items()}
             return {name: int(limit) for name, limit in asked.items() if limit is not None}
-    except (KafkaError, BrokerError, ValueError) as error:
+    except (KafkaError, BrokerError, ConfigError, ValueError) as error:
         log.info("the topics cannot be asked for their largest message", extra={"error": repr(error)})
         return {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ def _unbelieved(error: ssl.SSLCertVerificationError) -> str:
     return f"{said}: its owner has to {'replace' if code == REVOKED else 'renew'} it"
 
 
-def _unencrypted(error: OSError, where: str, security: SecurityConfig) -> str:
+def _unencrypted(error: Exception, where: str, security: SecurityConfig) -> str:
     """Why there is no encrypted line."""
     reason = getattr(error, "reason", None) or ""
     if "CERTIFICATE_REQUIRED" in reason or ("ALERT" in reason and security.cert_file is None):
@@ -136,10 +137,11 @@ def _asker(line: socket.socket, where: str, security: SecurityConfig) -> Callabl
                     return answer
         except TimeoutError as error:
             raise Away from error
-        except ssl.SSLError as error:  # TLS 1.3 refuses a client's certificate only now
-            raise BrokerError(_unencrypted(error, where, security)) from error
-        except (OSError, KafkaError) as error:
-            raise BrokerError(_hung_up(where, security)) from error
+        except (OSError, KafkaError, ValueError, struct.error) as error:
+            alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
+            # TLS 1.3 refuses a client's certificate only now.
+            said = _unencrypted(error, where, security) if alert else _hung_up(where, security)
+            raise BrokerError(said) from error
         raise BrokerError(_hung_up(where, security))
 
     return ask

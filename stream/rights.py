@@ -32,9 +32,8 @@ def topic_rights(kafka: KafkaConfig, changelog: bool) -> dict[str, tuple[str, ..
     rights: dict[str, tuple[str, ...]] = {
         kafka.queries: (READ,), kafka.labels: (READ,), kafka.answers: (WRITE,), kafka.dead_letters: (WRITE,),
     }  # fmt: skip
-    if changelog:
-        rights |= {kafka.state: (READ, WRITE), kafka.journal: (READ, WRITE)}
-    return rights
+    kept = (READ, WRITE) if changelog else (DESCRIBE,)  # they are looked for in any case
+    return {**rights, kafka.state: kept, kafka.journal: kept}
 
 
 def check_rights(

@@ -60,8 +60,16 @@ class VectorFile:
         return len(self.rows)
 
     def at(self, rows: NDArray[np.int64]) -> Floats:
-        """The vectors [n, D] in these rows of the file, as they are, in float32."""
-        return _floats(self._open()[rows])
+        """The vectors [n, D] in these rows of the file, as they are, in float32.
+
+        A part of the file after the other: pages of a map count as memory until the map is closed.
+        """
+        found, order = np.empty((len(rows), self.width), np.float32), np.argsort(rows, kind="stable")
+        blocks = rows[order] // _rows_a_block(self.width)
+        for part in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
+            with np.errstate(over="ignore"):
+                found[part] = self._open()[rows[part]]
+        return found
 
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """All that can be used, some megabytes at a time: rows [n], and vectors [n, D]."""

@@ -63,6 +63,7 @@ def test_rows_without_a_direction_cost_no_other_row(tmp_path: Path, monkeypatch:
     assert file.rows.tolist() == kept and list(file.left_out) == [1, 6, 7, 11] and file.rescaled == 1
     assert (whole(file) == array[kept].astype(np.float32)).all()
     assert [len(block) for _, block in file.blocks()] == [5, 3]
+    assert (file.at(np.array([10, 0, 10, 5])) == array[[10, 0, 10, 5]].astype(np.float32)).all()
     assert file.ids() == tuple(names[row] for row in kept)
     left, unit = file.notes()
     assert "4 of 12 rows left out: row 1 holds NaN, infinity" in left and "row 6 holds only zeros" in left

@@ -247,6 +247,9 @@ def test_choices_that_contradict_are_refused(model: Path, bert: Path, named: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"text": {"context_length": 20}}, "texts of 16 tokens, the configuration says 20"),
+        ({"vision": {"image_size": 48}}, "pictures as 17 tokens, the configuration as 37 of 48 pixels"),
+        ({"vision": {"patch_size": 16}}, "pictures as 17 tokens, the configuration as 5 of 32 pixels"),
         ({"embed_dim": 16}, "size mismatch for .*: .* in the weights, .* in the model"),
         ({"text": {"layers": 3}}, "12 of the names are missing"),
         ({"text": {"vocab_size": 32000}}, "49,408 tokens, the text tower knows 32,000|size mismatch"),

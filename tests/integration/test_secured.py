@@ -30,7 +30,7 @@ from kafka.admin import (
 )
 from rich.console import Console
 
-from core.config import KafkaConfig
+from core.config import Config, KafkaConfig, StateConfig
 from core.errors import BrokerError, DeliveryError, QshiftError
 from core.security import SecurityConfig
 from qshift.demo.labels import send_labels
@@ -40,6 +40,8 @@ from stream.broker import Broker
 from stream.client import QueryClient, read_all
 from stream.cluster import ensure_topics
 from stream.handshake import introduce
+from stream.rights import topic_rights
+from stream.topics import prepared_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, needs_openssl]
 USERS = ("service", "asks", "labels", "replays")
@@ -251,6 +253,24 @@ def test_topics_that_are_hidden_are_named(secured: Secured, site: Any) -> None:
         ensure_topics(secured.scram, {kafka.queries: (1, {})}, security=kafka.security)
 
 
+def test_topics_are_made_by_a_service_that_may(secured: Secured, topics: Callable[[str], str]) -> None:
+    """With Create on the names and nothing on the cluster; for state in a folder Describe is enough."""
+    names = {role: topics(role) for role in (*_roles(KafkaConfig()), "group")}
+    settings = {"kafka": {**names, "security": secured.security("service")}, "state": {"store": "directory"}}
+    config = Config.model_validate(settings)
+    for name, rights in topic_rights(config.kafka, changelog=False).items():
+        for right in rights:
+            secured.grant("service", right, "topic", name)
+    secured.grant("service", "Read", "group", names["group"])
+    with pytest.raises(BrokerError, match=f"no topic {names['queries']}, and does not allow to make it"):
+        prepared_topics(secured.scram, config)
+    for role in _roles(config.kafka):
+        secured.grant("service", "Create", "topic", names[role])
+    assert prepared_topics(secured.scram, config) is None
+    with pytest.raises(BrokerError, match=f"Read on the topic {names['state']}, Write on the topic"):
+        prepared_topics(secured.scram, config.model_copy(update={"state": StateConfig(store="changelog")}))
+
+
 @pytest.mark.parametrize("user", ["labels", "nobody"])
 def test_a_client_without_a_right_is_told_so(secured: Secured, site: Any, messages: Any, user: str) -> None:
     client, began = QueryClient(secured.scram, kafka_of(secured, site, user)), time.monotonic()
@@ -432,6 +452,33 @@ def test_a_right_taken_away_from_reading_ends_the_service_and_from_labels_nothin
     with pytest.raises(QshiftError, match=f"Read on the topic {site.kafka.queries};"):
         _until(lambda: False, service)
     service._failure = None  # what ended it was looked at
+
+
+def test_an_outage_and_a_password_that_is_away_for_a_while_are_waited_out(
+    secured: Secured, site: Any, serving: Any, messages: Any
+) -> None:
+    service, password = serving(site), site.kafka.security.password_file
+    service.wait_until_ready(30)
+    client = QueryClient(secured.scram, kafka_of(secured, site, "asks"))
+    for value, headers in messages(16)[0]:
+        client.send(value, headers)
+    client.flush()
+    _until(lambda: len(site.answers()) == 16, service)
+    secured.broker.kill()
+    text = password.read_text()
+    password.unlink()
+    service._sink._discard(
+        service._sink._epoch
+    )  # as after a delivery that failed: the next one connects anew
+    secured.broker.start()
+    secured.broker.ready()
+    for value, headers in messages(16, seed=2)[0]:
+        client.send(value, headers)
+    client.flush()
+    _until(lambda: not service.ready()["delivering"], service)
+    password.write_text(text)
+    _until(lambda: len(site.distinct()) == 32 and service.ready()["delivering"], service, 90)
+    client.close()
 
 
 def _until(done: Callable[[], bool], service: Any, seconds: float = 45.0) -> None:

@@ -2,6 +2,11 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from core.artifacts import MANIFEST
 from core.config import Config
 from encoders.base_model import Base, load_base
 from encoders.clip_source import ClipSource
+from encoders.stored import CHUNK
 from qshift.cli import app
 from qshift.demo.fit import build
 from qshift.demo.fit_clip import ClipOptions, fit_clip
@@ -136,6 +142,40 @@ def test_equal_fits_are_equal(pictures: Path, model: Path, tmp_path: Path) -> No
         fitted(pictures, tmp_path / name, model)
     fitted(pictures, tmp_path / "one", model)  # with the features of before
     assert load_base(tmp_path / "one").version == load_base(tmp_path / "other").version
+
+
+@pytest.mark.slow
+def test_ctrl_c_loses_nothing(model: Path, tmp_path: Path) -> None:
+    """A fit is interrupted between chunks and started again: what was encoded is not encoded again."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number in range(4 * CHUNK):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(mine / f"{number}.png")
+    # Whoever runs tests in the background has Ctrl-C switched off for all that is started there.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from qshift.entry import main; main()"
+    asked = ["fit", "clip", str(mine), "--pretrained", str(model), "--base", str(tmp_path / "base")]
+    command = [sys.executable, "-c", code, *asked]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not list(tmp_path.glob("base.features/*.jsonl")):
+        assert running.poll() is None and time.monotonic() < until, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    said = "".join(running.communicate(timeout=120))
+    assert running.returncode == 130 and "Traceback" not in said, said
+    assert [path.name for path in tmp_path.iterdir() if "base" in path.name] == ["base.features"]
+    (lines,) = tmp_path.glob("base.features/*.jsonl")
+    before = lines.read_text().splitlines()
+    assert 2 <= len(before) <= 4  # the encoder, and some of the four chunks
+    (rows,) = tmp_path.glob("base.features/*.f32")
+    kept = rows.read_bytes()[: (len(before) - 1) * CHUNK * 32 * 4]
+    fitted(mine, tmp_path / "base", model)
+    assert lines.read_text().splitlines()[: len(before)] == before and rows.read_bytes().startswith(kept)
+    assert len(lines.read_text().splitlines()) == 5
+    assert load_base(tmp_path / "base").provenance["items"] == 4 * CHUNK
 
 
 @pytest.mark.slow

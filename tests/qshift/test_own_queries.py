@@ -416,7 +416,7 @@ def test_labels_that_steered_are_given_where_the_journal_says(
             "",
             0,
             0,
-            {f"{topics.labels}/0": len(late)},
+            label_offsets={f"{topics.labels}/0": len(late)},
         ),
     ]
     steer = settings.labels.model_copy(update={"steer": True, "rate": 1.0})

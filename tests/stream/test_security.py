@@ -139,8 +139,9 @@ def test_nobody_there_is_waited_for_by_the_client(tmp_path: Path) -> None:
     introduce("127.0.0.1:1,[::1]:1", OPEN)
 
 
-def test_who_hangs_up_is_named_once_for_all_addresses(tmp_path: Path) -> None:
-    """Somebody listens who speaks something else; a second address, where nobody is, changes nothing."""
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"\0\0\0\x05\0\0\0\x01\0"])
+def test_who_speaks_otherwise_is_named(tmp_path: Path, answer: bytes) -> None:
+    """Hangs up, is no Kafka, or is cut off; a second address, where nobody is, changes nothing."""
     (tmp_path / "p").write_text("geheim")
     security = secured(
         protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="u", password_file=tmp_path / "p"
@@ -151,6 +152,7 @@ def test_who_hangs_up_is_named_once_for_all_addresses(tmp_path: Path) -> None:
         def hang_up() -> None:
             line, _ = server.accept()
             line.recv(1000)
+            line.sendall(answer)
             line.close()
 
         thread = threading.Thread(target=hang_up, daemon=True)
@@ -168,7 +170,11 @@ def test_who_hangs_up_is_named_once_for_all_addresses(tmp_path: Path) -> None:
 def described(kafka: KafkaConfig, changelog: bool) -> list[dict[str, Any]]:
     """Topics as Kafka describes them to one who may do exactly what is needed."""
     return [
-        {"name": name, "error_code": 0, "authorized_operations": ["DESCRIBE", *(r.upper() for r in rights)]}
+        {
+            "name": name,
+            "error_code": 0,
+            "authorized_operations": sorted({"DESCRIBE", *map(str.upper, rights)}),
+        }
         for name, rights in topic_rights(kafka, changelog).items()
     ]
 
