@@ -136,6 +136,7 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
     Files are prepared as they are, by the same function as queries: each finds itself.
     """
     modality: Modality = "image"
+    said = None
     if folder is not None and is_file(folder) and folder.suffix.lower() == SUFFIX:
         texts = load_texts(folder)
         modality, ids, labels, titles = "text", texts.ids, texts.texts, texts.texts

@@ -42,7 +42,9 @@ def build_gallery(
     """
     codes, features = encoded_items(base, contents, ids, progress, modality)
     displays = [Display(title) for title in titles]
-    return VersionedGallery(base.bits, ids, codes, labels, features, displays, base_version=base.version)
+    return VersionedGallery(
+        base.bits, ids, codes, labels, features, displays, base_version=base.version, attributes=attributes
+    )
 
 
 def encoded_items(

@@ -35,8 +35,8 @@ class OwnRow:
     `forwards` and `backwards` are passes of a query through the encoder, the frozen one included.
     `map_adapted` is what the adapted twin would have earned alone; `weight` its weight in the mixture, the
     median over the queries that were answered from both, NaN where none was. `repaired` texts were mended.
-    `abstained` are the answers that named nothing, because their confidence is below what the query wants.
-    `milliseconds` a query are a clock's: they make no two rows differ.
+    `milliseconds` a query are a clock's: they make no two rows differ. `abstained` are the answers that named
+    nothing, because their confidence is below what the query wants.
     """
 
     method: str
@@ -55,8 +55,8 @@ class OwnRow:
     map_adapted: float = math.nan
     weight: float = math.nan
     repaired: int = 0
-    abstained: int = 0
     milliseconds: float = field(default=math.nan, compare=False)
+    abstained: int = 0
 
 
 class _Watch:
@@ -153,8 +153,8 @@ def _row(
         found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
         100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items), found.map_adapted,
         median(watch.weights) if fused and watch.weights else math.nan, watch.repaired,
-        sum(decode_answer(record.value or b"").abstained for record in sink.records["answers"]),
         1000.0 * watch.share(watch.seconds),
+        sum(decode_answer(record.value or b"").abstained for record in sink.records["answers"]),
     )  # fmt: skip
 
 

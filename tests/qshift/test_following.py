@@ -16,13 +16,14 @@ from toy_world import BITS, ITEMS, WIDTH, small_world
 
 from core.artifacts import MANIFEST
 from core.config import Config
+from core.filters import ANYTHING, wanted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome, Query, QueryBatch
 from index.gallery import VersionedGallery
 from index.merging import Tiers, tidied
 from qshift.build import Engine, engine
 from qshift.following import Following
-from stream.codec import vector_query
+from stream.codec import vector_query, wanting
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.preparation import Preparation
@@ -33,10 +34,13 @@ Change = Callable[[VersionedGallery, int], VersionedGallery]
 
 
 def records() -> list[Record]:
-    found = []
+    """Each fourth one asks for items alone that have come since, which are others from batch to batch."""
+    found, some = [], wanted(3, {"seq": {"from": 1}})
     for offset in range(SIZE * BATCHES):
         vector = np.random.default_rng(offset).normal(size=WIDTH) + 1.0
-        value, headers = vector_query(vector.astype(np.float32))
+        value, headers = wanting(
+            vector_query(vector.astype(np.float32)), ANYTHING if offset % 4 else some
+        )  # fmt: skip
         found.append(Record(Coordinates(TOPIC, 0, offset), value, None, tuple(headers)))
     return found
 
@@ -47,7 +51,9 @@ def grown(gallery: VersionedGallery, seq: int) -> VersionedGallery:
     names = [f"new {seq} 0", f"new {seq} 1", f"item-{3 * seq}"]
     features = rng.normal(size=(3, WIDTH)) + 1.0
     codes = rng.integers(0, 256, (3, BITS // 8), dtype=np.uint8)
-    return gallery.upsert(names, codes, names, features).remove([f"item-{3 * seq + i}" for i in (1, 2)])
+    said = [{"seq": seq}, {"seq": seq, "new": "yes"}, {}]
+    more = gallery.upsert(names, codes, names, features, attributes=said)
+    return more.remove([f"item-{3 * seq + i}" for i in (1, 2)])
 
 
 @dataclass
@@ -151,6 +157,10 @@ def test_every_batch_is_answered_from_the_version_that_the_journal_names(folders
     assert any(name.startswith("new 1 ") for name in set().union(*found[2 * SIZE :]))
     assert not any(name.startswith("new") for name in set().union(*found[: 2 * SIZE]))
     assert not any({"item-4", "item-5"} & names for names in found[2 * SIZE :])
+    asked = [[result["id"] for result in answer["results"]] for answer in answers[::4]]
+    last = asked[-1]
+    assert len(last) == 3 and all(name.startswith("new ") for names in asked for name in names)
+    assert not any(asked[: 2 * SIZE // 4]), "there was nothing yet that the filter lets through"
 
 
 @pytest.mark.parametrize("dies_after", [(2, 6, 9), (0, 3, 7, 10), (5,), (1, 2, 4, 5, 6, 8, 9, 10)])

@@ -49,7 +49,7 @@ def written(here: Path, *lines: dict[str, Any]) -> Path:
 def answered(here: Path, *lines: dict[str, Any], usual: Wanted = ANYTHING) -> list[list[int]]:
     """Items that are found for each line."""
     settings, path = config(here), written(here, *lines)
-    own = own_queries(path, *own_parts(here / "gallery", here / "base"), settings, usual)
+    own = own_queries(path, *own_parts(here / "gallery", here / "base"), settings, usual=usual)
     _, sink = run_offline(engine(settings), own.records, [])
     found = [decode_answer(record.value or b"").results for record in sink.records["answers"]]
     return [[int(name.removeprefix("item-")) for name, _ in results] for results in found]
