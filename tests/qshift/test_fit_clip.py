@@ -160,7 +160,7 @@ def test_ctrl_c_loses_nothing(model: Path, tmp_path: Path) -> None:
     place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
-    while not list(tmp_path.glob("base.features/*.jsonl")):
+    while not any("\n{" in path.read_text() for path in tmp_path.glob("base.features/*.jsonl")):
         assert running.poll() is None and time.monotonic() < until, running.communicate()
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
