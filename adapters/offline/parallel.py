@@ -14,6 +14,7 @@ All is the identity for one process. Start several with torchrun; they must run 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Team:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
         if not dist.is_initialized():
             dist.init_process_group(backend)
+            atexit.register(dist.destroy_process_group)  # else its threads may abort the process that ends
         return cls(dist.get_rank(), dist.get_world_size())
 
     def part(self, rows: Tensor) -> Tensor:
