@@ -132,7 +132,7 @@ def test_labels_are_sent(served: Reader) -> None:
     assert '`{"offset": 0, "label": "seven-red.png"}`' in (PAGES / "stream-queries.md").read_text()
     name = next((served.folder / "my-pictures").glob("*.png")).name
     (served.folder / "labels.jsonl").write_text(json.dumps({"offset": 0, "label": name}) + "\n")
-    assert "1 labels sent" in served.run("qshift labels")
+    assert "1 label sent" in served.run("qshift labels")
 
 
 def test_shifted_pictures_are_answered(served: Reader) -> None:
