@@ -15,7 +15,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from core.config import IndexKind
 from core.errors import ConfigError
@@ -152,13 +151,6 @@ class ApproximateIndex:
         return near
 
 
-def recall(index: ApproximateIndex, queries: Codes, k: int = 10) -> float:
-    """Share of the k places of each query that hold an item as near as the k-th nearest of all."""
-    kept = min(k, len(index))
-    found, exact = index.search(queries, kept).distances, _nearest(index, queries, kept)
-    within: NDArray[np.bool_] = found <= exact[:, -1:]
-    return float(within.mean())
-
-
-def _nearest(index: ApproximateIndex, queries: Codes, k: int) -> Distances:
-    return index.search(queries, k, index.keys).distances
+def recall(found: Distances, exact: Distances, k: int = 10) -> float:
+    """Share of the first k places [B, K] with an item as near as the exact search has at its k-th."""
+    return float((found[:, :k] <= exact[:, k - 1 : k]).mean())

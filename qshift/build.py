@@ -94,12 +94,16 @@ def engine(config: Config) -> Engine:
 
 def load_gallery(
     folder: Path, base: Base, where: str = "cpu", threads: int | None = None,
-    answer: AnswerConfig = AnswerConfig(),
+    answer: AnswerConfig = AnswerConfig(), version: str = "", beside: VersionedGallery | None = None,
 ) -> VersionedGallery:  # fmt: skip
-    """Loads a gallery that was built with a base. Raises ArtifactError, ConfigError, GalleryError."""
+    """Loads a gallery that was built with a base; `version` and `beside`: see `VersionedGallery.load`.
+
+    Raises:
+        ArtifactError, ConfigError, GalleryError: it cannot be read, or does not fit.
+    """
     return VersionedGallery.load(
         folder, base.version, device="auto" if where == "cuda" else "cpu", threads=threads,
-        kind=answer.index, effort=answer.effort,
+        version=version, beside=beside, kind=answer.index, effort=answer.effort,
     )  # fmt: skip
 
 

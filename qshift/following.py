@@ -16,8 +16,7 @@ from pathlib import Path
 from core.artifacts import MANIFEST
 from core.errors import QshiftError
 from index.gallery import VersionedGallery
-from index.segment import Device
-from qshift.build import Engine, device
+from qshift.build import Engine, device, load_gallery
 from stream.warm_up import warm_gallery
 
 log = logging.getLogger("qshift.gallery")
@@ -108,9 +107,7 @@ class Following:
             return None
 
     def _loaded(self, version: str) -> VersionedGallery:
-        answer = self._engine.config.answer
-        where: Device = "auto" if device(self._engine.config) == "cuda" else "cpu"
-        return VersionedGallery.load(
-            self._folder, self._engine.base.version, device=where, version=version, beside=self._newest,
-            kind=answer.index, effort=answer.effort,
-        )  # fmt: skip
+        config, base = self._engine.config, self._engine.base
+        return load_gallery(
+            self._folder, base, device(config), answer=config.answer, version=version, beside=self._newest
+        )

@@ -13,7 +13,7 @@ from core.errors import GalleryError
 from core.readers.places import shown
 from core.types import Codes, Distances
 from encoders.base_model import load_base
-from index.approximate import EFFORT, FEWEST, KINDS
+from index.approximate import EFFORT, FEWEST, KINDS, recall
 from index.gallery import VersionedGallery
 from qshift.terminal.sheet import Head, Sheet
 
@@ -46,8 +46,8 @@ def compare(folder: Path, base: Path, effort: int | None, console: Console) -> N
             status.update(f"building {name}")
             other = VersionedGallery.load(folder, threads=1, kind=name, effort=effort)
             found, took = _searched(other, queries)
-            recall = [f"{(found[:, :k] <= exact[:, k - 1 : k]).mean():.3f}" for k in PLACES]
-            sheet.add(name, str(effort or EFFORT[name]), *recall, f"{took:.3f}")
+            shares = [f"{recall(found, exact, k):.3f}" for k in PLACES]
+            sheet.add(name, str(effort or EFFORT[name]), *shares, f"{took:.3f}")
     sheet.print(console)
 
 

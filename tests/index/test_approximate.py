@@ -22,6 +22,12 @@ def world(count: int, seed: int) -> Codes:
     return np.packbits(rows @ planes >= 0, axis=1, bitorder="little")
 
 
+def share(index: ApproximateIndex) -> float:
+    """Recall@10 of the queries."""
+    exact = index.search(QUERIES, 10, index.keys).distances
+    return recall(index.search(QUERIES, 10).distances, exact)
+
+
 KEYS = np.random.default_rng(5).permutation(3 * ITEMS)[:ITEMS].astype(np.int64)
 CODES, QUERIES = world(ITEMS, 1), world(40, 2)
 
@@ -55,13 +61,13 @@ def test_found_items_have_their_true_distances_in_the_order_of_the_exact_search(
 
 
 def test_nearly_all_of_the_nearest_are_found(index: ApproximateIndex) -> None:
-    assert recall(index, QUERIES) >= 0.95
+    assert share(index) >= 0.95
 
 
 def test_an_effort_that_looks_at_all_finds_all(flat: FaissIndex) -> None:
     made = ApproximateIndex(BITS, "ivf", effort=10_000)
     made.add(KEYS, CODES)
-    assert recall(made, QUERIES) == 1.0
+    assert share(made) == 1.0
     found, exact = made.search(QUERIES, K), flat.search(QUERIES, K)
     assert np.array_equal(found.distances, exact.distances)
     below = exact.distances < exact.distances[:, -1:]  # at the cut a tie may be another item
@@ -73,7 +79,7 @@ def test_little_effort_finds_less_and_never_leaves_a_place_empty() -> None:
     made.add(KEYS, CODES)
     made.at(0)
     hits = made.search(QUERIES, K)
-    assert (hits.keys >= 0).all() and recall(made, QUERIES) < 0.95
+    assert (hits.keys >= 0).all() and share(made) < 0.95
     far = ~QUERIES[:3]
     assert (made.search(far, 500).keys >= 0).all()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from source_world import BITS, ITEMS, SIZE, WIDTH, source_world, unit
 
 from core.config import Config
 from core.protocols import Fusion
@@ -19,37 +20,16 @@ from encoders.base_model import Base
 from encoders.head import HashHead
 from encoders.images import Preprocess
 from encoders.norms import calibrate
-from encoders.vector import VectorEncoder
 from encoders.vision import ImageTower
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
 from qshift.build import Engine, assemble
 from stream.session import Session
 
-WIDTH, BITS, ITEMS, SIZE = 24, 64, 60, 32
-
-
-def unit(rows: Floats) -> Floats:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
-
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Base, VersionedGallery]:
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    items = unit(rng.normal(size=(ITEMS, WIDTH)))
-    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
-    head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
-    clean = unit(items[rng.integers(ITEMS, size=200)] + 0.4 * rng.normal(size=(200, WIDTH)) / WIDTH**0.5)
-    zeros = np.zeros(len(clean), np.float32)
-    base = Base(
-        "test", BITS, WIDTH, {"vector": VectorEncoder(WIDTH)}, head,
-        {"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE)}, {},
-        {"vector": DriftReference(clean, zeros, zeros)}, "v",
-    )  # fmt: skip
-    names = [f"item-{i}" for i in range(ITEMS)]
-    codes = head.codes(torch.from_numpy(items), "vector")
-    return base, VersionedGallery(BITS, names, codes, names, items, backend="exact", base_version="v")
+    return source_world()
 
 
 def built(world: tuple[Base, VersionedGallery], **answer: object) -> Engine:

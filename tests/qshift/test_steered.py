@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from source_world import ITEMS, SIZE, WIDTH, source_world, unit
 
 from core.checkpoints import JournalEntry
 from core.config import Config
 from core.errors import ArtifactError, DeliveryError
 from core.records import Coordinates, Record
-from core.references import DriftReference, SourceConstants
-from core.types import Floats, Outcome
+from core.types import Outcome
 from encoders.base_model import Base
-from encoders.head import HashHead
-from encoders.vector import VectorEncoder
 from index.fusion import WEIGHTS
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
@@ -31,31 +28,13 @@ from stream.memory_store import MemoryStore
 from stream.runner import run
 from stream.session import Session
 
-WIDTH, BITS, ITEMS, SIZE, BATCHES = 24, 64, 60, 32, 8
+BATCHES = 8
 TOPIC, LABELS = "qshift.queries", "qshift.labels"
-
-
-def unit(rows: Floats) -> Floats:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Base, VersionedGallery]:
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-    items = unit(rng.normal(size=(ITEMS, WIDTH)))
-    weight = rng.normal(size=(BITS, WIDTH)).astype(np.float32)
-    head = HashHead(weight, np.zeros(BITS, np.float32), {"vector": np.zeros(WIDTH, np.float32)})
-    clean = unit(items[rng.integers(ITEMS, size=200)] + 0.4 * rng.normal(size=(200, WIDTH)) / WIDTH**0.5)
-    zeros = np.zeros(len(clean), np.float32)
-    base = Base(
-        "test", BITS, WIDTH, {"vector": VectorEncoder(WIDTH)}, head,
-        {"vector": SourceConstants(0.1, 2.0, 0.05, 1e-2, SIZE)}, {},
-        {"vector": DriftReference(clean, zeros, zeros)}, "v",
-    )  # fmt: skip
-    names = [f"item-{i}" for i in range(ITEMS)]
-    codes = head.codes(torch.from_numpy(items), "vector")
-    return base, VersionedGallery(BITS, names, codes, names, items, backend="exact", base_version="v")
+    return source_world()
 
 
 def engine(world: tuple[Base, VersionedGallery], steer: bool = True, pending: int = 4096) -> Engine:
