@@ -23,8 +23,10 @@ from qshift.commands import (
     labels,
     produce,
     profile,
+    redrive,
     replay,
     serve,
+    verify_log,
 )
 from qshift.commands.renamed import refuse_old
 from qshift.terminal.sheet import console
@@ -43,6 +45,8 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (evaluate.evaluate, evaluate.EXAMPLES),
     (produce.produce, produce.EXAMPLES),
     (labels.labels, labels.EXAMPLES),
+    (verify_log.verify_log, verify_log.EXAMPLES),
+    (redrive.redrive, redrive.EXAMPLES),
     (profile.profile, profile.EXAMPLES),
 )
 
