@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream.history.verify import verify
+from stream.recording import KafkaLog
+
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
 
@@ -90,6 +93,11 @@ class Traffic:
         assert (lost, differing) == (0, 0)
         assert set(answers) == self.sent
         assert self._site.dead_letters() == []
+        if self._site.config.state.store == "changelog":
+            with KafkaLog(self._site.servers) as log:
+                verdict = verify(log, self._site.kafka)
+            print(f"verify-log: {verdict.document()['read']}, notices {dict(verdict.notices)}")
+            assert verdict.status == 0, verdict.document()
 
 
 @pytest.fixture
