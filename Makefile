@@ -28,9 +28,9 @@ demo: install
 test: install
 	$(VENV)/bin/pytest $(SPREAD) -m "not nightly" $(ARGS)
 
-# Kills, outages and sleeping workers, some minutes; -s shows the figures.
+# Kills, outages, sleeping workers and 10,000 simulated histories, some hours; -s shows the figures.
 nightly: install
-	$(VENV)/bin/pytest -s tests/nightly $(ARGS)
+	$(VENV)/bin/pytest -s -m nightly $(ARGS)
 
 # Format, lint, strict types, import direction, quick tests.
 check: install
