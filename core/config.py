@@ -221,6 +221,7 @@ class StateConfig(Section):
     store: Literal["directory", "changelog"] = "changelog"
     directory: Location = Path("qshift-data/state")
     every_batches: int = Field(4, ge=1, le=100_000)
+    accept_loss: bool = False  # `--accept-loss`, for one start: what contradicts itself is given up
 
 
 class LabelConfig(Section):

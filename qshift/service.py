@@ -17,9 +17,11 @@ from monitoring.http import Serving, Views, serve
 from qshift.build import engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
+from stream.cluster import group_members
 from stream.events import Delivering, Event, LanesChanged
-from stream.kafka import KafkaSource
+from stream.kafka import SESSION_SECONDS, KafkaSource
 from stream.lanes import Lane
+from stream.names import check_free, own_name
 from stream.report import Report
 from stream.runner import run
 from stream.sink import KafkaSink
@@ -37,10 +39,12 @@ class Service:
         config: with `kafka.bootstrap_servers` set.
         picture: gallery picture of an item by its identifier, for the page.
         title, attribution: of the page.
-        worker: name of this worker in the consumer group; a restarted one is recognised by it at once.
+        worker: name of this worker in the consumer group; after a crash one is recognised by it at once.
+            By default one that no other process has.
 
     Raises:
         ArtifactError, ConfigError, BrokerError: what is missing, before anything is answered.
+        NameTaken: another worker of the group has the name.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Service:
         picture: GALLERY_PICTURE = lambda _: None,
         title: str = "qshift",
         attribution: str = "",
-        worker: str | None = "worker-0",
+        worker: str | None = None,
     ) -> None:
         self.config = config
         self.engine = engine(config)
@@ -58,11 +62,13 @@ class Service:
         warm_up(self.engine.pipeline)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
+        if worker is not None:
+            _check_free(config, worker)
         self._stop = threading.Event()
         self._store = state_store(config, servers, self._stop)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
         self._sink.warm_up()
-        self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
+        self._source = KafkaSource(servers, config.kafka, worker or own_name(), kept_partitions=kept)
         self.extra: list[Observer] = []
         self._errors = Errors(self.observers.metrics.observer_failed)
         self._thread: threading.Thread | None = None
@@ -211,3 +217,11 @@ class Service:
                 self._lanes = list(lanes)
             case _:
                 count(self.observers.metrics, self._errors, event)
+
+
+def _check_free(config: Config, worker: str) -> None:
+    kafka = config.kafka
+    check_free(
+        worker, kafka.group, lambda: group_members(kafka.bootstrap_servers, kafka.group, kafka.security),
+        SESSION_SECONDS,
+    )  # fmt: skip

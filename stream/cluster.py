@@ -91,6 +91,16 @@ def granted(
             raise BrokerError(f"Kafka does not say what is allowed: {error}") from error
 
 
+def group_members(bootstrap_servers: str, group: str, security: SecurityConfig) -> list[Mapping[str, Any]]:
+    """Members of a consumer group as Kafka describes them; none where we may not ask.
+
+    Raises:
+        BrokerError: Kafka cannot be reached.
+    """
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        return list((group_described(admin, group) or {}).get("members", ()))
+
+
 def absent(producer: Any, topics: Iterable[str]) -> list[str]:
     """Topics that the brokers do not have, as they have just told a producer that sent to them."""
     metadata = producer._metadata  # its public question waits for an answer

@@ -25,11 +25,16 @@ EXAMPLES = "Example:\n\n`qshift serve --config qshift.toml`"
 
 def serve(
     config: ConfigFile = None,
-    worker: Annotated[str, typer.Option(help="Name of this worker in the consumer group.")] = "worker-0",
+    worker: Annotated[
+        str | None, typer.Option(help="Name of this worker in the consumer group, else host and process.")
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on where state and journal contradict each other.")
+    ] = False,
 ) -> None:
     """Answer queries from Kafka and adapt, until SIGTERM or Ctrl-C."""
-    raise typer.Exit(run(config, worker, log_level, CONSOLE))
+    raise typer.Exit(run(config, worker, log_level, CONSOLE, accept_loss))
 
 
 class _Interrupted(BaseException):
@@ -55,7 +60,9 @@ class _Signals:
         self.service.request_stop()
 
 
-def run(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
+def run(
+    config_file: Path | None, worker: str | None, log_level: str, console: Console, accept_loss: bool = False
+) -> int:
     """Runs until SIGTERM or Ctrl-C; a second signal ends at once.
 
     Raises:
@@ -64,6 +71,9 @@ def run(config_file: Path | None, worker: str, log_level: str, console: Console)
     from core.config_file import load_connected
 
     config = load_connected(config_file)
+    if accept_loss:
+        state = config.state.model_copy(update={"accept_loss": True})
+        config = config.model_copy(update={"state": state})
     set_up(log_level)
     signals = _Signals()
     try:
