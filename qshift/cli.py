@@ -23,6 +23,7 @@ from qshift.commands import (
     labels,
     produce,
     profile,
+    repair_journal,
     replay,
     serve,
 )
@@ -44,6 +45,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (produce.produce, produce.EXAMPLES),
     (labels.labels, labels.EXAMPLES),
     (profile.profile, profile.EXAMPLES),
+    (repair_journal.repair_journal, repair_journal.EXAMPLES),
 )
 
 app = typer.Typer(

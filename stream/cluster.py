@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError, ConfigError
+from core.records import Partition
 from core.security import OPEN, SecurityConfig
 from stream.handshake import introduce, refusal
 from stream.options import client_options
@@ -99,6 +101,20 @@ def group_members(bootstrap_servers: str, group: str, security: SecurityConfig) 
     """
     with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
         return list((group_described(admin, group) or {}).get("members", ()))
+
+
+def delete_before(
+    bootstrap_servers: str, partition: Partition, offset: int, security: SecurityConfig
+) -> None:
+    """Erases the records below an offset; -1: all. Raises BrokerError."""
+    at = TopicPartition(*partition)
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        try:
+            admin.delete_records({at: offset})
+        except KafkaError as error:
+            raise BrokerError(
+                f"records of {partition[0]}/{partition[1]} cannot be erased: {error}"
+            ) from error
 
 
 def absent(producer: Any, topics: Iterable[str]) -> list[str]:

@@ -84,7 +84,7 @@ class TopicLog:
                 return [_offset(future, attempts) for future in sent]
             except (*TRANSIENT, ValueError) as error:  # ValueError: no such partition
                 if self._producer is not None and absent(self._producer, [topic]):
-                    attempts.is_missing()
+                    attempts.is_missing(0.0)  # the client has waited for it
                 # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
                 self._discard()
                 if isinstance(error, TOO_LARGE) or not attempts.again(error, topic):
@@ -110,7 +110,7 @@ class TopicLog:
             try:
                 reader = self._reader(at)
                 if not reader.partitions_for_topic(topic):  # the brokers' own word: we are connected
-                    attempts.is_missing()
+                    attempts.is_missing(MISSING_SECONDS)
                     raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
                 end = reader.end_offsets([at])[at] if end is None else end
                 if position > end:
@@ -211,11 +211,11 @@ class _Attempts(Patience):
         super().__init__(seconds, hurry)
         self._backoff, self._missing = Backoff(*BACKOFF_SECONDS), False
 
-    def is_missing(self) -> None:
+    def is_missing(self, seconds: float) -> None:
         """The brokers answer, and do not have the topic: little time is left, from the first time on."""
         if not self._missing:
             self._missing = True
-            self.shorten(MISSING_SECONDS)
+            self.shorten(seconds)
 
     def again(self, error: Exception, topic: str) -> bool:
         """Waits before the next attempt; False when the time is up."""
