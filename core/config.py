@@ -239,7 +239,8 @@ class LimitConfig(Section):
     text_characters: int = Field(2000, ge=1)
     image_bytes: int = Field(512 << 10, ge=1)
     image_pixels: int = Field(1 << 24, ge=1)  # 4096 x 4096; towers see a few hundred a side
-    decoders: int = Field(1, ge=1, le=64)  # threads that decode pictures, each with up to 4 such in memory
+    decoders: int = Field(1, ge=1, le=64)  # processes that decode pictures, each with up to 4 such in memory
+    decode_seconds: float = Field(10.0, gt=0, le=600)  # the largest picture taken needs half of one
     message_bytes: int = Field(1 << 20, ge=1, le=1 << 30)  # Kafka counts bytes in 32 bits
     reference_root: Location | None = None  # references are refused unless a root is given
     pending_queries: int = Field(4096, ge=64)  # bounded memory: polling pauses above it

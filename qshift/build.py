@@ -22,6 +22,7 @@ from core.identity import identity
 from core.protocols import Encoder, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
+from encoders.decoding import Decoders
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
@@ -173,6 +174,15 @@ def limit_pictures(base: Base, limits: LimitConfig) -> None:
     image = base.encoders.get("image")
     if isinstance(image, ImageTower):
         image.limit(limits.image_bytes, limits.image_pixels)
+
+
+def decoding(engine: Engine) -> Decoders:
+    """Has pictures decoded in processes of their own; whoever has called it closes them."""
+    limits, image = engine.config.limits, engine.base.encoders.get("image")
+    made = Decoders(limits.decoders, limits.decode_seconds)
+    if isinstance(image, ImageTower):
+        image.decode_by(made.prepare)
+    return made
 
 
 def repair(config: Config, base: Base, versions: GalleryVersions) -> Repair | None:

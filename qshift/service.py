@@ -14,7 +14,7 @@ from core.protocols import Observer
 from index.gallery import VersionedGallery
 from monitoring.aside import Aside, Errors
 from monitoring.http import Serving, Views, serve
-from qshift.build import engine, state_store
+from qshift.build import decoding, engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
 from stream.cluster import group_members
@@ -59,6 +59,7 @@ class Service:
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
         self._following = Following(self.engine, config.gallery, self._searched)
+        self._decoders = decoding(self.engine)
         warm_up(self.engine.pipeline)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
@@ -200,7 +201,7 @@ class Service:
         """Closes connections and the page; the run must have ended."""
         if self._http is not None:
             self._http.stop()
-        for part in (self._source, self._sink, self._store):
+        for part in (self._source, self._sink, self._store, self._decoders):
             part.close()
 
     def _searched(self, gallery: VersionedGallery) -> None:
