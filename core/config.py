@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,8 @@ from pydantic import (
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
-ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items")
+Role = Literal["queries", "answers", "labels", "state", "journal", "dead_letters", "items"]
+ROLES: tuple[Role, ...] = get_args(Role)
 """The topics of a service: each needs a name of its own."""
 
 
@@ -37,6 +38,8 @@ class KafkaConfig(Section):
     dead_letters: Topic = "qshift.dead-letters"
     items: Topic = "qshift.items"
     partitions: int = Field(1, ge=1, le=10_000)
+    replication_factor: int | None = Field(None, ge=1, le=100)  # None: the broker's default
+    topic_settings: dict[Role, dict[str, str]] = Field({})  # beside and over ours, for topics that are made
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
     delivery_timeout_seconds: float = Field(30.0, ge=1, le=3600)  # a request within it has half of it

@@ -225,7 +225,9 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
 def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
     """Where checkpoints and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
-        return DirectoryStore(Path(config.state.directory))
+        kept = DirectoryStore(Path(config.state.directory))
+        kept.check()
+        return kept
     store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
     store.warm_up()
     return store

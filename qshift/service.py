@@ -130,12 +130,16 @@ class Service:
         self._running = True
         self._following.start()
         metrics = self.observers.metrics
-        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
+        aside = Aside(
+            [*self.observers.all(), *self.extra], self._errors, self.observers.unobserved,
+            switched_off=self.observers.history.lacks,
+        )  # fmt: skip
         metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
         try:
             return run(
-                Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
-                self._sink, self._store, [aside], self.config, self._stop,
+                Watched(self._source, metrics, self._errors, lambda: self._lanes),
+                self.engine.pipeline, self.engine.codec, self._sink,
+                self._store, [aside], self.config, self._stop,
                 tell=self._told, decoders=self.config.limits.decoders,
                 base_version=self.engine.base.version,
             )  # fmt: skip

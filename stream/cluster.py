@@ -36,11 +36,13 @@ def ensure_topics(
     topics: Mapping[str, tuple[int, Mapping[str, str]]],
     budget_seconds: float = CONNECT_SECONDS,
     security: SecurityConfig = OPEN,
+    replication: int | None = None,
 ) -> dict[str, int]:
     """Creates the topics that are missing; leaves existing ones as they are.
 
     Args:
         topics: name -> (partitions, topic configuration such as {"cleanup.policy": "compact"}).
+        replication: copies of each partition of a new topic; None: as many as the broker makes by itself.
 
     Returns:
         Partitions that each topic has now, which for an existing topic may not be those asked for.
@@ -53,7 +55,7 @@ def ensure_topics(
     with _admin(bootstrap_servers, security, budget_seconds) as admin:
         try:
             missing = sorted(set(topics) - set(admin.list_topics()))
-            if hidden := [name for name in missing if not _made(admin, name, *topics[name])]:
+            if hidden := [name for name in missing if not _made(admin, name, *topics[name], replication)]:
                 raise BrokerError(unseen(hidden, security.username))
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=int(budget_seconds * 1000))
@@ -66,10 +68,15 @@ def ensure_topics(
     return found
 
 
-def _made(admin: Any, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+def _made(
+    admin: Any, name: str, partitions: int, settings: Mapping[str, str], replication: int | None
+) -> bool:
     """Makes a topic; False where we may not."""
     try:
-        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+        wanted: dict[str, Any] = {"num_partitions": partitions, "configs": dict(settings)}
+        if replication is not None:
+            wanted["replication_factor"] = replication
+        admin.create_topics({name: wanted})
     except kafka_errors.TopicAlreadyExistsError:
         log.debug("topic was created by another process", extra={"topic": name})
     except kafka_errors.AuthorizationError:

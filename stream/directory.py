@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, ConfigError, DeliveryError
-from core.readers.places import bytes_of
+from core.readers.places import bytes_of, shown
 from core.records import Partition
 from stream.contradictions import REPAIR
 from stream.states import (
@@ -68,6 +68,18 @@ class DirectoryStore:
     @property
     def place(self) -> str:
         return f"the folder {self._folder}"
+
+    def check(self) -> None:
+        """Raises ConfigError where the folder cannot be written to: said before a query is answered."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._folder / "can-be-written", b"")
+            (self._folder / "can-be-written").unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"the state cannot be written to {shown(self._folder)}: {error.strerror}; name another "
+                "state.directory, or make room there"
+            ) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes one slot; then forgets what no checkpoint needs any more.

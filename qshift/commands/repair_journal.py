@@ -9,7 +9,7 @@ import typer
 from qshift.commands.options import CONSOLE, ConfigFile
 from qshift.terminal.counts import counted
 
-EXAMPLES = "Example:\n\n`qshift repair-journal --config qshift.toml`, then the same with `--write`"
+EXAMPLES = "Example:\n\n`qshift repair-journal --config qshift.toml`"
 
 
 def repair_journal(
