@@ -11,9 +11,11 @@ from typing import Any
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
+from core.secrets import http_token
 from index.gallery import VersionedGallery
 from monitoring.aside import Aside, Errors
 from monitoring.http import Serving, Views, serve
+from monitoring.token import digest
 from qshift.build import decoding, engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
@@ -86,7 +88,7 @@ class Service:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
                 picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
-                refused=self.observers.metrics.refused,
+                refused=self.observers.metrics.refused, token=shown_token(config),
             )  # fmt: skip
             self._http = serve(views, config.http.host, config.http.port, self._errors)
 
@@ -222,6 +224,12 @@ class Service:
                 self._lanes = list(lanes)
             case _:
                 count(self.observers.metrics, self._errors, event)
+
+
+def shown_token(config: Config) -> str:
+    """The digest that clients' tokens are held against. Raises ConfigError where it cannot be read."""
+    token = http_token(config.http)
+    return "" if token is None else digest(token)
 
 
 def _check_free(config: Config, worker: str) -> None:
