@@ -1,4 +1,4 @@
-"""The secrets that `[kafka.security]` and `[http]` name, read from files or the environment when they are needed."""
+"""The secrets that `[kafka.security]` and `[http]` name, read from files or the environment when needed."""
 
 from __future__ import annotations
 

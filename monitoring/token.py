@@ -1,6 +1,7 @@
 """What a client has to show where the HTTP side has a token: queries and their answers are not for everybody.
 
-A program sends `Authorization: Bearer TOKEN`, as Prometheus can. A browser is given `/?token=TOKEN` once, and keeps a cookie of that name. There are no actions behind it: the token lets look. Probes and the
+A program sends `Authorization: Bearer TOKEN`, as Prometheus can. A browser is given `/?token=TOKEN` once, and
+keeps a cookie of that name. There are no actions behind it: the token lets look. Probes and the
 page's own files say nothing and stay open.
 """
 

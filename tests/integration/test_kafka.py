@@ -406,6 +406,24 @@ def limit(broker: Broker, topic: str, size: int) -> None:
     admin.close()
 
 
+def test_a_dead_letter_that_is_refused_goes_out_least_and_stops_nothing(
+    broker: Broker, config: KafkaConfig, topics: Topics
+) -> None:
+    """A compacted topic takes no record without a key: the same one was sent again for ever."""
+    compacted = config.model_copy(update={"dead_letters": topics("compacted")})
+    ensure_topics(broker.bootstrap_servers, {compacted.dead_letters: (1, {"cleanup.policy": "compact"})})
+    places = [("x-source-topic", b"q"), ("x-source-partition", b"0"), ("x-source-offset", b"7")]
+    with sink(broker, compacted) as out:
+        out.send("dead-letters", b"value", None, places)
+        with pytest.raises(DeliveryError):
+            out.flush(10)
+        out.send("dead-letters", b"value", None, places)
+        out.flush(20)
+    (letter,) = read_all(broker.bootstrap_servers, compacted.dead_letters)
+    assert (letter.key, letter.value) == (b"q/0/7", b"")
+    assert set(letter.headers) == {*places, ("x-source-truncated", b"5")}
+
+
 def test_broker_killed_in_mid_stream_loses_nothing(broker: Broker, config: KafkaConfig) -> None:
     """kill -9 while records are written and read: every acknowledged record comes, in order."""
     total, stored, failures = 3000, {}, []
