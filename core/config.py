@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,8 @@ from pydantic import (
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
-ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items")
+Role = Literal["queries", "answers", "labels", "state", "journal", "dead_letters", "items"]
+ROLES: tuple[Role, ...] = get_args(Role)
 """The topics of a service: each needs a name of its own."""
 
 
@@ -37,6 +38,8 @@ class KafkaConfig(Section):
     dead_letters: Topic = "qshift.dead-letters"
     items: Topic = "qshift.items"
     partitions: int = Field(1, ge=1, le=10_000)
+    replication_factor: int | None = Field(None, ge=1, le=100)  # None: the broker's default
+    topic_settings: dict[Role, dict[str, str]] = Field({})  # beside and over ours, for topics that are made
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
     delivery_timeout_seconds: float = Field(30.0, ge=1, le=3600)  # a request within it has half of it
@@ -221,6 +224,7 @@ class StateConfig(Section):
     store: Literal["directory", "changelog"] = "changelog"
     directory: Location = Path("qshift-data/state")
     every_batches: int = Field(4, ge=1, le=100_000)
+    accept_loss: bool = False  # `--accept-loss`, for one start: what contradicts itself is given up
 
 
 class LabelConfig(Section):
@@ -238,7 +242,8 @@ class LimitConfig(Section):
     text_characters: int = Field(2000, ge=1)
     image_bytes: int = Field(512 << 10, ge=1)
     image_pixels: int = Field(1 << 24, ge=1)  # 4096 x 4096; towers see a few hundred a side
-    decoders: int = Field(1, ge=1, le=64)  # threads that decode pictures, each with up to 4 such in memory
+    decoders: int = Field(1, ge=1, le=64)  # processes that decode pictures, each with up to 4 such in memory
+    decode_seconds: float = Field(10.0, gt=0, le=600)  # the largest picture taken needs half of one
     message_bytes: int = Field(1 << 20, ge=1, le=1 << 30)  # Kafka counts bytes in 32 bits
     reference_root: Location | None = None  # references are refused unless a root is given
     pending_queries: int = Field(4096, ge=64)  # bounded memory: polling pauses above it
@@ -250,6 +255,8 @@ class HttpConfig(Section):
     enabled: bool = True
     host: Name = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
+    token_file: Location | None = None  # whoever looks has to show what stands there; probes are open
+    token_env: Name | None = None  # or what this variable of the environment holds
     hosts: tuple[Name, ...] = ()  # served besides this machine's local names; "*": every name
 
 

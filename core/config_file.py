@@ -86,6 +86,10 @@ def load_connected(path: Path | None) -> Config:
             "`qshift broker up` starts one and prints its address"
         )
     _try(config.kafka.security)
+    if config.http.token_file or config.http.token_env:
+        from core.secrets import http_token
+
+        http_token(config.http)
     return config
 
 

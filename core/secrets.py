@@ -1,4 +1,4 @@
-"""The secrets that `[kafka.security]` names, read from files or the environment when they are needed."""
+"""The secrets that `[kafka.security]` and `[http]` name, read from files or the environment when needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from core.config import HttpConfig
 from core.errors import ConfigError
 from core.readers.places import bytes_of, shown
 from core.security import SecurityConfig
@@ -28,18 +29,23 @@ def token(security: SecurityConfig) -> str:
     """The bearer token that stands in its file now. Raises ConfigError."""
     assert security.token_file is not None  # as validated
     name = shown(security.token_file)
-    found = _text(security.token_file, "token_file").strip()
+    found = _text(security.token_file, "kafka.security.token_file").strip()
     if not re.fullmatch(r"[\x21-\x7e]+", found):
         raise ConfigError(f"kafka.security.token_file: {name} holds no token: expected one line of ASCII")
     return found
 
 
-def _secret(file: Path | None, variable: str | None, key: str) -> str | None:
+def http_token(http: HttpConfig) -> str | None:
+    """What HTTP clients have to show; None where the configuration names none. Raises ConfigError."""
+    return _secret(http.token_file, http.token_env, "token", "http")
+
+
+def _secret(file: Path | None, variable: str | None, key: str, section: str = "kafka.security") -> str | None:
     if file is not None:
-        where, found = f"kafka.security.{key}_file: {shown(file)}", _text(file, f"{key}_file")
+        where, found = f"{section}.{key}_file: {shown(file)}", _text(file, f"{section}.{key}_file")
         found = found.removesuffix("\n").removesuffix("\r")  # as an editor ends a line
     elif variable is not None:
-        where = f"kafka.security.{key}_env: the variable"  # not its name: it may be the secret, by mistake
+        where = f"{section}.{key}_env: the variable"  # not its name: it may be the secret, by mistake
         found = os.environ.get(variable, "")
     else:
         return None
@@ -54,6 +60,6 @@ def _text(file: Path, key: str) -> str:
     try:
         return bytes_of(file, MOST_BYTES).decode()
     except ConfigError as error:
-        raise ConfigError(f"kafka.security.{key}: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
     except UnicodeDecodeError:  # without its text, which quotes the secret
-        raise ConfigError(f"kafka.security.{key}: {shown(file)} is not UTF-8") from None
+        raise ConfigError(f"{key}: {shown(file)} is not UTF-8") from None

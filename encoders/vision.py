@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.errors import ArtifactError, ConfigError
 from core.types import Modality
-from encoders.images import BYTES, PIXELS, Pixels, Preprocess, prepare
+from encoders.images import BYTES, PIXELS, Content, Pixels, Preprocess, prepare
 from encoders.norms import to_bfloat16
 from encoders.plain_towers import TORCHVISION, is_plain, plain_tower
 from encoders.projection import Projection
@@ -47,6 +47,7 @@ class ImageTower(Tower):
     ) -> None:
         self.preprocess = preprocess
         self._max_bytes, self._max_pixels = max_bytes, max_pixels
+        self._decode: Callable[[Content, Preprocess, int, int], Pixels] = prepare
         scale = 1 / (255 * torch.tensor(preprocess.std))
         self._scale = scale.view(1, 3, 1, 1).to(device)
         self._shift = (
@@ -62,9 +63,13 @@ class ImageTower(Tower):
         """Other caps than those of one's own files: what a stranger's picture may have."""
         self._max_bytes, self._max_pixels = max_bytes, max_pixels
 
+    def decode_by(self, decode: Callable[[Content, Preprocess, int, int], Pixels]) -> None:
+        """Decodes elsewhere: as `encoders.images.prepare`, see `encoders.decoding`."""
+        self._decode = decode
+
     def prepare(self, content: Any) -> Pixels:
         """Encoded bytes, or pixels uint8 [H, W, 3] -> uint8 [3, height, width]. Raises Refused."""
-        return prepare(content, self.preprocess, self._max_bytes, self._max_pixels)
+        return self._decode(content, self.preprocess, self._max_bytes, self._max_pixels)
 
     def collate(self, prepared: Sequence[Pixels], rows: int) -> Tensor:
         """[rows, 3, H, W] float32, normalised; added rows repeat the last picture."""

@@ -125,9 +125,11 @@ class Evidence:
             codes = self._hash(torch.from_numpy(np.array(features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
             found = nearest(gallery, Encoded(features, codes), hits, itself=False)
-            self._clean[key] = (float(found.mean()), max(float(found.std()), 1e-6))
+            made = (float(found.mean()), max(float(found.std()), 1e-6))
+            self._clean[key] = made
             while len(self._clean) > KEPT:
                 self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
+            return made
         return self._clean[key]
 
 

@@ -2,8 +2,9 @@
 
 One thread and one queue in order, so that every observer sees outcomes, labels and refusals as they came, and
 figures depend on that order alone. The queue is bounded by number and by bytes: what comes beyond is dropped
-and counted. An observer that raises, whatever it raises, is logged and counted; the others still see
-everything. Only the live service is watched like this: in offline runs an error of an observer is an error.
+and counted. An observer that raises, whatever it raises, is logged and counted, and switched off when it does
+nothing else; the others see everything.
+Only the live service is watched like this: in offline runs an error of an observer is an error.
 
 What the loop's thread does here takes no lock that is held while an observer works.
 """
@@ -31,6 +32,8 @@ MOST_OUTCOMES = 256
 """Batches and refusals that may wait."""
 MOST_BYTES = 128 * 2**20
 """All that waits may hold so much: a batch holds its features, its scores and its pictures."""
+MOST_FAILURES = 20
+"""In a row: then an observer sees nothing more until the next start."""
 SAY_SECONDS = 60.0
 Seen = Outcome | Judgement | Refusal
 
@@ -63,8 +66,10 @@ class Errors:
             self._said[name] = now
             log.error(message, extra={"observer": name, "times": self.counts[name]}, exc_info=error)
 
-    def guarded(self, name: str, call: Callable[[], None]) -> None:
+    def guarded(self, name: str, call: Callable[[], None]) -> bool:
         """Calls something that may fail; what it raises is counted under the name, and goes no further.
+
+        Returns whether it succeeded.
 
         SystemExit and KeyboardInterrupt too: signals end the service by `request_stop`, not by an exception.
         """
@@ -72,6 +77,8 @@ class Errors:
             call()
         except BaseException as error:  # noqa: BLE001  said and counted
             self.tell(name, "an observer failed", error)
+            return False
+        return True
 
 
 class Aside:
@@ -83,6 +90,7 @@ class Aside:
         dropped: called in the loop's thread with the kind of each thing that is dropped: "outcome",
             "refusal" or "label". It must not wait for an observer.
         most_labels, most_outcomes: how many may wait; outcomes and refusals count together.
+        switched_off: told the name of an observer that failed `MOST_FAILURES` times in a row.
         most_bytes: how much all of it may hold, with what is being shown. One that is larger than that is
             taken where nothing else is held.
     """
@@ -95,7 +103,10 @@ class Aside:
         most_labels: int = MOST_LABELS,
         most_outcomes: int = MOST_OUTCOMES,
         most_bytes: int = MOST_BYTES,
+        switched_off: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._failures: Counter[int] = Counter()
+        self._switched_off = switched_off
         self._observers, self._errors, self._dropped = observers, errors, dropped
         self._most_labels, self._most_outcomes, self._most_bytes = most_labels, most_outcomes, most_bytes
         self._bytes = 0
@@ -157,13 +168,25 @@ class Aside:
                 seen, size = self._waiting.popleft()
                 self._labels -= isinstance(seen, Judgement)
                 self._busy = 1
-            for observer in self._observers:
-                self._errors.guarded(type(observer).__name__, lambda: _show(observer, seen))  # noqa: B023
+            for number, observer in enumerate(self._observers):
+                self._tell(number, observer, seen)
             del seen  # else it lives on for as long as nothing comes
             with self._changed:
                 self._busy = 0
                 self._bytes -= size
                 self._changed.notify_all()
+
+    def _tell(self, number: int, observer: Observer, seen: Seen) -> None:
+        if self._failures[number] >= MOST_FAILURES:
+            return
+        name = type(observer).__name__
+        if self._errors.guarded(name, lambda: _show(observer, seen)):
+            self._failures[number] = 0
+            return
+        self._failures[number] += 1
+        if self._failures[number] == MOST_FAILURES:
+            log.error("observer switched off until the next start", extra={"observer": name})
+            self._errors.guarded(name, lambda: self._switched_off(name))
 
 
 def held_bytes(seen: Seen) -> int:

@@ -44,6 +44,8 @@ class Views:
     attribution: str = ""
     hosts: tuple[str, ...] = ()
     """Names that are served besides the local ones, see `monitoring.gate.Hosts`."""
+    token: str = ""
+    """Digest of the token that clients have to show, see `monitoring.token`; "" lets everybody look."""
     seconds: float = 1.0
     """How old metrics, state and snapshot may be that are given again."""
     refused: Callable[[str, int], None] = lambda reason, times: None

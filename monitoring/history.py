@@ -122,6 +122,12 @@ class History:
             letter = {"at": str(refusal.record.at), "stage": refusal.stage, "reason": refusal.reason[:200]}
             self._letters.append(letter)
 
+    def lacks(self, name: str) -> None:
+        """Says under the title that an observer was switched off: what it showed stands still."""
+        with self._lock:
+            self._version += 1
+            self._texts["subtitle"] += f" · {name} failed and was switched off"
+
     def mark(self, text: str) -> None:
         """Starts a named phase here: a line in the charts, a row of the phase table."""
         with self._lock:

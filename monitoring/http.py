@@ -105,7 +105,7 @@ class Serving:
         settings = {
             "listener": self._listener.fileno(), "channel": channel.fileno(), "service": os.getpid(),
             "hosts": self._views.hosts, "attribution": self._views.attribution,
-            "seconds": self._views.seconds,
+            "seconds": self._views.seconds, "token": self._views.token,
         }  # fmt: skip
         # A session of its own: what a terminal sends to its group is for the service, which ends the front.
         return subprocess.Popen(

@@ -24,6 +24,7 @@ from core.errors import ConfigError
 from monitoring.formats import FORMATS, chosen_format, content_type
 from monitoring.gate import Count, Hosts, Paced
 from monitoring.questions import Kept, Questions, Unanswered
+from monitoring.token import Token
 
 PAGE = Path(__file__).parent / "page"
 EVENT_SECONDS = 1.0
@@ -55,6 +56,7 @@ def create_app(
     attribution: str = "",
     seconds: float = 1.0,
     count: Count = lambda _: None,
+    token: str = "",
 ) -> Starlette:
     """The ASGI application.
 
@@ -65,6 +67,7 @@ def create_app(
         attribution: of the pictures.
         seconds: how old what is shown may be.
         count: told why a client was refused.
+        token: digest of what clients have to show, see `monitoring.token`; "" for nothing.
     """
     return Starlette(
         routes=_Pages(questions, ended, attribution, seconds, count).routes(),
@@ -73,6 +76,7 @@ def create_app(
             Middleware(_Headers),
             Middleware(Paced, count=count),
             Middleware(Hosts, hosts=hosts, count=count),
+            Middleware(Token, expected=token, count=count),
         ],
         exception_handlers={Unanswered: _silent},
     )

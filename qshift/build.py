@@ -22,6 +22,7 @@ from core.identity import identity
 from core.protocols import Encoder, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
+from encoders.decoding import Decoders
 from encoders.repair import Repairer, count_words, kept_whole
 from encoders.text import TextTower
 from encoders.vision import ImageTower
@@ -175,6 +176,15 @@ def limit_pictures(base: Base, limits: LimitConfig) -> None:
         image.limit(limits.image_bytes, limits.image_pixels)
 
 
+def decoding(engine: Engine) -> Decoders:
+    """Has pictures decoded in processes of their own; whoever has called it closes them."""
+    limits, image = engine.config.limits, engine.base.encoders.get("image")
+    made = Decoders(limits.decoders, limits.decode_seconds)
+    if isinstance(image, ImageTower):
+        image.decode_by(made.prepare)
+    return made
+
+
 def repair(config: Config, base: Base, versions: GalleryVersions) -> Repair | None:
     """Mends texts with the words of the base's training texts and of the current gallery's titles."""
     tower = base.encoders.get("text")
@@ -215,7 +225,9 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
 def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
     """Where checkpoints and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
-        return DirectoryStore(Path(config.state.directory))
+        kept = DirectoryStore(Path(config.state.directory))
+        kept.check()
+        return kept
     store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
     store.warm_up()
     return store

@@ -24,6 +24,7 @@ from qshift.commands import (
     produce,
     profile,
     redrive,
+    repair_journal,
     replay,
     serve,
     verify_log,
@@ -48,6 +49,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (verify_log.verify_log, verify_log.EXAMPLES),
     (redrive.redrive, redrive.EXAMPLES),
     (profile.profile, profile.EXAMPLES),
+    (repair_journal.repair_journal, repair_journal.EXAMPLES),
 )
 
 app = typer.Typer(

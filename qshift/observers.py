@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from monitoring.registry import fresh_registry
 from qshift.build import Engine
 from stream.events import Event, Rebalanced, Recovered, Restored, Saved
 from stream.kafka import KafkaSource
+from stream.lanes import Lane
 
 LAG_SECONDS = 5.0
 
@@ -154,9 +156,17 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
 
 
 class Watched:
-    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen."""
+    """A source that shows its lag at every poll, answered or not: a stalled consumer must be seen.
 
-    def __init__(self, source: KafkaSource, metrics: Metrics, errors: Errors) -> None:
+    Args:
+        lanes: whose waiting queries were read and are not answered: they count, too.
+    """
+
+    def __init__(
+        self, source: KafkaSource, metrics: Metrics, errors: Errors,
+        lanes: Callable[[], Collection[Lane]] = tuple,
+    ) -> None:  # fmt: skip
+        self._lanes = lanes
         self._source, self._metrics, self._errors, self._next = source, metrics, errors, 0.0
 
     def poll(self, budget_seconds: float) -> list[Record]:
@@ -168,8 +178,11 @@ class Watched:
         return records
 
     def _show(self, lag: Mapping[Partition, int]) -> None:
-        for (topic, number), behind in lag.items():
-            self._metrics.lag(f"{topic}/{number}", behind)
+        waiting: Counter[Partition] = Counter()
+        for lane in self._lanes():
+            waiting[lane.partition] += len(lane.pending)
+        for partition, behind in lag.items():
+            self._metrics.lag(f"{partition[0]}/{partition[1]}", behind + waiting[partition])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

@@ -11,15 +11,19 @@ from typing import Any
 from core.config import Config
 from core.errors import QshiftError
 from core.protocols import Observer
+from core.secrets import http_token
 from index.gallery import VersionedGallery
 from monitoring.aside import Aside, Errors
 from monitoring.http import Serving, Views, serve
-from qshift.build import engine, state_store
+from monitoring.token import digest
+from qshift.build import decoding, engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
+from stream.cluster import group_members
 from stream.events import Delivering, Event, LanesChanged
-from stream.kafka import KafkaSource
+from stream.kafka import SESSION_SECONDS, KafkaSource
 from stream.lanes import Lane
+from stream.names import check_free, own_name
 from stream.report import Report
 from stream.runner import run
 from stream.sink import KafkaSink
@@ -37,10 +41,12 @@ class Service:
         config: with `kafka.bootstrap_servers` set.
         picture: gallery picture of an item by its identifier, for the page.
         title, attribution: of the page.
-        worker: name of this worker in the consumer group; a restarted one is recognised by it at once.
+        worker: name of this worker in the consumer group; after a crash one is recognised by it at once.
+            By default one that no other process has.
 
     Raises:
         ArtifactError, ConfigError, BrokerError: what is missing, before anything is answered.
+        NameTaken: another worker of the group has the name.
     """
 
     def __init__(
@@ -49,20 +55,23 @@ class Service:
         picture: GALLERY_PICTURE = lambda _: None,
         title: str = "qshift",
         attribution: str = "",
-        worker: str | None = "worker-0",
+        worker: str | None = None,
     ) -> None:
         self.config = config
         self.engine = engine(config)
         self.observers = watching(self.engine, title, attribution)
         self._following = Following(self.engine, config.gallery, self._searched)
+        self._decoders = decoding(self.engine)
         warm_up(self.engine.pipeline)
         servers = config.kafka.bootstrap_servers
         kept = prepared_topics(servers, config)
+        if worker is not None:
+            _check_free(config, worker)
         self._stop = threading.Event()
         self._store = state_store(config, servers, self._stop)
         self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
         self._sink.warm_up()
-        self._source = KafkaSource(servers, config.kafka, worker, kept_partitions=kept)
+        self._source = KafkaSource(servers, config.kafka, worker or own_name(), kept_partitions=kept)
         self.extra: list[Observer] = []
         self._errors = Errors(self.observers.metrics.observer_failed)
         self._thread: threading.Thread | None = None
@@ -79,7 +88,7 @@ class Service:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,
                 picture, attribution=attribution, hosts=(config.http.host, *config.http.hosts),
-                refused=self.observers.metrics.refused,
+                refused=self.observers.metrics.refused, token=shown_token(config),
             )  # fmt: skip
             self._http = serve(views, config.http.host, config.http.port, self._errors)
 
@@ -123,12 +132,16 @@ class Service:
         self._running = True
         self._following.start()
         metrics = self.observers.metrics
-        aside = Aside([*self.observers.all(), *self.extra], self._errors, self.observers.unobserved)
+        aside = Aside(
+            [*self.observers.all(), *self.extra], self._errors, self.observers.unobserved,
+            switched_off=self.observers.history.lacks,
+        )  # fmt: skip
         metrics.watch("qshift_observers_held_bytes", lambda: float(aside.held_bytes))
         try:
             return run(
-                Watched(self._source, metrics, self._errors), self.engine.pipeline, self.engine.codec,
-                self._sink, self._store, [aside], self.config, self._stop,
+                Watched(self._source, metrics, self._errors, lambda: self._lanes),
+                self.engine.pipeline, self.engine.codec, self._sink,
+                self._store, [aside], self.config, self._stop,
                 tell=self._told, decoders=self.config.limits.decoders,
                 base_version=self.engine.base.version,
             )  # fmt: skip
@@ -194,7 +207,7 @@ class Service:
         """Closes connections and the page; the run must have ended."""
         if self._http is not None:
             self._http.stop()
-        for part in (self._source, self._sink, self._store):
+        for part in (self._source, self._sink, self._store, self._decoders):
             part.close()
 
     def _searched(self, gallery: VersionedGallery) -> None:
@@ -211,3 +224,17 @@ class Service:
                 self._lanes = list(lanes)
             case _:
                 count(self.observers.metrics, self._errors, event)
+
+
+def shown_token(config: Config) -> str:
+    """The digest that clients' tokens are held against. Raises ConfigError where it cannot be read."""
+    token = http_token(config.http)
+    return "" if token is None else digest(token)
+
+
+def _check_free(config: Config, worker: str) -> None:
+    kafka = config.kafka
+    check_free(
+        worker, kafka.group, lambda: group_members(kafka.bootstrap_servers, kafka.group, kafka.security),
+        SESSION_SECONDS,
+    )  # fmt: skip

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import KafkaError
 
 from core.errors import BrokerError, ConfigError
+from core.records import Partition
 from core.security import OPEN, SecurityConfig
 from stream.handshake import introduce, refusal
 from stream.options import client_options
@@ -34,11 +36,13 @@ def ensure_topics(
     topics: Mapping[str, tuple[int, Mapping[str, str]]],
     budget_seconds: float = CONNECT_SECONDS,
     security: SecurityConfig = OPEN,
+    replication: int | None = None,
 ) -> dict[str, int]:
     """Creates the topics that are missing; leaves existing ones as they are.
 
     Args:
         topics: name -> (partitions, topic configuration such as {"cleanup.policy": "compact"}).
+        replication: copies of each partition of a new topic; None: as many as the broker makes by itself.
 
     Returns:
         Partitions that each topic has now, which for an existing topic may not be those asked for.
@@ -51,7 +55,7 @@ def ensure_topics(
     with _admin(bootstrap_servers, security, budget_seconds) as admin:
         try:
             missing = sorted(set(topics) - set(admin.list_topics()))
-            if hidden := [name for name in missing if not _made(admin, name, *topics[name])]:
+            if hidden := [name for name in missing if not _made(admin, name, *topics[name], replication)]:
                 raise BrokerError(unseen(hidden, security.username))
             if missing:
                 admin.wait_for_topics(missing, timeout_ms=int(budget_seconds * 1000))
@@ -64,10 +68,15 @@ def ensure_topics(
     return found
 
 
-def _made(admin: Any, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+def _made(
+    admin: Any, name: str, partitions: int, settings: Mapping[str, str], replication: int | None
+) -> bool:
     """Makes a topic; False where we may not."""
     try:
-        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(settings)}})
+        wanted: dict[str, Any] = {"num_partitions": partitions, "configs": dict(settings)}
+        if replication is not None:
+            wanted["replication_factor"] = replication
+        admin.create_topics({name: wanted})
     except kafka_errors.TopicAlreadyExistsError:
         log.debug("topic was created by another process", extra={"topic": name})
     except kafka_errors.AuthorizationError:
@@ -89,6 +98,30 @@ def granted(
             return admin.describe_topics(list(topics)), group_described(admin, group)
         except KafkaError as error:
             raise BrokerError(f"Kafka does not say what is allowed: {error}") from error
+
+
+def group_members(bootstrap_servers: str, group: str, security: SecurityConfig) -> list[Mapping[str, Any]]:
+    """Members of a consumer group as Kafka describes them; none where we may not ask.
+
+    Raises:
+        BrokerError: Kafka cannot be reached.
+    """
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        return list((group_described(admin, group) or {}).get("members", ()))
+
+
+def delete_before(
+    bootstrap_servers: str, partition: Partition, offset: int, security: SecurityConfig
+) -> None:
+    """Erases the records below an offset; -1: all. Raises BrokerError."""
+    at = TopicPartition(*partition)
+    with _admin(bootstrap_servers, security, LOOKUP_SECONDS) as admin:
+        try:
+            admin.delete_records({at: offset})
+        except KafkaError as error:
+            raise BrokerError(
+                f"records of {partition[0]}/{partition[1]} cannot be erased: {error}"
+            ) from error
 
 
 def absent(producer: Any, topics: Iterable[str]) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 from core.checkpoints import Checkpoint, JournalEntry
-from core.errors import ArtifactError
+from core.errors import ArtifactError, OffsetGoneError
 from core.identity import difference
 from core.records import Partition
 
+BEGUN = "begun"
+REPAIR = "`qshift repair-journal` shows what can be mended, `qshift serve --accept-loss` goes on without it"
 ANEW = "name another kafka.state and kafka.journal (or state.directory) to start from the base model"
 
 
@@ -51,11 +54,67 @@ def check_never_saved(partition: Partition, committed: tuple[int, str] | None, p
     Another place is a wish, not an accident: whoever names a new one starts from the base model where the
     group stands.
     """
-    if committed is not None and committed[1].endswith(f"@{_short(place)}"):
+    beside = "" if committed is None else committed[1]
+    if committed is not None and beside.endswith(f"@{_short(place)}") and beside != begun(place):
         raise ArtifactError(
             f"the state of {_name(partition)} is gone: the group has committed offset {committed[0]} with a "
             f"checkpoint in {place}, which holds none now: restore it, or {ANEW}"
         )
+
+
+def begun(place: str) -> str:
+    """What goes beside the offset until the first checkpoint: that batches were journalled there."""
+    return f"{BEGUN}@{_short(place)}"
+
+
+def check_journal(
+    partition: Partition, entries: Sequence[JournalEntry], committed: tuple[int | None, str], place: str
+) -> None:
+    """Without a checkpoint: raises ArtifactError when the group remembers a journal that is empty now.
+
+    Args:
+        committed: where the group stands, and what is written beside that.
+    """
+    if not entries and committed[1] == begun(place):
+        raise ArtifactError(
+            f"the journal of {_name(partition)} is gone: the group remembers that batches from offset "
+            f"{committed[0]} on were answered, before a first checkpoint in {place}: restore it, or {ANEW}"
+        )
+
+
+def check_plan(
+    partition: Partition, lane: str, entries: Sequence[JournalEntry], next_seq: int, next_offset: int
+) -> None:
+    """Raises ArtifactError where the batches to repeat do not follow each other.
+
+    Args:
+        entries: of one lane, by seq, from `next_seq` on.
+        next_seq, next_offset: where the lane's state ends.
+    """
+    for number, entry in enumerate(entries, next_seq):
+        if entry.seq != number:
+            raise ArtifactError(
+                f"the journal of {_name(partition)} has no batch {number} of lane {lane}, and goes on with "
+                f"{entry.seq}: {REPAIR}"
+            )
+        if not entry.offsets or entry.offsets[0] < next_offset or not _ascending(entry.offsets):
+            raise ArtifactError(
+                f"the journal of {_name(partition)} has a batch {number} of lane {lane} that cannot be: its "
+                f"offsets are not those behind {next_offset - 1}: {REPAIR}"
+            )
+        next_offset = entry.offsets[-1] + 1
+
+
+def beyond(partition: Partition, entry: JournalEntry, error: OffsetGoneError) -> ArtifactError:
+    """What is wrong where a batch to repeat has queries that the log does not have."""
+    return ArtifactError(
+        f"the journal of {_name(partition)} has a batch {entry.seq} of lane {entry.lane} with the query "
+        f"{entry.offsets[-1]}, which its log does not have ({error}): {REPAIR}"
+    )
+
+
+def _ascending(offsets: Sequence[int]) -> bool:
+    return all(before < after for before, after in pairwise(offsets))
 
 
 def check_complete(partition: Partition, entries: Sequence[JournalEntry], place: str) -> None:

@@ -22,8 +22,9 @@ from urllib.parse import quote
 
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, ConfigError, DeliveryError
-from core.readers.places import bytes_of
+from core.readers.places import bytes_of, shown
 from core.records import Partition
+from stream.contradictions import REPAIR
 from stream.states import (
     checkpoint_from_bytes,
     checkpoint_to_bytes,
@@ -68,6 +69,18 @@ class DirectoryStore:
     def place(self) -> str:
         return f"the folder {self._folder}"
 
+    def check(self) -> None:
+        """Raises ConfigError where the folder cannot be written to: said before a query is answered."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._folder / "can-be-written", b"")
+            (self._folder / "can-be-written").unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"the state cannot be written to {shown(self._folder)}: {error.strerror}; name another "
+                "state.directory, or make room there"
+            ) from error
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes one slot; then forgets what no checkpoint needs any more.
 
@@ -79,7 +92,7 @@ class DirectoryStore:
         blob = checkpoint_to_bytes(checkpoint)
         try:
             home.mkdir(parents=True, exist_ok=True)
-            _write(home / f"checkpoint-{checkpoint.generation}-{checkpoint.seq % 2}", blob)
+            write_whole(home / f"checkpoint-{checkpoint.generation}-{checkpoint.seq % 2}", blob)
         except OSError as error:
             raise DeliveryError(
                 f"the checkpoint was not written to {home}: {error.strerror}; is there space?"
@@ -125,7 +138,7 @@ class DirectoryStore:
         try:
             if held.journal is None:
                 self._open(partition, held)
-            _append(held, _line(entry))
+            _append(held, entry_line(entry))
         except OSError as error:
             raise DeliveryError(
                 f"the journal in {self._home(partition)} was not written: {error.strerror}; is there space?"
@@ -160,14 +173,14 @@ class DirectoryStore:
             raise ArtifactError(f"{error}: it is the journal, restore it") from error
         entries, size = [], 0
         for number, line in enumerate(lines):
-            entry = _entry(line)
+            entry = line_entry(line)
             if entry is None and number == len(lines) - 1:
                 log.warning("torn last line of the journal ignored", extra={"path": str(path)})
                 break
             if entry is None:
                 raise ArtifactError(
                     f"line {number + 1} of {len(lines)} of {path} does not match its checksum: restore the "
-                    "file; without it the batches after it cannot be repeated"
+                    f"file; {REPAIR}"
                 )
             entries.append(entry)
             size += len(line)
@@ -187,7 +200,7 @@ class DirectoryStore:
         entries, _ = self._read(partition)
         kept = settled(entries, held.covered[0])
         _close(held)
-        _write(self._home(partition) / "journal.jsonl", b"".join(map(_line, kept)))
+        write_whole(self._home(partition) / "journal.jsonl", b"".join(map(entry_line, kept)))
         held.lines = 0
 
 
@@ -208,21 +221,22 @@ def _append(held: _Held, line: bytes) -> None:
     held.lines += 1
 
 
-def _line(entry: JournalEntry) -> bytes:
+def entry_line(entry: JournalEntry) -> bytes:
+    """A line of the journal."""
     text = entry_to_bytes(entry)
     return hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text + b"\n"
 
 
-def _entry(line: bytes) -> JournalEntry | None:
+def line_entry(line: bytes) -> JournalEntry | None:
     """None where the line is not whole."""
     try:
         entry = entry_from_bytes(line[17:].removesuffix(b"\n"))
     except ArtifactError:
         return None
-    return entry if _line(entry) == line else None
+    return entry if entry_line(entry) == line else None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Readers see the old file or the new one, also after a loss of power."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:

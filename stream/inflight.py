@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from stream.cluster import TOO_LARGE
-
 
 class Inflight:
     """Bytes that are not acknowledged yet, over all producers of one sink, with a limit."""
@@ -44,16 +42,18 @@ class Epoch:
         self.first_error: BaseException | None = None
         self._inflight = inflight
 
-    def watch(self, topic: str, future: Any, size: int, too_large: Callable[[], None]) -> None:
-        """Follows a record of so many bytes; `too_large` is called when Kafka refuses it for its size."""
+    def watch(
+        self, topic: str, future: Any, size: int, refused: Callable[[BaseException], None]
+    ) -> None:  # fmt: skip
+        """Follows a record of so many bytes; `refused` is told why Kafka does not take it."""
         with self._inflight.changed:
             self._waiting[topic] += 1
         future.add_callback(lambda _: self._settle(topic, size, None))
 
         def failed(error: BaseException) -> None:
             # The client then fails all that is on its way with the same error: only the first one's is true.
-            if isinstance(error, TOO_LARGE) and not self.failed:
-                too_large()
+            if not self.failed:
+                refused(error)
             self._settle(topic, size, error)
 
         future.add_errback(failed)

@@ -13,7 +13,8 @@ from core.types import Query
 from stream.admission import HELD_MESSAGES, Admission
 from stream.codec import Codec
 from stream.lanes import Lane
-from stream.ownership import Owned, Ownership
+from stream.owned import Owned
+from stream.ownership import Ownership
 from stream.pipeline import Pipeline
 
 

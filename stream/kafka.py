@@ -37,6 +37,7 @@ from stream.topic_identity import TopicIdentity
 from stream.topics import too_few
 
 log = logging.getLogger("qshift.kafka")
+SESSION_SECONDS = 15.0
 
 
 class KafkaSource:
@@ -75,7 +76,7 @@ class KafkaSource:
         worker: str | None = None,
         max_poll_records: int = 512,
         fetch_wait_seconds: float = 0.05,
-        session_seconds: float = 15.0,
+        session_seconds: float = SESSION_SECONDS,
         max_poll_interval_seconds: float = 300.0,
         kept_partitions: int | None = None,
         metadata_seconds: float = 30.0,
@@ -275,7 +276,8 @@ class KafkaSource:
         return False
 
     def close(self) -> None:
-        """Leaves the group (a static member keeps its partitions for the session time)."""
+        """Leaves the group: others have its partitions within seconds. A crash keeps them for a while."""
+        self._membership.leave()
         for consumer in (self._queries, self._labels):
             try:
                 consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))

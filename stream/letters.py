@@ -71,6 +71,14 @@ def fitted(letter: Letter, limit_bytes: int) -> Letter:
     return found
 
 
+def least(letter: Letter) -> Letter:
+    """Coordinates and error alone, with a key, for a topic that does not take the letter as it is."""
+    *_, (_, kept) = _shorter(letter)
+    last = dict(kept)
+    places = (last.get(f"x-source-{name}", b"") for name in ("topic", "partition", "offset"))
+    return b"", b"/".join(places), kept
+
+
 def _shorter(letter: Letter) -> Iterator[tuple[bytes | None, Headers]]:
     """Key and headers to try, each time fewer."""
     value, key, headers = letter

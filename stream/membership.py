@@ -15,6 +15,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from core.errors import BrokerError, DeliveryError, NameTaken, PartitionsLost, QshiftError
 from core.records import Partition
 from stream.cluster import LOOKUP_SECONDS
+from stream.names import process_id
 from stream.rights import READ, said
 
 log = logging.getLogger("qshift.kafka")
@@ -37,6 +38,7 @@ def member_settings(
     """What a consumer has to be told to be a member."""
     return {
         "group_id": group,
+        "client_id": process_id(),
         "group_instance_id": worker,
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         "session_timeout_ms": int(session_seconds * 1000),
@@ -138,6 +140,13 @@ class Membership:
         except KafkaError as error:
             raise self.refused(error) from error
         return None if found is None or found.offset < 0 else (int(found.offset), found.metadata or "")
+
+    def leave(self) -> None:
+        """The next close tells the group that we are gone, so that others have our partitions at once.
+
+        The client does so for members without a name only.
+        """
+        self._consumer._coordinator.is_dynamic_member = lambda: True
 
     def refused(self, error: KafkaError) -> QshiftError:
         """What an error of the group means to us."""

@@ -64,7 +64,8 @@ class MemorySource:
         self.commits.update({partition: (offset, metadata) for partition, offset in offsets.items()})
 
     def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
-        """Nobody else reads."""
+        """Nobody else reads: it is a commit, as it is with Kafka."""
+        self.commits.update({place: (at, metadata) for place, at in offsets.items() if at is not None})
 
     def committed(self, partition: Partition) -> tuple[int, str] | None:
         return self.commits.get(partition)

@@ -3,94 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from core.checkpoints import Checkpoint, JournalEntry
+from core.errors import ArtifactError, OffsetGoneError
 from core.protocols import Source, StateStore
 from core.records import Judgement, Partition, Record
 from core.types import Modality, Query, QueryBatch
 from stream.contradictions import (
+    begun,
+    beyond,
     check_complete,
     check_fits,
+    check_journal,
     check_never_saved,
+    check_plan,
     check_reached,
     check_same_log,
-    checkpoint_hash,
     note,
 )
 from stream.events import LanesChanged, Rebalanced, Restored, Tell
 from stream.label_positions import LabelPositions, earliest
-from stream.lanes import Lane, covered, lane_name, modality_of, plan
+from stream.lanes import Lane, lane_name, modality_of, plan
+from stream.loss import accepted
+from stream.owned import Owned as Owned
 from stream.pipeline import Pipeline
 from stream.session import Session
 
 log = logging.getLogger("qshift.runner")
 CONFIRM_SECONDS = 3.0
 """How often an idle worker makes sure that it still is a member: one that was replaced ends soon."""
-
-
-class Owned:
-    """One assigned partition: its lanes, and how far they are.
-
-    Args:
-        checkpoint: the newest one, or None.
-        start: the offset where reading continues, None where the log decides.
-        now: seconds.
-    """
-
-    def __init__(
-        self, partition: Partition, checkpoint: Checkpoint | None, start: int | None, now: float
-    ) -> None:
-        self.partition = partition
-        self.lanes: dict[str, Lane] = {}
-        self.first = self.position = start
-        self.checkpoint_seq = checkpoint.seq + 1 if checkpoint else 0
-        self.parent = checkpoint_hash(checkpoint) if checkpoint else ""
-        self.since_checkpoint = 0
-        self.checkpoint_at = now
-        """Seconds, when the last checkpoint was made or loaded."""
-        self.saved = checkpoint.next_offset if checkpoint else None
-        self.note = ""
-        """Metadata of the last commit."""
-        self.journalled: int | None = None
-        """Without a checkpoint: the first offset that the journal wants repeated."""
-        self.states = {state.lane: state for state in checkpoint.lanes} if checkpoint else {}
-        self.planned: dict[str, deque[JournalEntry]] = {}
-
-    def waiting(self) -> bool:
-        """Whether there are queries or planned batches that are not answered yet."""
-        lanes = any(lane.pending or lane.planned for lane in self.lanes.values())
-        return lanes or bool(self.planned)
-
-    def changed(self) -> bool:
-        """Whether a checkpoint would save anything new.
-
-        Refused records count, too: they are done with. Where nothing was read, the place in the log is not
-        known, and a checkpoint at 0 would be refused once retention has removed the log's beginning.
-        """
-        if self.position is None:
-            return False
-        return bool(self.since_checkpoint) or covered(self.lanes.values(), self.position) != self.saved
-
-    def checkpoint(
-        self, identity: str, label_offsets: dict[str, int], generation: int, log_id: str
-    ) -> Checkpoint:
-        """The next checkpoint. Lanes not met since the restart keep the state they were saved with."""
-        states = [lane.snapshot() for lane in self.lanes.values()] + list(self.states.values())
-        position = covered(self.lanes.values(), self.position or 0)
-        lanes = tuple(sorted(states, key=lambda state: state.lane))
-        return Checkpoint(
-            *self.partition, self.checkpoint_seq, self.parent, position, lanes, identity, label_offsets,
-            generation, log_id,
-        )  # fmt: skip
-
-    def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:
-        """Goes on from a durable checkpoint."""
-        self.checkpoint_at = now
-        self.checkpoint_seq, self.parent = checkpoint.seq + 1, checkpoint_hash(checkpoint)
-        self.since_checkpoint = 0
-        self.saved = checkpoint.next_offset
 
 
 class Ownership:
@@ -152,6 +94,26 @@ class Ownership:
         Raises:
             ArtifactError: the state does not fit, or there was one and it is gone.
         """
+        try:
+            return self._continued(partition)
+        except ArtifactError as error:
+            if not self._pipeline.config.state.accept_loss:
+                raise
+            log.warning("loss accepted", extra={"partition": partition, "error": str(error)})
+        owned, checkpoint, generation = accepted(
+            self._source, self._store, partition, self.identity, self._first.get(partition), self.clock()
+        )
+        self.generation = max(self.generation, generation)
+        self.confirm(owned)
+        self.owned[partition] = owned
+        if owned.first is not None:  # what was given up is not given up again at the next start
+            made = self.checkpoint(owned)
+            self._store.save(made)
+            owned.note = note(made, self._store.place)
+            owned.checkpoint_made(made, self.clock())
+        return self._seek(owned, checkpoint)
+
+    def _continued(self, partition: Partition) -> set[Partition]:
         began = self.clock()
         checkpoint = self._store.load(partition)
         start = checkpoint.next_offset if checkpoint else self._first.get(partition)
@@ -165,7 +127,11 @@ class Ownership:
             check_same_log(checkpoint, self._source.log_id())
             owned.note = note(checkpoint, self._store.place)
         else:
-            check_never_saved(partition, self._source.committed(partition), self._store.place)
+            committed = self._source.committed(partition)
+            check_never_saved(partition, committed, self._store.place)
+            if committed is not None and committed[1] == begun(self._store.place):
+                owned.note = committed[1]
+                owned.first = owned.position = committed[0] if owned.first is None else owned.first
         # Before anything of ours is written with the generation that was just read from another's.
         self.confirm(owned)
         self._plan(owned, checkpoint)
@@ -180,11 +146,27 @@ class Ownership:
         since = {lane.lane: lane.next_seq for lane in checkpoint.lanes} if checkpoint else {}
         entries = self._store.journalled(owned.partition, since)
         if checkpoint is None:
+            check_journal(owned.partition, entries, (owned.first, owned.note), self._store.place)
             check_complete(owned.partition, entries, self._store.place)
             owned.journalled = min((entry.offsets[0] for entry in entries if entry.offsets), default=None)
             if owned.first is not None:
                 check_reached(owned.partition, owned.journalled, owned.first, self._store.place)
         owned.planned = plan(entries, since)
+        states = {lane.lane: lane for lane in checkpoint.lanes} if checkpoint else {}
+        for lane, planned in owned.planned.items():
+            state = states.get(lane)
+            ends = (state.next_seq, state.next_offset) if state else (0, 0)
+            check_plan(owned.partition, lane, planned, *ends)
+        self._check_within(owned)
+
+    def _check_within(self, owned: Owned) -> None:
+        """A batch with queries behind the end of the log would be waited for, and never come."""
+        last = max((planned[-1] for planned in owned.planned.values()), key=_ends, default=None)
+        if last is not None and owned.first is not None:
+            try:
+                self._source.seek(owned.partition, _ends(last))
+            except OffsetGoneError as error:
+                raise beyond(owned.partition, last, error) from error
 
     def _seek(self, owned: Owned, checkpoint: Checkpoint | None) -> set[Partition]:
         if owned.first is not None:
@@ -209,6 +191,7 @@ class Ownership:
 
     def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
         """What the journal has to know of a batch before it is answered."""
+        owned.note = owned.note or begun(self._store.place)  # goes with the confirmation
         label_offset, state = max(self.labels.read.values(), default=0), lane.session.state_hash()
         steering = lane.session.steering
         return JournalEntry(
@@ -282,6 +265,10 @@ class Ownership:
 
     def _shown(self) -> None:
         self.tell(LanesChanged(self.lanes()))
+
+
+def _ends(entry: JournalEntry) -> int:
+    return entry.offsets[-1] + 1
 
 
 def _partition(place: str) -> Partition:

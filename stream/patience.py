@@ -29,6 +29,10 @@ class Patience:
             self._deadline, self._hurry = min(self._deadline, now + HURRY_SECONDS), None
         return max(0.0, self._deadline - now)
 
+    def shorten(self, seconds: float) -> None:
+        """Leaves so much time at most, from now on."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
     def pause(self, seconds: float) -> None:
         """Waits so long, or as long as there is time, or until it is time to hurry."""
         if self._hurry is None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
+from kafka import errors as kafka_errors
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.config import KafkaConfig
@@ -16,13 +17,15 @@ from core.protocols import Channel
 from core.records import Coordinates
 from stream.cluster import CLOSE_SECONDS, RECONNECT_MS, TOO_LARGE, absent, message_limits
 from stream.inflight import Epoch, Inflight
-from stream.letters import HEADROOM_BYTES, fitted
+from stream.letters import HEADROOM_BYTES, fitted, least
 from stream.options import client_options
 from stream.patience import Patience
 from stream.records import encoded_bytes
 from stream.rights import WRITE, refused, said
 
 log = logging.getLogger("qshift.kafka")
+NOT_TAKEN = (kafka_errors.InvalidRecordError, kafka_errors.InvalidTimestampError)
+"""A topic that wants keys, or no old records: the same record is refused at each attempt."""
 FLUSH_SECONDS = 1.0  # after so long a flush looks for itself whether all is settled, or it is to hurry
 TOPIC_MS = 2000  # after so long a record that waits for its topic to be known looks for itself, too
 
@@ -78,7 +81,7 @@ class KafkaSink:
         }  # fmt: skip
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
         self._limits: dict[str, int] | None = None
-        self._dropped = 0
+        self._dropped, self._plain = 0, False
         self._inflight = Inflight(config.max_inflight_bytes)
         self._epoch: Epoch | None = None
         self._hurry = hurry
@@ -113,6 +116,8 @@ class KafkaSink:
             return
         self._producer()  # knows the limits
         letter = fitted((value, key, list(headers)), self._room(topic))
+        if self._plain:
+            letter = least((value, key, list(headers)))
         try:
             self.emit_to(topic, *letter)
         except Refused as refused:  # a topic that takes next to nothing must not end the service
@@ -161,7 +166,7 @@ class KafkaSink:
         except BaseException:
             self._inflight.give(size)
             raise
-        epoch.watch(topic, future, size, lambda: self._lower(topic, size))
+        epoch.watch(topic, future, size, lambda error: self._learn(topic, size, error))
         return Sent(future, self._security.username)
 
     def _handed(self, epoch: Epoch, topic: str, **record: Any) -> Any:
@@ -223,6 +228,14 @@ class KafkaSink:
             f"a record of {size} bytes for {topic}, expected at most {self._room(topic)}: send less, or a "
             "reference, or raise limits.message_bytes and the topic's max.message.bytes",
         )
+
+    def _learn(self, topic: str, size: int, error: BaseException) -> None:
+        """What Kafka has refused once it would refuse for ever."""
+        if isinstance(error, TOO_LARGE):
+            self._lower(topic, size)
+        elif isinstance(error, NOT_TAKEN) and topic == self._topics["dead-letters"]:
+            self._plain = True
+            log.error("dead letters are not taken, sending least ones", extra={"error": repr(error)})
 
     def _lower(self, topic: str, size: int) -> None:
         """Kafka does not take so many bytes. Dead letters can be cut: halving soon finds what is taken."""

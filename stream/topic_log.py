@@ -12,12 +12,12 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from kafka.net.compat import KafkaNetClient
 
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.security import OPEN, SecurityConfig
-from stream.cluster import TOO_LARGE
+from stream.cluster import TOO_LARGE, absent
 from stream.contradictions import ANEW
 from stream.options import client_options
 from stream.patience import Backoff, Patience
@@ -32,6 +32,8 @@ LOOK_SECONDS = 0.5
 """How often a call that waits looks whether it is to hurry."""
 BACKOFF_SECONDS = (0.1, 2.0)
 """First and longest pause between attempts."""
+MISSING_SECONDS = 3.0
+"""A topic that the brokers do not have is waited for so long: one that was just made is known to all soon."""
 
 TRANSIENT = (KafkaError, OSError, ConfigError)
 """What another attempt may cure: a secret that is being renewed, too."""
@@ -81,6 +83,8 @@ class TopicLog:
                 sent = [producer.send(topic, value=v, key=k, partition=partition) for k, v in keyed]
                 return [_offset(future, attempts) for future in sent]
             except (*TRANSIENT, ValueError) as error:  # ValueError: no such partition
+                if self._producer is not None and absent(self._producer, [topic]):
+                    attempts.is_missing(0.0)  # the client has waited for it
                 # Idempotence ends with a producer's error: a new one starts clean, at the price of a copy.
                 self._discard()
                 if isinstance(error, TOO_LARGE) or not attempts.again(error, topic):
@@ -105,6 +109,9 @@ class TopicLog:
             reader: Any = None
             try:
                 reader = self._reader(at)
+                if not reader.partitions_for_topic(topic):  # the brokers' own word: we are connected
+                    attempts.is_missing(MISSING_SECONDS)
+                    raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
                 end = reader.end_offsets([at])[at] if end is None else end
                 if position > end:
                     raise _made_anew(topic, position, end)
@@ -202,7 +209,13 @@ class _Attempts(Patience):
 
     def __init__(self, seconds: float, hurry: threading.Event | None) -> None:
         super().__init__(seconds, hurry)
-        self._backoff = Backoff(*BACKOFF_SECONDS)
+        self._backoff, self._missing = Backoff(*BACKOFF_SECONDS), False
+
+    def is_missing(self, seconds: float) -> None:
+        """The brokers answer, and do not have the topic: little time is left, from the first time on."""
+        if not self._missing:
+            self._missing = True
+            self.shorten(seconds)
 
     def again(self, error: Exception, topic: str) -> bool:
         """Waits before the next attempt; False when the time is up."""

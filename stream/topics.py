@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from core.config import Config, KafkaConfig
 from core.errors import ConfigError
@@ -35,7 +36,7 @@ def topic_settings(
         partitions: of the queries, where they exist already; `kafka.partitions` by default.
     """
     kept, count = ChangelogStore.topic_configs(topics), partitions or topics.partitions
-    return {
+    made = {
         topics.queries: (count, {"max.message.bytes": str(8 << 20), "compression.type": "uncompressed"}),
         topics.answers: (count, {}),
         topics.labels: (count, {}),
@@ -43,6 +44,11 @@ def topic_settings(
         topics.state: (count, kept[topics.state]),
         topics.journal: (count, kept[topics.journal]),
     }
+    for role, settings in topics.topic_settings.items():
+        name = str(getattr(topics, role))
+        if name in made:
+            made[name] = (made[name][0], {**made[name][1], **settings})
+    return made
 
 
 def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
@@ -59,11 +65,10 @@ def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
     mine = topic_settings(kafka)
     _allowed(bootstrap_servers, config)
     # Queries that were there before decide for those that are made with them.
-    count = ensure_topics(bootstrap_servers, {kafka.queries: mine[kafka.queries]}, security=kafka.security)[
-        kafka.queries
-    ]
+    asked: dict[str, Any] = {"security": kafka.security, "replication": kafka.replication_factor}
+    count = ensure_topics(bootstrap_servers, {kafka.queries: mine[kafka.queries]}, **asked)[kafka.queries]
     mine = topic_settings(kafka, count)
-    found = ensure_topics(bootstrap_servers, mine, security=kafka.security)
+    found = ensure_topics(bootstrap_servers, mine, **asked)
     _allowed(bootstrap_servers, config)
     limits = message_limits(bootstrap_servers, mine, security=kafka.security)
     needed = {kafka.dead_letters: LEAST_BYTES}

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from core.errors import ConfigError
 from monitoring.logs import set_up
 from qshift.commands.options import CONSOLE, ConfigFile
 from qshift.terminal.counts import counted
 
 if TYPE_CHECKING:
+    from core.config import Config
     from qshift.service import Service
 
 EXAMPLES = "Example:\n\n`qshift serve --config qshift.toml`"
@@ -25,11 +27,25 @@ EXAMPLES = "Example:\n\n`qshift serve --config qshift.toml`"
 
 def serve(
     config: ConfigFile = None,
-    worker: Annotated[str, typer.Option(help="Name of this worker in the consumer group.")] = "worker-0",
+    worker: Annotated[
+        str | None, typer.Option(help="Name of this worker in the consumer group, else host and process.")
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on where state and journal contradict each other.")
+    ] = False,
 ) -> None:
     """Answer queries from Kafka and adapt, until SIGTERM or Ctrl-C."""
-    raise typer.Exit(run(config, worker, log_level, CONSOLE))
+    raise typer.Exit(run(config, worker, log_level, CONSOLE, accept_loss))
+
+
+def check_key(config: Config) -> None:
+    """Raises ConfigError where queries are sampled by the key that stands in our own source."""
+    if config.labels.rate > 0 and config.labels.key == type(config.labels)().key:
+        raise ConfigError(
+            "labels.key is the default, which everybody knows who may then choose what is measured: set "
+            "labels.key to a secret of your own in the TOML, or labels.rate = 0 to measure nothing"
+        )
 
 
 class _Interrupted(BaseException):
@@ -55,7 +71,9 @@ class _Signals:
         self.service.request_stop()
 
 
-def run(config_file: Path | None, worker: str, log_level: str, console: Console) -> int:
+def run(
+    config_file: Path | None, worker: str | None, log_level: str, console: Console, accept_loss: bool = False
+) -> int:
     """Runs until SIGTERM or Ctrl-C; a second signal ends at once.
 
     Raises:
@@ -64,6 +82,10 @@ def run(config_file: Path | None, worker: str, log_level: str, console: Console)
     from core.config_file import load_connected
 
     config = load_connected(config_file)
+    check_key(config)
+    if accept_loss:
+        state = config.state.model_copy(update={"accept_loss": True})
+        config = config.model_copy(update={"state": state})
     set_up(log_level)
     signals = _Signals()
     try:

@@ -135,7 +135,10 @@ def follow(config_file: Path | None, once: bool, console: Console) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     kafka = config.kafka
-    ensure_topics(kafka.bootstrap_servers, items_settings(kafka), security=kafka.security)
+    ensure_topics(
+        kafka.bootstrap_servers, items_settings(kafka), security=kafka.security,
+        replication=kafka.replication_factor,
+    )  # fmt: skip
     while not stop.is_set():
         try:
             _follow(config, base, once, stop, console)

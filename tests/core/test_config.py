@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from core.config import ROLES, Config
 from core.config_file import load
 from core.errors import ConfigError
+from qshift.commands.serve import check_key
 
 TOPIC = "[kafka]\n{} = "
 
@@ -181,3 +182,11 @@ def test_what_could_never_work_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "q.toml").write_text(line)
     with pytest.raises(ConfigError, match=line.split()[-3].split("]")[-1].strip() or "refused"):
         load(tmp_path / "q.toml")
+
+
+def test_the_key_that_everybody_knows_is_refused_by_the_service() -> None:
+    """Who knows it can choose the queries that are measured; the demo and replays have nothing to hide."""
+    check_key(Config.model_validate({"labels": {"key": "own"}}))
+    check_key(Config.model_validate({"labels": {"rate": 0.0}}))
+    with pytest.raises(ConfigError, match=r"labels\.key is the default.*set labels\.key to a secret"):
+        check_key(Config())

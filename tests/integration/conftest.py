@@ -342,6 +342,7 @@ def make_site(
             "batch": {"size": SIZE, "floor": 8, "linger_seconds": 60.0},
             "state": {"store": "changelog", "every_batches": 3},
             "http": {"enabled": False},
+            "labels": {"key": "of the tests"},
             "kafka": {
                 "bootstrap_servers": broker.bootstrap_servers,
                 "queries": queries or topics("queries"),

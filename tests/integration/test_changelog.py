@@ -304,15 +304,19 @@ def test_a_silent_broker_is_a_delivery_error_and_leaves_no_threads(
             began = time.monotonic()
             with pytest.raises(DeliveryError):
                 call()
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < 60
     finally:
         mortal.resume()
     mortal.ready()  # its port is; the client finds its way back in its own time
-    found = sooner_or_later(lambda: store.journalled(HERE, {}))
-    assert found in ([entry(0)], [entry(0), entry(1, first=70)])  # in doubt, as it was reported
-    store.journal(entry(2))
-    assert store.journalled(HERE, {}) == [*found, entry(2)]
-    deadline = time.monotonic() + 10
+    # In doubt, as it was reported: what the silent broker had been sent may be stored now, or later.
+    assert [one.seq for one in sooner_or_later(lambda: store.journalled(HERE, {}))] in ([0], [0, 1])
+    sooner_or_later(lambda: store.journal(entry(2)))
+    after = sooner_or_later(lambda: store.journalled(HERE, {}))
+    assert sorted(after, key=lambda one: one.seq) in (
+        [entry(0), entry(2)],
+        [entry(0), entry(1, first=70), entry(2)],
+    )
+    deadline = time.monotonic() + 30
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.1)
     assert threading.active_count() <= threads

@@ -73,23 +73,45 @@ def test_a_name_that_is_taken_is_said(broker: Any, make_site: Any, vector_world:
             newer.confirm({place: None})
 
 
-def test_the_older_of_two_workers_of_one_name_ends(
+def test_a_second_worker_of_one_name_is_refused_and_the_first_goes_on(
     broker: Any, make_site: Any, vector_world: Any, messages: Any
 ) -> None:
-    """Without any query: the older has nothing to commit, and notices all the same."""
     site = make_site(broker, vector_world)
-    older = site.worker()
-    site.wait(lambda: "serving" in older.output())
-    time.sleep(1.0)
-    newer = site.worker()
-    site.wait(lambda: older.code is not None, 15)
-    assert older.code == 2
-    said = " ".join(older.output().split())
-    assert f"error: another worker is called worker-0 in group {site.kafka.group}: give each its own" in said
-    assert "Traceback" not in said
+    first = site.worker()
     site.send(messages(32)[0])
     site.wait(lambda: len(site.answers()) == 32)
-    newer.terminate()
+    second = site.worker()
+    site.wait(lambda: second.code is not None, 15)
+    assert second.code == 2
+    said = " ".join(second.output().split())
+    assert f"error: another worker is called worker-0 in group {site.kafka.group}: give each its own" in said
+    assert "Traceback" not in said
+    site.send(messages(32, seed=2)[0])
+    site.wait(lambda: len(site.answers()) == 64)
+    assert first.code is None
+    first.kill()  # and a name of a dead one is free
+    third = site.worker()
+    site.send(messages(32, seed=3)[0])
+    site.wait(lambda: len(site.distinct()) == 96)
+    third.terminate()
+
+
+def test_a_clean_stop_gives_the_partitions_away_within_two_seconds(
+    broker: Any, make_site: Any, vector_world: Any
+) -> None:
+    site = make_site(broker, vector_world)
+    owner = joined(KafkaSource(site.servers, site.kafka, "one"))
+    with closing(KafkaSource(site.servers, site.kafka, "two")) as other:
+        for _ in range(20):  # both have come to rest
+            other.poll(0.1)
+            owner.poll(0.1)
+        assert owner.assignment() and not other.assignment()
+        owner.close()
+        began = time.monotonic()
+        joined(other)
+        took = time.monotonic() - began
+    assert took < 2.0, took
+    print(f"partitions of a worker that was stopped: {took:.2f} s")
 
 
 def test_lost_state_is_said_by_the_service(

@@ -13,6 +13,7 @@ import pytest
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome
 from monitoring.aside import Aside, Errors, held_bytes
+from monitoring.history import History
 
 
 def label(number: int) -> Judgement:
@@ -87,9 +88,28 @@ def test_an_observer_that_raises_is_counted_and_the_others_see_everything(
         for number in range(50):
             aside.judge(label(number))
         assert aside.drain(10)
-    assert len(notes.seen) == 50 and errors.counts == {"Broken": 50} and told == ["Broken"] * 50
-    assert [record.getMessage() for record in caplog.records] == ["an observer failed"]  # not fifty times
+    assert len(notes.seen) == 50 and errors.counts == {"Broken": 20} and told == ["Broken"] * 20
+    assert [record.getMessage() for record in caplog.records] == [
+        "an observer failed", "observer switched off until the next start",
+    ]  # fmt: skip
     aside.close()
+
+
+def test_one_that_fails_now_and_then_is_not_switched_off_and_the_page_says_which_was() -> None:
+    class Often(Notes):
+        def judge(self, judgement: Judgement) -> None:
+            super().judge(judgement)
+            if len(self.seen) % 19:
+                raise ValueError("not this one")
+
+    often, history, errors = Often(), History(subtitle="items"), Errors()
+    aside = Aside([Broken(), often, history], errors, switched_off=history.lacks)
+    for number in range(100):
+        aside.judge(label(number))
+    assert aside.drain(10)
+    aside.close()
+    assert len(often.seen) == 100 and errors.counts["Often"] == 95
+    assert history.snapshot()["subtitle"] == "items · Broken failed and was switched off"
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])

@@ -46,6 +46,17 @@ def test_the_lag_is_shown_by_partition() -> None:
     assert shown.seen == [("queries/0", 7)]
 
 
+def test_what_was_read_and_waits_counts_as_behind() -> None:
+    """4,096 queries may wait for their answer: the lag was 0 meanwhile."""
+
+    class Waiting:
+        partition, pending = ("queries", 0), (1, 2, 3)
+
+    shown = Shown()
+    Watched(Source(), shown, Errors(), lambda: [Waiting()]).poll(0.0)  # type: ignore[arg-type, list-item]
+    assert shown.seen == [("queries/0", 10)]
+
+
 class Counters:
     """Metrics of events alone; those that are not here raise."""
 

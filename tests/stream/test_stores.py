@@ -14,7 +14,7 @@ import pytest
 
 from core.artifacts import tensors_hash
 from core.checkpoints import Checkpoint, JournalEntry, LaneState
-from core.errors import ArtifactError, DeliveryError
+from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.protocols import StateStore
 from stream.directory import DirectoryStore
 from stream.memory_store import MemoryStore
@@ -417,3 +417,12 @@ def test_meta_hash_is_stable_through_bytes() -> None:
     blob = checkpoint_to_bytes(checkpoint(2))
     again = checkpoint_to_bytes(checkpoint_from_bytes(blob))
     assert hashlib.sha256(again).hexdigest() == hashlib.sha256(blob).hexdigest()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path: Path) -> None:
+    """A file stands in its way: not even root can write there."""
+    DirectoryStore(tmp_path / "state").check()
+    assert list((tmp_path / "state").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the state cannot be written to .*file/state: .*name another"):
+        DirectoryStore(tmp_path / "file" / "state").check()
