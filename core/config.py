@@ -20,7 +20,7 @@ from pydantic import (
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
-ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items")
+ROLES = ("queries", "answers", "labels", "state", "journal", "dead_letters", "items", "control", "audit")
 """The topics of a service: each needs a name of its own."""
 
 
@@ -36,6 +36,8 @@ class KafkaConfig(Section):
     journal: Topic = "qshift.journal"
     dead_letters: Topic = "qshift.dead-letters"
     items: Topic = "qshift.items"
+    control: Topic = "qshift.control"
+    audit: Topic = "qshift.audit"
     partitions: int = Field(1, ge=1, le=10_000)
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
@@ -223,6 +225,13 @@ class StateConfig(Section):
     every_batches: int = Field(4, ge=1, le=100_000)
 
 
+class CheckpointConfig(Section):
+    """Which states of a lane a command can go back to: docs/how-to/control.md."""
+
+    keep: int = Field(3, ge=0, le=64)  # each as large as a lane's state, and part of every checkpoint
+    every_batches: int = Field(64, ge=1, le=1_000_000)  # of a lane; also before a reset, and on command
+
+
 class LabelConfig(Section):
     """Which queries a label is asked for, how long it may take to come, and what it may do."""
 
@@ -268,6 +277,7 @@ class Config(Section):
     answer: AnswerConfig = AnswerConfig()
     repair: RepairConfig = RepairConfig()
     state: StateConfig = StateConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     labels: LabelConfig = LabelConfig()
     limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()

@@ -10,6 +10,7 @@ from core.checkpoints import Checkpoint, JournalEntry
 from core.protocols import Source, StateStore
 from core.records import Judgement, Partition, Record
 from core.types import Modality, Query, QueryBatch
+from stream.commands import Commands
 from stream.contradictions import (
     check_complete,
     check_fits,
@@ -57,6 +58,8 @@ class Owned:
         """Without a checkpoint: the first offset that the journal wants repeated."""
         self.states = {state.lane: state for state in checkpoint.lanes} if checkpoint else {}
         self.planned: dict[str, deque[JournalEntry]] = {}
+        self.control_offset = checkpoint.control_offset if checkpoint else 0
+        """Where the commands begin that not all lanes have obeyed."""
 
     def waiting(self) -> bool:
         """Whether there are queries or planned batches that are not answered yet."""
@@ -82,7 +85,7 @@ class Owned:
         lanes = tuple(sorted(states, key=lambda state: state.lane))
         return Checkpoint(
             *self.partition, self.checkpoint_seq, self.parent, position, lanes, identity, label_offsets,
-            generation, log_id,
+            generation, log_id, self.control_offset,
         )  # fmt: skip
 
     def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:
@@ -108,6 +111,7 @@ class Ownership:
         self.clock, self.tell = clock, tell
         self.labels = LabelPositions(clock, self._full)
         """Of each label partition; checkpoints restore them."""
+        self.commands = Commands(clock, self._full)
         self._steered = pipeline.retrieval.correction is not None
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
@@ -117,6 +121,11 @@ class Ownership:
         self.moved = False
         """Whether the last poll brought partitions that are not read yet."""
         self._confirmed = float("-inf")
+
+    @property
+    def base(self) -> str:
+        """The beginning of the base model's version."""
+        return dict(part.partition("=")[::2] for part in self.identity.split(" "))["base"]
 
     def lanes(self) -> list[Lane]:
         return [lane for owned in self.owned.values() for lane in owned.lanes.values()]
@@ -213,8 +222,8 @@ class Ownership:
         steering = lane.session.steering
         return JournalEntry(
             *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation,
-            gallery=self._pipeline.retrieval.use(),
-            label_offsets={} if steering is None else dict(steering.offsets),
+            gallery=self._pipeline.retrieval.use(lane.session.orders.gallery),
+            label_offsets={} if steering is None else dict(steering.offsets), control_offset=lane.obeys,
         )  # fmt: skip
 
     def checkpoint(self, owned: Owned) -> Checkpoint:
@@ -252,11 +261,15 @@ class Ownership:
         owned = self.owned.get((judgement.query.topic, judgement.query.partition))
         if owned is None or not self._steered:
             return
-        for name in {*owned.states, *owned.planned} - set(owned.lanes):  # not met since the restart
-            if modality_of(name) in self._pipeline.encoders:
-                self._met(owned, name, modality_of(name))
+        self.meet(owned)
         for lane in owned.lanes.values():
             lane.take(judgement)
+
+    def meet(self, owned: Owned) -> None:
+        """Restores the lanes that were not met since the restart."""
+        for name in {*owned.states, *owned.planned} - set(owned.lanes):
+            if modality_of(name) in self._pipeline.encoders:
+                self._met(owned, name, modality_of(name))
 
     def _full(self) -> bool:
         waiting = sum(len(lane.pending) for lane in self.lanes())
@@ -264,7 +277,10 @@ class Ownership:
 
     def _met(self, owned: Owned, name: str, modality: Modality) -> Lane:
         if name not in owned.lanes:
-            lane = Lane(name, owned.partition, Session(self._pipeline, modality), self.labels.reached)
+            lane = Lane(
+                name, owned.partition, Session(self._pipeline, modality), self.labels.reached,
+                self._pipeline.config.checkpoints, owned.control_offset,
+            )  # fmt: skip
             if name in owned.states:
                 lane.restore(owned.states.pop(name))
             lane.planned = owned.planned.pop(name, lane.planned)
