@@ -16,6 +16,7 @@ from core.readers.places import shown
 from qshift.commands import (
     bench,
     broker,
+    control,
     demo,
     evaluate,
     fit,
@@ -43,6 +44,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (evaluate.evaluate, evaluate.EXAMPLES),
     (produce.produce, produce.EXAMPLES),
     (labels.labels, labels.EXAMPLES),
+    (control.control, control.EXAMPLES),
     (profile.profile, profile.EXAMPLES),
 )
 

@@ -17,7 +17,7 @@ from monitoring.http import Serving, Views, serve
 from qshift.build import engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
-from stream.events import Delivering, Event, LanesChanged
+from stream.events import Commanded, Delivering, Event, LanesChanged
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 from stream.report import Report
@@ -112,6 +112,8 @@ class Service:
                     "pending": len(lane.pending),
                     "method": lane.session.adapter.name,
                     "updates": lane.session.adapter.version,
+                    "orders": lane.session.orders.snapshot(),
+                    "kept": [{"batch": one.seq, "state": one.state_hash} for one in lane.kept.states],
                     "drift": lane.name in panels and panels[lane.name].drift_detected,
                 }
                 for lane in self._lanes
@@ -209,5 +211,9 @@ class Service:
                 self._delivering = succeeds
             case LanesChanged(lanes):
                 self._lanes = list(lanes)
+            case Commanded(obeyed) if not obeyed.repeated:
+                history = self.observers.history
+                self._errors.guarded(type(history).__name__, lambda: history.commanded(obeyed))
+                count(self.observers.metrics, self._errors, event)
             case _:
                 count(self.observers.metrics, self._errors, event)
