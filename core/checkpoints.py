@@ -17,6 +17,9 @@ class JournalEntry:
     refused. `label_offset` is the position of the label stream when the batch was formed; `label_offsets`
     say, by topic/partition, up to where labels have steered its answers: exactly those below, {} none.
     `gallery` is the version that answers, where it may change while the service runs; else "".
+
+    An entry without `offsets` is no batch: there the lane obeyed the command before `control_offset`. In a
+    batch's entry that is the place in the control log from which on the lane obeys.
     """
 
     topic: str
@@ -29,11 +32,26 @@ class JournalEntry:
     generation: int = 0
     gallery: str = ""
     label_offsets: Mapping[str, int] = field(default_factory=dict)
+    control_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """What a lane had learned before batch `seq`, kept so that it can be gone back to."""
+
+    seq: int
+    state_hash: str
+    tensors: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """The state of one lane in a checkpoint: tensors by name and a small JSON-able dictionary."""
+    """The state of one lane in a checkpoint: tensors by name and a small JSON-able dictionary.
+
+    `control_offset` is where the commands begin that the lane has not obeyed; `kept`, oldest first, are the
+    states that a command can go back to.
+    """
 
     lane: str
     next_seq: int
@@ -41,6 +59,8 @@ class LaneState:
     tensors: Mapping[str, NDArray[Any]]
     meta: Mapping[str, Any]
     state_hash: str
+    control_offset: int = 0
+    kept: tuple[KeptState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +79,8 @@ class Checkpoint:
     generation: int = 0
     log_id: str = ""
     """Of the log that its offsets count in, see `Source.log_id`."""
+    control_offset: int = 0
+    """Where the commands begin that the partition has not dealt with."""
 
     @property
     def nbytes(self) -> int:

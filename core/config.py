@@ -20,7 +20,9 @@ from pydantic import (
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
-Role = Literal["queries", "answers", "labels", "state", "journal", "dead_letters", "items"]
+Role = Literal[
+    "queries", "answers", "labels", "state", "journal", "dead_letters", "items", "control", "audit"
+]  # fmt: skip
 ROLES: tuple[Role, ...] = get_args(Role)
 """The topics of a service: each needs a name of its own."""
 
@@ -37,6 +39,8 @@ class KafkaConfig(Section):
     journal: Topic = "qshift.journal"
     dead_letters: Topic = "qshift.dead-letters"
     items: Topic = "qshift.items"
+    control: Topic = "qshift.control"
+    audit: Topic = "qshift.audit"
     partitions: int = Field(1, ge=1, le=10_000)
     replication_factor: int | None = Field(None, ge=1, le=100)  # None: the broker's default
     topic_settings: dict[Role, dict[str, str]] = Field({})  # beside and over ours, for topics that are made
@@ -227,6 +231,13 @@ class StateConfig(Section):
     accept_loss: bool = False  # `--accept-loss`, for one start: what contradicts itself is given up
 
 
+class CheckpointConfig(Section):
+    """Which states of a lane a command can go back to: docs/how-to/control.md."""
+
+    keep: int = Field(3, ge=0, le=64)  # each as large as a lane's state, and part of every checkpoint
+    every_batches: int = Field(64, ge=1, le=1_000_000)  # of a lane; also before a reset, and on command
+
+
 class LabelConfig(Section):
     """Which queries a label is asked for, how long it may take to come, and what it may do."""
 
@@ -275,6 +286,7 @@ class Config(Section):
     answer: AnswerConfig = AnswerConfig()
     repair: RepairConfig = RepairConfig()
     state: StateConfig = StateConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     labels: LabelConfig = LabelConfig()
     limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()

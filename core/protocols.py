@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Hash = Callable[[Tensor, Modality], Codes]
     """Unit features [B, D] of a modality -> packed codes [B, L/8]; frozen on-line."""
 
-Channel = Literal["answers", "dead-letters", "labels", "queries"]
+Channel = Literal["answers", "dead-letters", "labels", "queries", "control", "audit"]
 
 
 class Source(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.commands import Obeyed
 from core.records import Coordinates, Judgement, Refusal
 from core.types import Outcome
 from monitoring.cards import Card, Item, chosen, plain
@@ -28,6 +29,7 @@ from monitoring.snapshot import (
 )
 
 MARKS = 64
+COMMANDS = 64
 LETTERS = 20
 
 
@@ -81,7 +83,8 @@ class History:
         self._marks: deque[_Mark] = deque(maxlen=MARKS)
         self._stages: dict[str, int] = {}
         self._letters: deque[dict[str, str]] = deque(maxlen=LETTERS)
-        self._queries = self._repeated = 0
+        self._queries = self._repeated = self._told = 0
+        self._commands: deque[dict[str, Any]] = deque(maxlen=COMMANDS)
 
     # -- Observer ---------------------------------------------------------------------------------------
 
@@ -128,6 +131,19 @@ class History:
             self._version += 1
             self._texts["subtitle"] += f" · {name} failed and was switched off"
 
+    def commanded(self, obeyed: Obeyed) -> None:
+        """Shows what became of a command. For one thread, which waits for no lock here."""
+        one = obeyed.command
+        what = (one.method or one.gallery or one.state) if one.action != "w" else f"{one.weight}"
+        self._commands.append(
+            {
+                "x": self._queries, "action": one.action, "what": what, "author": one.author[:64],
+                "lane": obeyed.lane, "batch": obeyed.seq, "result": obeyed.result,
+                "reason": obeyed.reason[:200],
+            }
+        )  # fmt: skip
+        self._told += 1
+
     def mark(self, text: str) -> None:
         """Starts a named phase here: a line in the charts, a row of the phase table."""
         with self._lock:
@@ -147,7 +163,7 @@ class History:
     @property
     def version(self) -> int:
         """Grows with every change."""
-        return self._version
+        return self._version + self._told
 
     def picture(self, at: str) -> bytes | None:
         """The image of a recent query by its coordinates."""
@@ -160,8 +176,9 @@ class History:
     def snapshot(self) -> dict[str, Any]:
         """Everything the page shows, JSON-able; quality in points, seconds as milliseconds, NaN as None."""
         with self._lock:
-            if self._cached is None or self._cached[0] != self._version:
-                self._cached = (self._version, clean(self._draw()))
+            version = self.version
+            if self._cached is None or self._cached[0] != version:
+                self._cached = (version, clean(self._draw(version)))
             return self._cached[1]
 
     # -- Parts ------------------------------------------------------------------------------------------
@@ -178,16 +195,17 @@ class History:
             self._quality.pop()
         self._quality.append(point)
 
-    def _draw(self) -> dict[str, Any]:
+    def _draw(self, version: int) -> dict[str, Any]:
         return {
             **self._texts,
-            "version": self._version,
+            "version": version,
             "queries": self._queries,
             "repeated": self._repeated,
             "headline": self._headline(),
             "expected": expected_points(None if self._expected is None else self._expected.over_lanes()),
             "quality": quality_columns(self._quality),
             "phases": [self._phase(mark) for mark in self._marks],
+            "commands": list(self._commands),
             "drift": drift_columns(self._drifts),
             "latency": latency(self._seconds),
             "lanes": self._lanes.shown(),

@@ -18,6 +18,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from core.commands import Obeyed
 from core.records import Judgement, Refusal
 from core.types import Floats, Outcome
 from monitoring.bits import BitHealth, BitWindow
@@ -151,6 +152,10 @@ class Metrics:
 
     def rebalanced(self) -> None:
         self._counters["qshift_rebalances_total"].inc()
+
+    def commanded(self, obeyed: Obeyed) -> None:
+        """A lane has obeyed a command or refused it."""
+        self._counters["qshift_commands_total"].labels(obeyed.command.action, obeyed.result).inc()
 
     def index(self, version: str, items: int) -> None:
         """The gallery that is searched from now on."""

@@ -127,6 +127,12 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_recoveries_total", "counter", "Returns to the newest checkpoint after a failed delivery."),
     Series("qshift_rebalances_total", "counter", "Changes of the assigned partitions."),
     Series("qshift_inflight_bytes", "gauge", "Bytes sent and not acknowledged."),
+    Series(
+        "qshift_commands_total",
+        "counter",
+        "Commands that lanes have obeyed, or refused; repeated ones do not count.",
+        ("action", "result"),
+    ),
     Series("qshift_waiting_queries", "gauge", "Accepted queries that wait for a batch."),
     Series("qshift_index_items", "gauge", "Items in the gallery being searched."),
     Series("qshift_index_info", "gauge", "1 for the gallery version being searched.", ("version",)),

@@ -19,7 +19,7 @@ from core.allocator import keep_memory
 from core.config import OWN_METHOD, AnswerConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
-from core.protocols import Encoder, StateStore
+from core.protocols import Adapter, Aligner, Encoder, StateStore
 from core.types import Modality
 from encoders.base_model import Base, load_base
 from encoders.decoding import Decoders
@@ -38,6 +38,8 @@ from monitoring.judged import included, steers
 from monitoring.ranking import ap_and_first, counted_levels
 from qshift.lanes import Aligners as Aligners
 from qshift.lanes import adapter as adapter
+from qshift.methods import METHODS
+from qshift.methods import with_method as with_method
 from stream.changelog import ChangelogStore
 from stream.codec import Codec
 from stream.decision import Decisions
@@ -144,6 +146,7 @@ def assemble(
         where,
         repair(config, base, versions),
     )
+    pipeline.other = Others(config, base, where)
     labels, sure = config.labels, Confidence(evidence, base.extras, versions.version)
     codec = Codec(
         config.limits,
@@ -153,6 +156,24 @@ def assemble(
         decisions=Decisions(sure, config.answer.fuse != "none"),
     )
     return Engine(config, base, versions, pipeline, codec, fusion)
+
+
+class Others:
+    """Makes what a lane learns by where a command names another method than the configuration's."""
+
+    def __init__(self, config: Config, base: Base, where: str) -> None:
+        self._config, self._base, self._where = config, base, where
+        self._aligners: dict[str, Aligners] = {}
+
+    def __call__(self, method: str, modality: Modality) -> tuple[Adapter, Aligner | None, int]:
+        """As `stream.session.Other`."""
+        # No class of one's own but the configuration's: a command must not make anybody import code.
+        if method not in METHODS:
+            raise ConfigError(f"method {method!r} is not known: one of {', '.join(METHODS)}")
+        adapt = with_method(self._config, method).adapt
+        config = self._config.model_copy(update={"adapt": adapt})
+        aligners = self._aligners.setdefault(method, Aligners(config, self._base, self._where))
+        return adapter(config, self._base, modality, self._where), aligners(modality), adapt.align.passes
 
 
 def corrections(config: Config, versions: GalleryVersions, fusion: TwinFusion) -> Corrections | None:

@@ -30,7 +30,7 @@ from monitoring.metrics import Metrics
 from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
 from qshift.build import Engine
-from stream.events import Event, Rebalanced, Recovered, Restored, Saved
+from stream.events import Commanded, Event, Rebalanced, Recovered, Restored, Saved
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
 
@@ -203,3 +203,5 @@ def _count(metrics: Metrics, event: Event) -> None:
             metrics.recovered()
         case Rebalanced():
             metrics.rebalanced()
+        case Commanded(obeyed) if not obeyed.repeated:
+            metrics.commanded(obeyed)

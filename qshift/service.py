@@ -20,7 +20,7 @@ from qshift.build import decoding, engine, state_store
 from qshift.following import Following
 from qshift.observers import Watched, count, watching
 from stream.cluster import group_members
-from stream.events import Delivering, Event, LanesChanged
+from stream.events import Commanded, Delivering, Event, LanesChanged
 from stream.kafka import SESSION_SECONDS, KafkaSource
 from stream.lanes import Lane
 from stream.names import check_free, own_name
@@ -121,6 +121,8 @@ class Service:
                     "pending": len(lane.pending),
                     "method": lane.session.adapter.name,
                     "updates": lane.session.adapter.version,
+                    "orders": lane.session.orders.snapshot(),
+                    "kept": [{"batch": one.seq, "state": one.state_hash} for one in lane.kept.states],
                     "drift": lane.name in panels and panels[lane.name].drift_detected,
                 }
                 for lane in self._lanes
@@ -222,6 +224,10 @@ class Service:
                 self._delivering = succeeds
             case LanesChanged(lanes):
                 self._lanes = list(lanes)
+            case Commanded(obeyed) if not obeyed.repeated:
+                history = self.observers.history
+                self._errors.guarded(type(history).__name__, lambda: history.commanded(obeyed))
+                count(self.observers.metrics, self._errors, event)
             case _:
                 count(self.observers.metrics, self._errors, event)
 

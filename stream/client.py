@@ -57,8 +57,8 @@ class QueryClient:
         """
         try:
             if self._answers is None:
-                self._answers = _reader(self._servers, self._topics.security, self._topics.answers)
-            return _polled(self._answers, budget_seconds)
+                self._answers = reader_of(self._servers, self._topics.security, self._topics.answers)
+            return polled(self._answers, budget_seconds)
         except AuthorizationError as error:
             raise DeliveryError(said(error, READ, self._topics.security.username)) from error
 
@@ -76,7 +76,7 @@ def read_all(
     Raises:
         DeliveryError: the end was not reached within the budget.
     """
-    reader = _reader(bootstrap_servers, security, topic)
+    reader = reader_of(bootstrap_servers, security, topic)
     try:
         ends = reader.end_offsets(list(reader.assignment()))
         records: list[Record] = []
@@ -84,13 +84,14 @@ def read_all(
         while any(reader.position(part) < end for part, end in ends.items()):
             if time.monotonic() > deadline:
                 raise DeliveryError(f"{topic} could not be read to its end within {budget_seconds:.0f} s")
-            records += _polled(reader, 0.2)
+            records += polled(reader, 0.2)
         return sorted(records, key=lambda record: record.at)
     finally:
         reader.close()
 
 
-def _reader(bootstrap_servers: str, security: SecurityConfig, topic: str) -> Any:
+def reader_of(bootstrap_servers: str, security: SecurityConfig, topic: str) -> Any:
+    """A consumer without a group, at the beginning of all partitions. Raises AuthorizationError."""
     reader = tolerant(KafkaConsumer(
         **client_options(bootstrap_servers, security), group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", reconnect_backoff_max_ms=RECONNECT_MS, fetch_max_wait_ms=50,
@@ -104,7 +105,8 @@ def _reader(bootstrap_servers: str, security: SecurityConfig, topic: str) -> Any
     return reader
 
 
-def _polled(reader: Any, budget_seconds: float) -> list[Record]:
+def polled(reader: Any, budget_seconds: float) -> list[Record]:
+    """What comes within the budget."""
     found = reader.poll(timeout_ms=int(budget_seconds * 1000), max_records=4096)
     return [
         Record(Coordinates(r.topic, r.partition, r.offset), r.value, r.key, tuple(r.headers), r.timestamp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from core.commands import Obeyed
 from stream.lanes import Lane
 
 
@@ -46,7 +47,14 @@ class LanesChanged:
     lanes: Sequence[Lane]
 
 
-Event = Saved | Restored | Rebalanced | Recovered | Delivering | LanesChanged
+@dataclass(frozen=True, slots=True)
+class Commanded:
+    """A lane has obeyed a command, or refused it."""
+
+    obeyed: Obeyed
+
+
+Event = Saved | Restored | Rebalanced | Recovered | Delivering | LanesChanged | Commanded
 Tell = Callable[[Event], None]
 
 

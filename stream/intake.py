@@ -44,6 +44,9 @@ class Intake:
 
     def take(self, record: Record) -> None:
         """One record: a query joins its lane, a label goes to it and to the observers, else it is refused."""
+        if record.at.topic == self._config.kafka.control:
+            self._ours.commands.take(record)
+            return
         event = self._codec.decode(record)
         if record.at.topic == self._config.kafka.queries:
             owned = self._ours.owned.get((record.at.topic, record.at.partition))

@@ -41,11 +41,12 @@ SESSION_SECONDS = 15.0
 
 
 class KafkaSource:
-    """Queries as a member of a consumer group, and all partitions of the label topic besides.
+    """Queries as a member of a consumer group, and all of the label and the control topic besides.
 
-    Labels are read by a second consumer without a group, so that every worker sees all of them and they
-    take no part in rebalances; they start at the beginning of their topic, or where `seek` puts them.
-    Partitions of the label topic are those that exist when the source is made.
+    Labels and commands are read by a second consumer without a group, so that every worker sees all of them
+    and they take no part in rebalances; they start at the beginning of their topic, or where `seek` puts
+    them.
+    Partitions of those topics are those that exist when the source is made.
 
     The broker may go and come back: `poll` returns [] meanwhile. Not safe for use by several threads, but
     for `lag`.
@@ -92,7 +93,7 @@ class KafkaSource:
             raise unreachable(bootstrap_servers, config.security, CONNECT_SECONDS, error) from error
         self._revocations = Revocations()
         self._membership = Membership(self._queries, config.group, worker)
-        self._positions = Positions(config.labels)
+        self._positions = Positions(config.queries)
         self._assigned: frozenset[Partition] = frozenset()
         self._held: list[Record] = []
         self._paused = False
@@ -104,9 +105,11 @@ class KafkaSource:
 
     def _begin(self) -> None:
         """Takes all partitions of the labels, and joins the group for the queries."""
-        labels, queries = self._config.labels, self._config.queries
+        labels, queries, control = self._config.labels, self._config.queries, self._config.control
         try:
-            self._labels.assign([TopicPartition(labels, number) for number in self._numbers(labels)])
+            beside = [(labels, number) for number in self._numbers(labels)]
+            beside += [(control, number) for number in self._labels.partitions_for_topic(control) or ()]
+            self._labels.assign([TopicPartition(*one) for one in beside])
             self._labels.seek_to_beginning()
             self._numbers(queries)
         except ConfigError:

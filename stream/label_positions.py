@@ -12,6 +12,10 @@ PATIENCE_SECONDS = 30.0
 """Without a label so long, a batch that is to be repeated is repeated without those that are missing."""
 TURNS = 1000
 """The same where no query can be read either; for runs whose clock stands still. A live turn takes longer."""
+LOST = (
+    "labels that an answered batch depends on cannot be read: it is answered again without them and may "
+    "differ; keep the labels as long as the queries"
+)
 
 
 class LabelPositions:
@@ -21,10 +25,11 @@ class LabelPositions:
         clock: seconds.
         full: whether so many queries wait that no more are read: a log that is not live may hold its labels
             behind them.
+        lost: what to say where they cannot be read.
     """
 
-    def __init__(self, clock: Callable[[], float], full: Callable[[], bool]) -> None:
-        self._clock, self._full = clock, full
+    def __init__(self, clock: Callable[[], float], full: Callable[[], bool], lost: str = LOST) -> None:
+        self._clock, self._full, self._lost = clock, full, lost
         self.read: dict[str, int] = {}
         self._first: dict[str, int] = {}
         self._waiting_since: float | None = None
@@ -63,11 +68,7 @@ class LabelPositions:
         if not (drain or stuck or now - self._waiting_since >= PATIENCE_SECONDS):
             return False
         if not self._said:
-            log.error(
-                "labels that an answered batch depends on cannot be read: it is answered again without them "
-                "and may differ; keep the labels as long as the queries",
-                extra={"missing": missing},
-            )
+            log.error(self._lost, extra={"missing": missing})
         self._said = True
         return True
 

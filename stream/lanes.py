@@ -7,14 +7,20 @@ while more is known to be in the log), or where the journal of an earlier run sa
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from core.checkpoints import JournalEntry, LaneState
-from core.config import BatchConfig
+import numpy as np
+
+from core.checkpoints import JournalEntry, KeptState, LaneState
+from core.commands import Command
+from core.config import BatchConfig, CheckpointConfig
 from core.records import Judgement, Partition
 from core.types import Modality, Query, QueryBatch
+from stream.commands import Commands
+from stream.orders import KeptStates
 from stream.session import Session
 
 PATIENCE = 40
@@ -26,13 +32,19 @@ class Lane:
 
     Args:
         reached: whether labels were read up to given positions, or need not be waited for any longer.
+        checkpoints: which states are kept.
+        since: place in the control log where the lane begins: of what was said before, it does what holds on.
     """
 
     def __init__(
         self, name: str, partition: Partition, session: Session,
         reached: Callable[[Mapping[str, int], bool], bool] = lambda positions, drain: True,
+        checkpoints: CheckpointConfig = CheckpointConfig(), since: int = 0,
     ) -> None:  # fmt: skip
-        self._reached = reached
+        self._reached, self._every, self._since = reached, checkpoints.every_batches, since
+        self.kept = KeptStates(checkpoints.keep)
+        """States that a command can go back to."""
+        self._obeyed = self._looked = 0
         self.name = name
         self.partition = partition
         self.session = session
@@ -52,9 +64,35 @@ class Lane:
         """Holds a label of the partition's queries for the next batch."""
         if self.session.steering is not None:
             offset = judgement.query.offset
-            place = bisect_left(self.planned, offset, key=lambda entry: entry.offsets[-1])
-            again = place < len(self.planned) and offset in self.planned[place].offsets
-            self.session.steering.take(judgement, self.planned[place].label_offsets if again else None)
+            batches = [entry for entry in self.planned if entry.offsets]
+            place = bisect_left(batches, offset, key=lambda entry: entry.offsets[-1])
+            again = place < len(batches) and offset in batches[place].offsets
+            self.session.steering.take(judgement, batches[place].label_offsets if again else None)
+
+    @property
+    def obeys(self) -> int:
+        """Where the commands begin that the lane has not obeyed."""
+        return max(self._obeyed, self._since)
+
+    def obeyed(self, end: int) -> None:
+        """The boundary of a command is behind the lane, and so are the commands before `end`."""
+        self.next_seq += 1
+        self._obeyed = max(self._obeyed, end)
+
+    def due(self, commands: Commands) -> list[Command]:
+        """Commands to obey now, in order: what held when the lane began, and what was said since."""
+        if self._looked == commands.end:
+            return []
+        self._looked = commands.end
+        held = commands.standing(self.name, self._since)
+        return [one for one in held if one.at.offset >= self._obeyed] + commands.of(self.name, self.obeys)
+
+    def keep(self) -> None:
+        """Keeps what the lane has learned, to go back to it."""
+        tensors, meta = self.session.snapshot()
+        held = {name: np.array(array) for name, array in tensors.items()}  # the lane goes on with its own
+        state = KeptState(self.next_seq, self.session.state_hash(), held, json.loads(json.dumps(meta)))
+        self.kept.keep(state)
 
     def next_batch(
         self, now: float, config: BatchConfig, drain: bool, behind: bool = False
@@ -78,11 +116,12 @@ class Lane:
 
     def _planned_batch(self, drain: bool) -> tuple[QueryBatch, bool] | None:
         wanted, labels = self.planned[0].offsets, self.planned[0].label_offsets
-        if not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
+        if not wanted or not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
             return None
         if self.session.steering is not None and not self._reached(labels, drain):
             return None
-        self.session.gallery = self.planned.popleft().gallery
+        entry = self.planned.popleft()
+        self.session.gallery, self._obeyed = entry.gallery, max(self._obeyed, entry.control_offset)
         self.session.steer(labels)
         chosen, rows = set(wanted), []
         while self.pending and self.pending[0][0].at.offset <= wanted[-1]:
@@ -96,6 +135,8 @@ class Lane:
         return None
 
     def _formed(self, rows: list[Query]) -> QueryBatch:
+        if self.next_seq and self.next_seq % self._every == 0:
+            self.keep()
         batch = QueryBatch(self.name, self.next_seq, rows[0].modality, tuple(rows))
         self.next_seq += 1
         self.next_offset = rows[-1].at.offset + 1
@@ -103,11 +144,16 @@ class Lane:
 
     def snapshot(self) -> LaneState:
         tensors, meta = self.session.snapshot()
-        return LaneState(self.name, self.next_seq, self.next_offset, tensors, meta, self.session.state_hash())
+        return LaneState(
+            self.name, self.next_seq, self.next_offset, tensors, meta, self.session.state_hash(), self.obeys,
+            self.kept.states,
+        )  # fmt: skip
 
     def restore(self, state: LaneState) -> None:
         self.session.restore(state.tensors, state.meta)
         self.next_seq, self.next_offset = state.next_seq, state.next_offset
+        self._obeyed = state.control_offset
+        self.kept.restore(state.kept)
 
 
 def lane_name(query: Query, per_tenant: bool) -> str:

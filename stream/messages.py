@@ -284,6 +284,7 @@ def place(at: Coordinates) -> dict[str, object]:
 def schemas() -> dict[str, str]:
     """File name -> JSON Schema of every message."""
     from stream.answer import AnswerMessage, FirstAnswerMessage  # they are made of what stands here
+    from stream.command_messages import MODELS as COMMANDS
 
     models: dict[str, type[Message]] = {
         "query-text.v2": TextQuery,
@@ -298,6 +299,7 @@ def schemas() -> dict[str, str]:
         "answer.v1": FirstAnswerMessage,
         "answer.v2": AnswerMessage,
     }
+    models |= COMMANDS
     return {
         f"{name}.json": json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
         for name, model in models.items()

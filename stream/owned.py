@@ -37,6 +37,8 @@ class Owned:
         """Without a checkpoint: the first offset that the journal wants repeated."""
         self.states = {state.lane: state for state in checkpoint.lanes} if checkpoint else {}
         self.planned: dict[str, deque[JournalEntry]] = {}
+        self.control_offset = checkpoint.control_offset if checkpoint else 0
+        """Where the commands begin that not all lanes have obeyed."""
 
     def waiting(self) -> bool:
         """Whether there are queries or planned batches that are not answered yet."""
@@ -62,7 +64,7 @@ class Owned:
         lanes = tuple(sorted(states, key=lambda state: state.lane))
         return Checkpoint(
             *self.partition, self.checkpoint_seq, self.parent, position, lanes, identity, label_offsets,
-            generation, log_id,
+            generation, log_id, self.control_offset,
         )  # fmt: skip
 
     def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:

@@ -10,6 +10,7 @@ from core.errors import ArtifactError, OffsetGoneError
 from core.protocols import Source, StateStore
 from core.records import Judgement, Partition, Record
 from core.types import Modality, Query, QueryBatch
+from stream.commands import Commands
 from stream.contradictions import (
     begun,
     beyond,
@@ -50,6 +51,7 @@ class Ownership:
         self.clock, self.tell = clock, tell
         self.labels = LabelPositions(clock, self._full)
         """Of each label partition; checkpoints restore them."""
+        self.commands = Commands(clock, self._full)
         self._steered = pipeline.retrieval.correction is not None
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
@@ -59,6 +61,11 @@ class Ownership:
         self.moved = False
         """Whether the last poll brought partitions that are not read yet."""
         self._confirmed = float("-inf")
+
+    @property
+    def base(self) -> str:
+        """The beginning of the base model's version."""
+        return dict(part.partition("=")[::2] for part in self.identity.split(" "))["base"]
 
     def lanes(self) -> list[Lane]:
         return [lane for owned in self.owned.values() for lane in owned.lanes.values()]
@@ -196,8 +203,8 @@ class Ownership:
         steering = lane.session.steering
         return JournalEntry(
             *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation,
-            gallery=self._pipeline.retrieval.use(),
-            label_offsets={} if steering is None else dict(steering.offsets),
+            gallery=self._pipeline.retrieval.use(lane.session.orders.gallery),
+            label_offsets={} if steering is None else dict(steering.offsets), control_offset=lane.obeys,
         )  # fmt: skip
 
     def checkpoint(self, owned: Owned) -> Checkpoint:
@@ -235,11 +242,15 @@ class Ownership:
         owned = self.owned.get((judgement.query.topic, judgement.query.partition))
         if owned is None or not self._steered:
             return
-        for name in {*owned.states, *owned.planned} - set(owned.lanes):  # not met since the restart
-            if modality_of(name) in self._pipeline.encoders:
-                self._met(owned, name, modality_of(name))
+        self.meet(owned)
         for lane in owned.lanes.values():
             lane.take(judgement)
+
+    def meet(self, owned: Owned) -> None:
+        """Restores the lanes that were not met since the restart."""
+        for name in {*owned.states, *owned.planned} - set(owned.lanes):
+            if modality_of(name) in self._pipeline.encoders:
+                self._met(owned, name, modality_of(name))
 
     def _full(self) -> bool:
         waiting = sum(len(lane.pending) for lane in self.lanes())
@@ -247,7 +258,10 @@ class Ownership:
 
     def _met(self, owned: Owned, name: str, modality: Modality) -> Lane:
         if name not in owned.lanes:
-            lane = Lane(name, owned.partition, Session(self._pipeline, modality), self.labels.reached)
+            lane = Lane(
+                name, owned.partition, Session(self._pipeline, modality), self.labels.reached,
+                self._pipeline.config.checkpoints, owned.control_offset,
+            )  # fmt: skip
             if name in owned.states:
                 lane.restore(owned.states.pop(name))
             lane.planned = owned.planned.pop(name, lane.planned)

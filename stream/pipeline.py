@@ -26,7 +26,7 @@ from stream.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from core.protocols import Hook, Params
-    from stream.session import Session
+    from stream.session import Other, Session
 
 Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
 """(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
@@ -51,6 +51,7 @@ class Pipeline:
         self.config, self.encoders, self.entropy = config, encoders, entropy
         self.new_adapter, self.new_aligner, self.device = new_adapter, new_aligner, device
         self.retrieval, self.admit = retrieval, Preparation(encoders, repair, config.answer.shortlist)
+        self.other: Other | None = None
 
     def rows(self, count: int) -> int:
         """Padded rows of a batch: a power of two from 8 up to the batch size, so that shapes are few."""
@@ -123,7 +124,7 @@ class BatchPass:
                 self.source = self._forward(self._inputs, None)
         with self.timed("search"):
             self.frozen = self._view.twin(self._plain, len(queries))
-            self.quiet = self._view.quiet(self.frozen, self._mended)
+            self.quiet = session.orders.frozen or self._view.quiet(self.frozen, self._mended)
         session.expects_shift = not self.quiet
 
     def align(self) -> None:
@@ -138,7 +139,7 @@ class BatchPass:
         with self.timed("encode_adapted"):
             seen = () if self._watch is None else self._watch.inputs()
             self.aligned = aligner.begin(self.source, self.mask, seen)
-            if self._pipeline.config.adapt.align.passes == 2:
+            if self._session.passes == 2:
                 with torch.no_grad():
                     first = self._forward(self._inputs, self._params, self.aligned)
                 self.aligned = aligner.again(self.aligned, first, self.mask)
@@ -193,7 +194,8 @@ class BatchPass:
 
     def outcome(self) -> Outcome:
         """All that is known, once learning is over."""
-        step = AdaptationStep(False, "no-shift") if self.quiet else self._step
+        why = "frozen" if self._session.orders.frozen else "no-shift"
+        step = AdaptationStep(False, why) if self.quiet else self._step
         return Outcome(
             self.batch, self.frozen, self.adapted, self.served, self.weights,
             self.gallery_version, self.state_hash, self._frozen_entropy,

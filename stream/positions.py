@@ -23,11 +23,12 @@ class Positions:
     """The next offset of every partition that was read from.
 
     Args:
-        labels: topic of which records may be missing: they only measure.
+        queries: topic of which no record may be missing. Labels only measure, and commands that are gone
+            are missed by whoever is to repeat them.
     """
 
-    def __init__(self, labels: str) -> None:
-        self._labels = labels
+    def __init__(self, queries: str) -> None:
+        self._queries = queries
         self._next: dict[Partition, int] = {}
 
     def forget(self, partition: Partition) -> None:
@@ -78,9 +79,10 @@ class Positions:
 
     def _gone(self, partition: Partition, wanted: int, have: int) -> None:
         name = f"{partition[0]}/{partition[1]}"
-        if partition[0] == self._labels:
-            # Labels only measure. To miss old ones is no reason to stand still.
-            log.warning("labels are missing", extra={"partition": name, "wanted": wanted, "have": have})
+        if partition[0] != self._queries:  # to miss old ones is no reason to stand still
+            log.warning(
+                "labels or commands are missing", extra={"partition": name, "wanted": wanted, "have": have}
+            )
             return
         if have < wanted:
             raise OffsetGoneError(

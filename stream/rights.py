@@ -31,6 +31,7 @@ def topic_rights(kafka: KafkaConfig, changelog: bool) -> dict[str, tuple[str, ..
     """
     rights: dict[str, tuple[str, ...]] = {
         kafka.queries: (READ,), kafka.labels: (READ,), kafka.answers: (WRITE,), kafka.dead_letters: (WRITE,),
+        kafka.control: (READ,), kafka.audit: (WRITE,),
     }  # fmt: skip
     kept = (READ, WRITE) if changelog else (DESCRIBE,)  # they are looked for in any case
     return {**rights, kafka.state: kept, kafka.journal: kept}

@@ -16,20 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 
 from core.config import Config
-from core.errors import DeliveryError, PartitionsLost, Refused
+from core.errors import DeliveryError, PartitionsLost
 from core.identity import identity
 from core.protocols import Observer, Sink, Source, StateStore
-from core.records import Record, Refusal
 from core.types import QueryBatch
 from stream.codec import Codec
 from stream.contradictions import note
 from stream.events import Recovered, Saved, Tell, nobody
 from stream.intake import Intake
 from stream.lanes import Lane
+from stream.obedience import Obedience
 from stream.ownership import Owned, Ownership
 from stream.patience import BACKOFF_SECONDS, Backoff
-from stream.pipeline import BatchPass, Pipeline
+from stream.pipeline import Pipeline
 from stream.report import Report
+from stream.sending import Sending
 from stream.trouble import Trouble
 
 log = logging.getLogger("qshift.runner")
@@ -77,7 +78,9 @@ def run(
     trouble = Trouble(Backoff(*backoff_seconds), tell)
     ours = Ownership(source, store, pipeline, identity(config, base_version), clock, tell)
     intake = Intake(pipeline, codec, sink, observers, config, ours, decoders)
-    loop = _Loop(source, codec, sink, store, observers, config, ours, intake, trouble)
+    sending = Sending(codec, sink, intake, lambda: ours.generation)
+    obedience = Obedience(ours, store, sending, intake, pipeline.retrieval, config.batch.per_tenant_lanes)
+    loop = _Loop(source, sending, sink, store, observers, config, ours, intake, trouble, obedience)
     try:
         while not stop.is_set():
             try:
@@ -97,11 +100,12 @@ class _Loop:
     """The state of a run, and the steps of a turn."""
 
     def __init__(
-        self, source: Source, codec: Codec, sink: Sink, store: StateStore, observers: Sequence[Observer],
-        config: Config, ours: Ownership, intake: Intake, trouble: Trouble,
+        self, source: Source, sending: Sending, sink: Sink, store: StateStore, observers: Sequence[Observer],
+        config: Config, ours: Ownership, intake: Intake, trouble: Trouble, obedience: Obedience,
     ) -> None:  # fmt: skip
-        self.source, self.codec, self.sink, self.store, self.observers = source, codec, sink, store, observers
-        self.config, self.ours, self.intake, self.trouble = config, ours, intake, trouble
+        self.source, self.sending, self.sink, self.store = source, sending, sink, store
+        self.observers, self.config, self.ours, self.intake = observers, config, ours, intake
+        self.trouble, self.obedience = trouble, obedience
         self.report, self.paused, self.worked = Report(), False, False
 
     def turn(self, stop: threading.Event, poll_seconds: float) -> bool:
@@ -138,11 +142,14 @@ class _Loop:
             behind = more or self.intake.admission.ahead(owned)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
+                    self.obedience.obey(owned, lane, drain)
                     due = lane.next_batch(self.ours.clock(), self.config.batch, drain, behind)
                     if due is None:
                         break
                     self.batch(owned, lane, *due)
                     worked = True
+            if self.obedience.handled(owned):
+                self.checkpoint(owned)
         return worked
 
     def batch(self, owned: Owned, lane: Lane, batch: QueryBatch, planned: bool) -> None:
@@ -152,7 +159,7 @@ class _Loop:
         if not planned:  # what the journal had planned is answered alike by everybody
             self.ours.confirm(owned)
         with answered.timed("send"):
-            self.send(answered)
+            self.sending.answers(answered)
         outcome = lane.session.learn(answered)
         self.report.queries += len(batch)
         self.report.batches += 1
@@ -162,16 +169,6 @@ class _Loop:
         # In trouble every batch has a checkpoint: what is sent in vain, and again, is one batch at a time.
         if self.trouble or owned.since_checkpoint >= self.config.state.every_batches:
             self.checkpoint(owned)
-
-    def send(self, answered: BatchPass) -> None:
-        generation = ("x-generation", str(self.ours.generation).encode())
-        answers = self.codec.answers(answered)
-        for query, (value, key, headers) in zip(answered.batch.queries, answers, strict=True):
-            try:
-                self.sink.send("answers", value, key, [*headers, generation])
-            except Refused as refused:  # too large for its topic: it would be for ever
-                record = Record(query.at, None)
-                self.intake.refuse(Refusal(record, refused.stage, "Refused", refused.reason))
 
     # -- checkpoints and deliveries ---------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class KafkaSink:
         self._topics: dict[Channel, str] = {
             "answers": config.answers, "dead-letters": config.dead_letters,
             "labels": config.labels, "queries": config.queries,
+            "control": config.control, "audit": config.audit,
         }  # fmt: skip
         self._limit, self._linger = message_bytes + HEADROOM_BYTES, linger_seconds
         self._limits: dict[str, int] | None = None

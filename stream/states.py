@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from core.checkpoints import Checkpoint, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneState
 from core.errors import ArtifactError, first_fault
 
 MAGIC, KEY = b"qshcut1\n", "cut"
@@ -47,6 +47,14 @@ class _Entry(_Strict):
     generation: Generation
     gallery: str = ""
     label_offsets: dict[Place, Count] = {}
+    control_offset: Count = 0
+
+
+class _KeptHead(_Strict):
+    seq: Count
+    state_hash: str
+    meta: dict[str, Any]
+    tensors: list[str]
 
 
 class _LaneHead(_Strict):
@@ -56,6 +64,8 @@ class _LaneHead(_Strict):
     meta: dict[str, Any]
     state_hash: str
     tensors: list[str]
+    control_offset: Count = 0
+    kept: list[_KeptHead] = []
 
 
 class _CheckpointHead(_Strict):
@@ -68,6 +78,7 @@ class _CheckpointHead(_Strict):
     label_offsets: dict[Place, Count]
     generation: Generation
     log_id: str = ""
+    control_offset: Count = 0
     lanes: list[_LaneHead]
 
 
@@ -107,9 +118,10 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
     """
     tensors = {
         # asarray and not ascontiguousarray: that would turn a 0-d array into one of one element.
-        f"{number}/{name}": np.asarray(array, order="C")
+        f"{place}/{name}": np.asarray(array, order="C")
         for number, lane in enumerate(checkpoint.lanes)
-        for name, array in lane.tensors.items()
+        for place, state in [(str(number), lane), *_places(number, lane.kept)]
+        for name, array in state.tensors.items()
     }
     header = {
         "topic": checkpoint.topic,
@@ -121,17 +133,8 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
         "label_offsets": dict(checkpoint.label_offsets),
         "generation": checkpoint.generation,
         "log_id": checkpoint.log_id,
-        "lanes": [
-            {
-                "lane": lane.lane,
-                "next_seq": lane.next_seq,
-                "next_offset": lane.next_offset,
-                "meta": dict(lane.meta),
-                "state_hash": lane.state_hash,
-                "tensors": list(lane.tensors),
-            }
-            for lane in checkpoint.lanes
-        ],
+        "lanes": [_lane_head(lane) for lane in checkpoint.lanes],
+        **_said("control_offset", checkpoint.control_offset),
     }
     try:
         # NaN is allowed here: meta keeps figures such as an entropy that was never measured.
@@ -142,6 +145,33 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
             "must be plain numeric arrays and meta must be JSON-able"
         ) from error
     return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _lane_head(lane: LaneState) -> dict[str, Any]:
+    """What is not there is not written: without commands it is what version 0.3 wrote."""
+    kept = [
+        {"seq": k.seq, "state_hash": k.state_hash, "meta": dict(k.meta), "tensors": list(k.tensors)}
+        for k in lane.kept
+    ]
+    return {
+        "lane": lane.lane,
+        "next_seq": lane.next_seq,
+        "next_offset": lane.next_offset,
+        "meta": dict(lane.meta),
+        "state_hash": lane.state_hash,
+        "tensors": list(lane.tensors),
+        **_said("control_offset", lane.control_offset),
+        **_said("kept", kept),
+    }
+
+
+def _said(name: str, value: Any) -> dict[str, Any]:
+    return {name: value} if value else {}
+
+
+def _places(number: int, kept: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Where the tensors of kept states lie beside those of their lane."""
+    return [(f"kept{number}.{place}", state) for place, state in enumerate(kept)]
 
 
 def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
@@ -165,6 +195,14 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
             LaneState(
                 lane.lane, lane.next_seq, lane.next_offset,
                 {name: tensors[f"{number}/{name}"] for name in lane.tensors}, lane.meta, lane.state_hash,
+                lane.control_offset,
+                tuple(
+                    KeptState(
+                        kept.seq, kept.state_hash,
+                        {name: tensors[f"{place}/{name}"] for name in kept.tensors}, kept.meta,
+                    )
+                    for place, kept in _places(number, lane.kept)
+                ),
             )
             for number, lane in enumerate(head.lanes)
         )  # fmt: skip
@@ -174,14 +212,15 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
         raise ArtifactError(f"not a checkpoint: {type(error).__name__}: {error}") from error
     return Checkpoint(
         head.topic, head.partition, head.seq, head.parent_hash, head.next_offset, lanes, head.config_hash,
-        head.label_offsets, head.generation, head.log_id,
+        head.label_offsets, head.generation, head.log_id, head.control_offset,
     )  # fmt: skip
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
-    """Canonical JSON of a journal entry. Without gallery and steering labels it is what version 0.2 wrote."""
+    """Canonical JSON of a journal entry. Without gallery, labels and commands it is what 0.2 wrote."""
     more: dict[str, Any] = {"gallery": entry.gallery} if entry.gallery else {}
     more |= {"label_offsets": dict(entry.label_offsets)} if entry.label_offsets else {}
+    more |= _said("control_offset", entry.control_offset)
     return canonical(
         {
             "topic": entry.topic,
@@ -205,7 +244,7 @@ def entry_from_bytes(value: bytes) -> JournalEntry:
         raise ArtifactError(f"not a journal entry: {first_fault(error)[0]}") from error
     entry = JournalEntry(
         found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
-        found.label_offset, found.generation, found.gallery, found.label_offsets,
+        found.label_offset, found.generation, found.gallery, found.label_offsets, found.control_offset,
     )  # fmt: skip
     if entry_to_bytes(entry) != value:
         raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")

@@ -72,11 +72,12 @@ class Steering:
         if late:
             self._held.setdefault((query, place), judgement)
 
-    def apply(self, planned: Mapping[str, int] | None = None) -> bool:
+    def apply(self, planned: Mapping[str, int] | None = None, teach: bool = True) -> bool:
         """Learns at a boundary from what was held.
 
         Args:
             planned: the positions that the journal names for it; None: all that was seen.
+            teach: without it the labels are passed over, and nothing is learned.
 
         Returns:
             Whether the state was changed.
@@ -85,7 +86,8 @@ class Steering:
         due = {key: one for key, one in self._held.items() if one.at.offset < ends.get(key[1], 0)}
         self._held = {key: one for key, one in self._held.items() if key not in due}
         # In one order, whatever order several partitions were read in.
-        learned = [self.correction.judge(one) for one in sorted(due.values(), key=lambda one: one.at)]
+        ordered = sorted(due.values(), key=lambda one: one.at) if teach else []
+        learned = [self.correction.judge(one) for one in ordered]
         changed = any(learned) or ends != self.offsets
         self.offsets = ends
         return changed

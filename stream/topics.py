@@ -43,6 +43,9 @@ def topic_settings(
         topics.dead_letters: (1, {"max.message.bytes": str(2 << 20)}),
         topics.state: (count, kept[topics.state]),
         topics.journal: (count, kept[topics.journal]),
+        # One order of all commands; what holds for lanes to come is read however old it is.
+        topics.control: (1, {"cleanup.policy": "delete", "retention.ms": "-1"}),
+        topics.audit: (1, {"cleanup.policy": "delete", "retention.ms": "-1"}),
     }
     for role, settings in topics.topic_settings.items():
         name = str(getattr(topics, role))

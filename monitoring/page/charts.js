@@ -50,7 +50,13 @@ const Charts = (() => {
     return { shapes, annotations };
   }
 
-  function quality(series, marks) {
+  // A line where lanes obeyed a command; one that was refused is fainter.
+  const ordered = commands => commands.map(c => ({
+    type: "line", xref: "x", yref: "paper", x0: c.x, x1: c.x, y0: 0, y1: 1, name: c.action,
+    line: { color: washed(colour("ink"), c.result === "applied" ? .6 : .25), width: 1.4, dash: "dash" }, layer: "below",
+  }));
+
+  function quality(series, marks, commands) {
     const rows = series.x.map((_, i) => i).filter(i => series.served[i] !== null);
     if (!rows.length) return;
     const pick = name => rows.map(i => series[name][i]);
@@ -72,8 +78,9 @@ const Charts = (() => {
     const lows = settled.flatMap(i => ["frozen_low", "adapted_low", "served_low"].map(n => series[n][i] ?? series.served[i]));
     const highs = settled.flatMap(i => ["frozen_high", "adapted_high", "served_high"].map(n => series[n][i] ?? series.served[i]));
     const bottom = Math.min(...lows), top = Math.max(...highs), room = Math.max(2, (top - bottom) * .1);
+    const { shapes, annotations } = phases(marks, last);
     draw("quality", traces, layout({
-      ...phases(marks, last), margin: { l: 48, r: 18, t: 52, b: 42 },
+      shapes: [...shapes, ...ordered(commands)], annotations, margin: { l: 48, r: 18, t: 52, b: 42 },
       legend: { orientation: "h", x: 0, y: 1.085, yanchor: "bottom", font: { color: colour("ink"), size: 12.5 } },
       xaxis: axis({ title: { text: "queries answered", standoff: 8 }, range: [0, last * 1.005], showgrid: false }),
       yaxis: axis({ title: { text: "mAP, points", standoff: 8 }, range: [Math.max(0, bottom - room), Math.min(100, top + room)] }),
@@ -82,7 +89,7 @@ const Charts = (() => {
 
   const STATISTICS = { mean_gap: "mean gap", entropy_ks: "entropy", nearest_ks: "nearest distance", modality_gap: "modality gap" };
 
-  function drift(series, marks, lane) {
+  function drift(series, marks, lane, commands) {
     const rows = series.x.map((_, i) => i).filter(i => !lane || series.lane[i] === lane);
     const names = Object.keys(STATISTICS).filter(name => rows.some(i => series.statistics[name][i] !== null));
     if (!names.length) return;
@@ -94,6 +101,7 @@ const Charts = (() => {
     }));
     const top = Math.max(1.25, ...traces.flatMap(t => t.y.filter(y => y !== null))) * 1.08;
     const { shapes } = phases(marks, last);
+    shapes.push(...ordered(commands.filter(c => !lane || c.lane === lane)));
     shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { color: colour("bad"), width: 1.6 } });
     shapes.push({ type: "rect", xref: "paper", x0: 0, x1: 1, y0: 1, y1: top, fillcolor: washed(colour("bad"), .05), line: { width: 0 }, layer: "below" });
     draw("drift", traces, layout({

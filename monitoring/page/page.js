@@ -114,6 +114,13 @@
     byId("letters-latest").replaceChildren(...part.latest.slice(0, 4).map(l => make("li", {}, make("code", {}, l.at), make("span", {}, `${l.stage}: ${l.reason}`))));
   }
 
+  function orders(commands) {
+    byId("orders-box").hidden = !commands.length;
+    byId("orders").replaceChildren(...[...commands].reverse().slice(0, 12).map(c => make("li", {},
+      make("code", {}, `${c.lane || "no lane"} · batch ${whole(c.batch)}`),
+      make("span", {}, `${[c.action, c.what].filter(Boolean).join(" ")} by ${c.author}: ${c.result}${c.reason ? `, ${c.reason}` : ""}`))));
+  }
+
   function driftLanes(lanesSeen) {
     const select = byId("drift-lane"), names = [...new Set(lanesSeen)].sort();
     byId("drift-pick").hidden = names.length < 2;
@@ -141,9 +148,10 @@
     phases(s.phases);
     latest(s.latest);
     lanes(s.lanes);
+    orders(s.commands);
     deadLetters(s.dead_letters, s.queries);
     const lane = driftLanes(s.drift.lane);
-    if (window.Plotly) { Charts.quality(s.quality, s.phases); Charts.drift(s.drift, s.phases, lane); Charts.latency(s.latency); }
+    if (window.Plotly) { Charts.quality(s.quality, s.phases, s.commands); Charts.drift(s.drift, s.phases, lane, s.commands); Charts.latency(s.latency); }
     document.documentElement.dataset.drawn = String(s.version);
   }
 

@@ -29,8 +29,7 @@ from index.fusion import BEHIND
 from index.gallery import Label, VersionedGallery
 from index.versions import GalleryVersions
 from monitoring.ranking import ap_and_first, counted_levels
-from qshift.build import Engine, assemble
-from qshift.methods import with_method
+from qshift.build import Engine, assemble, with_method
 from qshift.recipes.encode import BATCH, Count
 from qshift.shifts.images import PICTURE_SHIFTS, Picture
 from stream.session import Session

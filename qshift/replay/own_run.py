@@ -108,7 +108,8 @@ def run_records(
         config: base, gallery and everything else.
         methods: names of `qshift.methods.METHODS`.
         journal: batch boundaries; without them batches are cut by size, never by time.
-        late: records of the label topic, which steer the batches whose boundaries name them.
+        late: records of the label topic, which steer the batches whose boundaries name them, and of the
+            control topic, which are obeyed where the journal says.
 
     Raises:
         ConfigError: an unknown method, no records, or records of several topics.
@@ -142,7 +143,7 @@ def _row(
     # Only the judge sees these settings: the answers still say what the live service would have asked for.
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records), "steer": False})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))
-    late = late if config.labels.steer else ()
+    late = [one for one in late if config.labels.steer or one.at.topic == config.kafka.control]
     report, sink = run_offline(built, [*late, *records], [quality, watch], _from_the_start(journal))
     for at, label in labels.items():
         quality.judge(Judgement(at, at, label))

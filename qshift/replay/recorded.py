@@ -44,7 +44,8 @@ class Recording:
     journal: tuple[JournalEntry, ...]
     notes: tuple[str, ...] = ()
     late: tuple[Record, ...] = ()
-    """All of the label topic's records about the topic, in the order of their places."""
+    """All of the label topic's records about the topic, and of the control topic's those that the journal
+    names, each in the order of their places."""
 
     def source(self) -> MemorySource:
         """The queries as a source: partitions merged by time, each in its own order."""
@@ -106,6 +107,7 @@ def read_recording(
                           f"{_valid(log, topic, held)}")  # fmt: skip
     labels, late = _labels(log, Codec(limits, kafka), kafka.labels, ranges, topic)
     journal, notes = _journal(log, kafka.journal, ranges, topic)
+    late = (*late, *_commands(log, kafka.control, journal))
     return Recording(topic, ranges, tuple(merged(records)), labels, journal, notes, late)
 
 
@@ -221,24 +223,38 @@ def _journal(
         except ArtifactError as error:
             notes.append(f"journal entry {record.at} is left out: {error}")
             continue
-        if entry.topic == queries and entry.partition in ranges and entry.offsets:
+        if entry.topic == queries and entry.partition in ranges:
             by_lane.setdefault(((entry.topic, entry.partition), entry.lane), []).append(entry)
     kept: list[JournalEntry] = []
     for (partition, lane), entries in sorted(by_lane.items()):
         start, end = ranges[partition[1]]
         entries = sorted(settled(entries, {}), key=lambda entry: entry.seq)
-        inside = [_cut(entry, start, end) for entry in entries]
+        inside = [(_cut(entry, start, end), not entry.offsets) for entry in entries]
+        batches = [entry for entry in entries if entry.offsets]
+        if not any(entry.offsets for entry, _ in inside):
+            continue  # commands alone say nothing of the stretch
         # A planned batch swallows whatever lies before it: without the lane's first batches they would go
         # unanswered.
-        if entries[0].seq > 0 and entries[0].offsets[0] >= start:
+        if entries[0].seq > 0 and batches[0].offsets[0] >= start:
             notes.append(f"the journal lacks the beginning of lane {lane}: its batches are cut by size")
             continue
-        kept += [entry for entry in inside if entry.offsets]
-    if len({entry.gallery for entry in kept}) > 1:
+        # What was commanded before the stretch may still hold in it.
+        kept += [entry for entry, command in inside if command or entry.offsets]
+    if len({entry.gallery for entry in kept if entry.offsets}) > 1:
         notes.append("the gallery changed meanwhile: here all is asked of the one gallery that is given")
     if not kept:
         notes.append("no batch boundaries were recorded for this stretch: batches are cut by size")
     return tuple(kept), tuple(notes)
+
+
+def _commands(log: Log, topic: str, journal: Sequence[JournalEntry]) -> list[Record]:
+    """The records of the control topic that lanes have obeyed in the stretch or before it."""
+    named = {entry.control_offset - 1 for entry in journal if not entry.offsets}
+    return (
+        [record for record in log.read(topic, log.bounds(topic)) if record.at.offset in named]
+        if named
+        else []
+    )
 
 
 def _cut(entry: JournalEntry, start: int, end: int) -> JournalEntry:

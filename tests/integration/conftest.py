@@ -332,7 +332,8 @@ def make_site(
 
     def make(broker: Broker, world: Path, queries: str | None = None, **sections: Any) -> Site:
         names = {
-            name: topics(name) for name in ("answers", "labels", "state", "journal", "dead_letters", "group")
+            name: topics(name)
+            for name in ("answers", "labels", "state", "journal", "dead_letters", "control", "audit", "group")
         }
         document: dict[str, Any] = {
             "base": str(world / "base"),
