@@ -47,12 +47,9 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (evaluate.evaluate, evaluate.EXAMPLES),
     (produce.produce, produce.EXAMPLES),
     (labels.labels, labels.EXAMPLES),
-<<<<<<< HEAD
     (verify_log.verify_log, verify_log.EXAMPLES),
     (redrive.redrive, redrive.EXAMPLES),
-=======
     (control.control, control.EXAMPLES),
->>>>>>> control
     (profile.profile, profile.EXAMPLES),
     (repair_journal.repair_journal, repair_journal.EXAMPLES),
 )
