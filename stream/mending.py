@@ -65,9 +65,12 @@ def _in_a_row(
     lane: str, batches: list[JournalEntry], end: int | None, notes: list[str]
 ) -> list[JournalEntry]:
     kept: list[JournalEntry] = []
+    first = 0
     for entry in batches:
         missing = entry.seq - kept[-1].seq - 1 if kept else 0
-        first = kept[-1].offsets[-1] + 1 if kept else 0
+        if not entry.offsets and entry.control_offset and not missing:  # where a command was obeyed
+            kept.append(entry)
+            continue
         ascending = list(entry.offsets) == sorted(set(entry.offsets))
         possible = entry.offsets and ascending and entry.offsets[0] >= first + missing
         if not possible or missing > 1 or (end is not None and entry.offsets[-1] >= end):
@@ -81,4 +84,5 @@ def _in_a_row(
             kept.append(replace(entry, seq=entry.seq - 1, offsets=between, state_hash=""))
             notes.append(f"lane {lane}: batch {entry.seq - 1} is missing: rebuilt from its neighbours")
         kept.append(entry)
+        first = entry.offsets[-1] + 1
     return kept

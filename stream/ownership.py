@@ -168,8 +168,9 @@ class Ownership:
 
     def _check_within(self, owned: Owned) -> None:
         """A batch with queries behind the end of the log would be waited for, and never come."""
-        last = max((planned[-1] for planned in owned.planned.values()), key=_ends, default=None)
-        if last is not None and owned.first is not None:
+        entries = (entry for planned in owned.planned.values() for entry in planned)
+        last = max(entries, key=_ends, default=None)
+        if last is not None and last.offsets and owned.first is not None:
             try:
                 self._source.seek(owned.partition, _ends(last))
             except OffsetGoneError as error:
@@ -282,7 +283,7 @@ class Ownership:
 
 
 def _ends(entry: JournalEntry) -> int:
-    return entry.offsets[-1] + 1
+    return entry.offsets[-1] + 1 if entry.offsets else 0
 
 
 def _partition(place: str) -> Partition:
