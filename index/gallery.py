@@ -285,6 +285,12 @@ class VersionedGallery:
         made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
         return self._of(made, self.searched)
 
+    def by(self, kind: IndexKind, effort: int | None = None, threads: int | None = None) -> VersionedGallery:
+        """The same version under another kind of index, on the CPU; all else is shared, nothing is read."""
+        searched = Searched("faiss", "cpu", kind, effort, self.searched.server)
+        parts = tuple(Living(part.segment.by(searched, threads), part.dead) for part in self._parts)
+        return self._of(Saved(parts, self._lineage, self._next_key, self.base_version), searched)
+
     def save(self, folder: Path, items_offset: int = 0) -> None:
         """Writes what a folder lacks of the version, in one step; `items_offset`: see `index.folder.save`."""
         save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version), items_offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -137,6 +138,13 @@ class Segment:
         for position, several in enumerate(self.labels):
             for label in several:
                 self.carriers.setdefault(label, array("q")).append(position)
+
+    def by(self, searched: Searched, threads: int | None = None) -> Segment:
+        """The same items, of which all is shared, under another index. Raises as `Searched.index`."""
+        other = copy(self)
+        other.index = searched.index(self.bits, len(self), threads)
+        other.index.add(self.keys, self.codes)
+        return other
 
     def __len__(self) -> int:
         return len(self.ids)
