@@ -252,3 +252,14 @@ def test_the_embedded_form_answers_as_flat_does(tmp_path: Path) -> None:
             gallery, flat = (made.add(names[:3], codes[:3], [()] * 3) for made in (gallery, flat))
     server.drop(server.collections()[0])
     assert same(gallery.search(queries, K), flat.search(queries, K)), "who dropped it changed no answer"
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_ends_the_start_in_one_sentence() -> None:
+    pytest.importorskip("pymilvus", reason="no pymilvus: pip install 'qshift[milvus]'")
+    settings = MilvusConfig(address="http://127.0.0.1:1", timeout_seconds=2)
+    with pytest.raises(ConfigError) as caught:
+        Milvus(settings).reach()
+    said = str(caught.value)
+    assert said.startswith("Milvus at http://127.0.0.1:1 does not answer (") and "\n" not in said
+    assert said.endswith('start it, correct [milvus], or set answer.index = "flat"')

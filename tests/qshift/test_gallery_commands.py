@@ -300,6 +300,14 @@ def test_what_was_exported_can_be_added(desk: Desk) -> None:
     assert desk.gallery().version == after.version
 
 
+def test_a_gallery_that_is_swapped_in_is_searched_as_the_settings_say(tmp_path: Path) -> None:
+    write_vectors(tmp_path)
+    config = Config.model_validate({"device": "cpu", "answer": {"index": "ivf", "effort": 3}})
+    session = Session(tmp_path / "base", tmp_path / "gallery", config=config)
+    session.swap(tmp_path / "gallery")
+    assert (session.gallery.searched.kind, session.gallery.searched.effort) == ("ivf", 3)
+
+
 def test_of_few_items_none_is_left_out_anyway(desk: Desk) -> None:
     with pytest.raises(GalleryError, match="below 10,000 all are looked at anyway"):
         compare(desk.gallery_folder, desk.base, None, Console(file=io.StringIO()))
