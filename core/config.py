@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.milvus import MilvusConfig
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
 
@@ -187,7 +188,10 @@ class AdaptConfig(Section):
     align: AlignConfig = AlignConfig()
 
 
-IndexKind = Literal["flat", "ivf", "hnsw", "multi-hash"]
+IndexKind = Literal["flat", "ivf", "hnsw", "multi-hash", "milvus", "milvus-ivf"]
+
+SERVED: tuple[IndexKind, ...] = ("milvus", "milvus-ivf")
+"""Kinds that a server searches: exactly (BIN_FLAT), or in the nearest groups (BIN_IVF_FLAT)."""
 
 
 class AnswerConfig(Section):
@@ -201,7 +205,7 @@ class AnswerConfig(Section):
     # and counts fully; None: always. Chosen on the development suite.
     evidence: Span | None = (0.15, 0.75)
     rerank: bool = True
-    index: IndexKind = "flat"  # the others look at a part of a gallery of 10,000 items or more
+    index: IndexKind = "flat"  # most others look at a part of 10,000 items or more
     effort: int | None = Field(None, ge=1, le=1 << 20)  # None: what `index` does by default
 
     @model_validator(mode="after")
@@ -284,6 +288,7 @@ class Config(Section):
     batch: BatchConfig = BatchConfig()
     adapt: AdaptConfig = AdaptConfig()
     answer: AnswerConfig = AnswerConfig()
+    milvus: MilvusConfig = MilvusConfig()
     repair: RepairConfig = RepairConfig()
     state: StateConfig = StateConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -297,6 +302,18 @@ class Config(Section):
             raise ValueError(
                 f"polling pauses at {self.limits.pending_queries} waiting queries, before a batch of "
                 f"{self.batch.size} is full: raise limits.pending_queries or lower batch.size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        index = self.answer.index
+        if index in SERVED and not self.milvus.address:
+            raise ValueError(f'answer.index is "{index}", and milvus.address names no server: set it')
+        if index == "milvus-ivf" and self.milvus.embedded:
+            raise ValueError(
+                'an embedded Milvus has no BIN_IVF_FLAT: set answer.index to "milvus", or milvus.address to '
+                "a server"
             )
         return self
 

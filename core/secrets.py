@@ -1,4 +1,4 @@
-"""The secrets that `[kafka.security]` and `[http]` name, read from files or the environment when needed."""
+"""Secrets that `[kafka.security]`, `[http]` and `[milvus]` name, read from files or variables when needed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from core.config import HttpConfig
 from core.errors import ConfigError
+from core.milvus import MilvusConfig
 from core.readers.places import bytes_of, shown
 from core.security import SecurityConfig
 
+KAFKA = "kafka.security"
 MOST_BYTES = 64 << 10
 """Of a secret, or of a token; certificates may be a bundle."""
 
@@ -40,12 +42,17 @@ def http_token(http: HttpConfig) -> str | None:
     return _secret(http.token_file, http.token_env, "token", "http")
 
 
-def _secret(file: Path | None, variable: str | None, key: str, section: str = "kafka.security") -> str | None:
+def milvus_token(milvus: MilvusConfig) -> str:
+    """user:password, or an API key; "" where the configuration names none. Raises ConfigError."""
+    return _secret(milvus.token_file, milvus.token_env, "token", "milvus") or ""
+
+
+def _secret(file: Path | None, variable: str | None, key: str, of: str = KAFKA) -> str | None:
     if file is not None:
-        where, found = f"{section}.{key}_file: {shown(file)}", _text(file, f"{section}.{key}_file")
+        where, found = f"{of}.{key}_file: {shown(file)}", _text(file, f"{key}_file", of)
         found = found.removesuffix("\n").removesuffix("\r")  # as an editor ends a line
     elif variable is not None:
-        where = f"{section}.{key}_env: the variable"  # not its name: it may be the secret, by mistake
+        where = f"{of}.{key}_env: the variable"  # not its name: it may be the secret, by mistake
         found = os.environ.get(variable, "")
     else:
         return None
@@ -56,10 +63,10 @@ def _secret(file: Path | None, variable: str | None, key: str, section: str = "k
     return found
 
 
-def _text(file: Path, key: str) -> str:
+def _text(file: Path, key: str, of: str = KAFKA) -> str:
     try:
         return bytes_of(file, MOST_BYTES).decode()
     except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
+        raise ConfigError(f"{of}.{key}: {error}") from None
     except UnicodeDecodeError:  # without its text, which quotes the secret
-        raise ConfigError(f"{key}: {shown(file)} is not UTF-8") from None
+        raise ConfigError(f"{of}.{key}: {shown(file)} is not UTF-8") from None

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import qshift
-from core import config, security
+from core import config, milvus, security
 from monitoring import series
 from qshift.cli import app
 from stream import messages
@@ -82,10 +82,11 @@ def issection(kind: Any) -> bool:
 
 
 def comments() -> dict[tuple[str, str], str]:
-    """(class, key) -> the comment above its line and behind it in core/config.py and core/security.py."""
+    """(class, key) -> the comment above its line and behind it in the modules of settings."""
     found: dict[tuple[str, str], str] = {}
     owner, above = "", []
-    for line in (inspect.getsource(config) + inspect.getsource(security)).splitlines():
+    sources = map(inspect.getsource, (config, security, milvus))
+    for line in "".join(sources).splitlines():
         if start := re.match(r"class (\w+)\(Section\)", line):
             owner = start[1]
         if comment := re.match(r"    # (.*)", line):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from core.errors import GalleryError
 from core.filters import AnyOf, Condition, Filter
 
 Positions = NDArray[np.int64]
-KEPT, KEPT_ITEMS = 64, 1 << 22
-"""Filters, and items in all, that are remembered: clients ask by the same few again and again. 32 MB."""
+KEPT, KEPT_BYTES = 512, 1 << 25
+"""Filters, and bytes in all, that are remembered: clients ask by the same few again and again."""
 
 
 class ItemAttributes:
@@ -27,49 +26,51 @@ class ItemAttributes:
 
     Args:
         rows: of each item, as JSON says it.
-        remembered: items of all filters that are remembered together.
+        remembered: bytes of all filters that are remembered together, a bit for each item and filter.
 
     Raises:
         GalleryError: attributes that are none, with the item's place.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], remembered: int = KEPT_ITEMS) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], remembered: int = KEPT_BYTES) -> None:
         self._remembered = remembered
         self.rows: tuple[Attributes, ...] = tuple(_checked(place, row) for place, row in enumerate(rows))
         self.names = frozenset(name for row in self.rows for name in row)
         """The attributes that any item has."""
         self._columns: dict[str, _Column] = {}
-        self._found: dict[Filter, Positions] = {}
+        self._found: dict[Filter, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def allowed(self, wanted: Filter) -> Positions:
         """Positions of the items that every condition allows, ascending; of no condition all."""
-        if wanted not in self._found:
-            parts = [self._column(name).having(condition) for name, condition in wanted]
-            every = np.arange(len(self), dtype=np.int64)
-            both = reduce(lambda a, b: np.intersect1d(a, b, assume_unique=True), parts, every)
-            self._found[wanted] = both
-            while len(self._found) > 1 and self._too_many():
-                del self._found[next(iter(self._found))]
-        return self._found[wanted]
-
-    def _too_many(self) -> bool:
-        return len(self._found) > KEPT or sum(map(len, self._found.values())) > self._remembered
+        packed = self._found.pop(wanted, None)
+        if packed is None:
+            passes = np.ones(len(self), np.bool_)
+            for name, condition in wanted:
+                passes &= self._column(name).having(condition)
+            packed = np.packbits(passes)
+        self._found[wanted] = packed  # asked for last: forgotten last
+        while len(self._found) > 1 and (
+            len(self._found) > KEPT or len(self._found) * len(packed) > self._remembered
+        ):
+            del self._found[next(iter(self._found))]
+        return np.flatnonzero(np.unpackbits(packed, count=len(self)).view(np.bool_))
 
     def _column(self, name: str) -> _Column:
         if name not in self.names:  # a stranger may name what no item has, each time another
-            return _Column(name, ())
+            return _Column(name, (), len(self))
         if name not in self._columns:
-            self._columns[name] = _Column(name, self.rows)
+            self._columns[name] = _Column(name, self.rows, len(self))
         return self._columns[name]
 
 
 class _Column:
     """Positions by the values of one attribute, numbers and texts apart."""
 
-    def __init__(self, name: str, rows: Sequence[Attributes]) -> None:
+    def __init__(self, name: str, rows: Sequence[Attributes], count: int) -> None:
+        self._count = count
         numbers: list[tuple[float, int]] = []
         texts: list[tuple[str, int]] = []
         for position, row in enumerate(rows):
@@ -87,13 +88,16 @@ class _Column:
         self._texts = [text for text, _ in texts]
         self._worded = np.array([position for _, position in texts], np.int64)
 
-    def having(self, condition: Condition) -> Positions:
-        """Positions of the items for which it holds, ascending."""
+    def having(self, condition: Condition) -> NDArray[np.bool_]:
+        """[N] True where it holds."""
         if isinstance(condition, AnyOf):
             found = [self._between(value, value) for value in condition.values]
         else:
             found = [self._between(condition.low, condition.high)]
-        return np.unique(np.concatenate(found))
+        passes = np.zeros(self._count, np.bool_)
+        for positions in found:
+            passes[positions] = True
+        return passes
 
     def _between(self, low: Value | None, high: Value | None) -> Positions:
         """Positions of values from `low` to `high`, both of one kind, in the order of the values."""

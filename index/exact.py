@@ -103,8 +103,27 @@ class ExactIndex:
         """Keys and codes of the allowed items that exist, in the order of `keys`."""
         if allowed is None:
             return self._keys, self._codes
-        mask = np.isin(self._keys, np.asarray(allowed, dtype=np.int64))
-        return self._keys[mask], self._codes[mask]
+        found = places(self._keys, allowed)
+        return self._keys[found], self._codes[found]
+
+
+def places(keys: Keys, allowed: Keys) -> NDArray[np.int64]:
+    """Where the allowed keys stand in keys [N], ascending; unknown ones are passed over.
+
+    Allow-lists come in ascending order from a gallery and are as long as it: they are not sorted again, and
+    where keys follow each other without a gap none is looked up.
+    """
+    wanted = np.asarray(allowed, dtype=np.int64)
+    if not (wanted[1:] > wanted[:-1]).all():
+        wanted = np.sort(wanted)
+        wanted = wanted[np.append(True, wanted[1:] != wanted[:-1])]
+    if not len(keys):
+        return wanted[:0]
+    first, last = keys[0], keys[-1]
+    wanted = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, last, "right")]
+    if last - first == len(keys) - 1:
+        return np.asarray(wanted - first, np.int64)
+    return np.flatnonzero(np.isin(keys, wanted, assume_unique=True))
 
 
 def nearest(distances: Distances, k: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:

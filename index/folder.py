@@ -125,6 +125,24 @@ def items_offset(folder: Path) -> int:
     return int(_document(folder / MANIFEST).get("items_offset", 0))
 
 
+def measured(folder: Path) -> Mapping[str, Any]:
+    """What was noted of the version that a folder holds; {} where nothing was."""
+    found = _document(folder / MANIFEST).get("measured", {})
+    return found if isinstance(found, dict) else {}
+
+
+def note(folder: Path, version: str, found: Mapping[str, Any]) -> None:
+    """Writes what was measured of a version into its manifest; the next version has not been measured.
+
+    Raises:
+        ArtifactError: the folder holds another version by now.
+    """
+    manifest = _document(folder / MANIFEST)
+    if manifest.get("version") != version:
+        raise ArtifactError(f"{shown(folder)} was changed while version {version} was measured: build again")
+    _write(folder, MANIFEST, {**manifest, "measured": dict(found)})
+
+
 @contextmanager
 def changing(folder: Path, wait: bool = False) -> Iterator[None]:
     """While a folder is read, changed and written no other process does so.

@@ -9,10 +9,10 @@ are given out once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,20 @@ from core.config import IndexKind
 from core.errors import GalleryError
 from core.filters import Filter
 from core.types import Codes, Distances, Floats, Hits, Keys
-from index.codes import NO_KEY, checked
+from index.codes import checked
 from index.columns import Display as Display
 from index.columns import frozen, gathered
 from index.exact import checked_k
 from index.folder import Saved, load, save
+from index.gathering import rows_of
 from index.lineage import Lineage
 from index.living import Living, merged_hits
 from index.segment import Backend as Backend
 from index.segment import Device, Searched, Segment
 from index.segment import Label as Label
+
+if TYPE_CHECKING:
+    from index.milvus import Milvus
 
 
 class VersionedGallery:
@@ -145,7 +149,13 @@ class VersionedGallery:
     def codes_of(self, keys: Keys) -> Codes:
         """Keys [...] -> codes [..., L/8]; zeros for key -1. Raises GalleryError for unknown keys."""
         width = self._parts[0].segment.codes.shape[1]
-        return self._gathered(keys, np.zeros(width, np.uint8), lambda s, p, u: gathered(s.codes, p, u))
+        return rows_of(
+            self._parts,
+            self.version,
+            keys,
+            np.zeros(width, np.uint8),
+            lambda s, p, u: gathered(s.codes, p, u),
+        )
 
     def features(self, keys: Keys) -> Floats:
         """Keys [...] -> unit float32 features [..., D]; zeros for key -1. Raises GalleryError."""
@@ -156,7 +166,7 @@ class VersionedGallery:
             assert segment.features is not None, "all have them or none"
             return segment.features.at(position, unused)
 
-        return self._gathered(keys, np.zeros(self.width, np.float32), at)
+        return rows_of(self._parts, self.version, keys, np.zeros(self.width, np.float32), at)
 
     def relevant(self, label: str) -> NDArray[np.bool_]:
         """[N] True where an item carries the label."""
@@ -275,6 +285,12 @@ class VersionedGallery:
         made = Saved(tuple(parts), self._lineage, self._next_key, self.base_version)
         return self._of(made, self.searched)
 
+    def by(self, kind: IndexKind, effort: int | None = None, threads: int | None = None) -> VersionedGallery:
+        """The same version under another kind of index, on the CPU; all else is shared, nothing is read."""
+        searched = Searched("faiss", "cpu", kind, effort, self.searched.server)
+        parts = tuple(Living(part.segment.by(searched, threads), part.dead) for part in self._parts)
+        return self._of(Saved(parts, self._lineage, self._next_key, self.base_version), searched)
+
     def save(self, folder: Path, items_offset: int = 0) -> None:
         """Writes what a folder lacks of the version, in one step; `items_offset`: see `index.folder.save`."""
         save(folder, Saved(self._parts, self._lineage, self._next_key, self.base_version), items_offset)
@@ -284,6 +300,7 @@ class VersionedGallery:
         cls, folder: Path, base_version: str | None = None, *, backend: Backend = "faiss",
         device: Device = "cpu", threads: int | None = None, version: str = "",
         beside: VersionedGallery | None = None, kind: IndexKind = "flat", effort: int | None = None,
+        server: Milvus | None = None,
     ) -> VersionedGallery:  # fmt: skip
         """Reads a version back.
 
@@ -294,11 +311,12 @@ class VersionedGallery:
             version: "" for the newest; else one that was replaced within the hour.
             beside: a version that is in memory: what both hold is shared.
             kind, effort: of index, see `index.approximate`; an item's distance is exact with all of them.
+            server: that searches where `kind` is one of `core.config.SERVED`.
 
         Raises:
             ArtifactError: missing, damaged, or built with another base model.
         """
-        searched = Searched(backend, device, kind, effort)
+        searched = Searched(backend, device, kind, effort, server)
         parts = () if beside is None else beside.parts
         return cls._of(load(folder, base_version, searched, threads, version, parts), searched)
 
@@ -316,33 +334,3 @@ class VersionedGallery:
         if position is None:
             raise GalleryError(f"expected the key of an item of gallery {self.version}, got {key}")
         return part, position
-
-    def _gathered(
-        self, keys: Keys, blank: NDArray[Any],
-        rows: Callable[[Segment, NDArray[np.intp], NDArray[np.bool_]], NDArray[Any]],
-    ) -> NDArray[Any]:  # fmt: skip
-        """Rows of keys [...] -> [..., *]; blank ones for key -1. Raises GalleryError for unknown keys."""
-        wanted = np.asarray(keys, dtype=np.int64)
-        unused = wanted == NO_KEY
-        if len(self._parts) == 1:
-            position, known = self._parts[0].positions(wanted)
-            self._refuse(wanted[~known & ~unused])
-            return rows(self._parts[0].segment, position, unused)
-        owner = np.searchsorted(self._firsts, wanted, side="right") - 1
-        strange = np.array((owner < 0) & ~unused)
-        found = np.broadcast_to(blank, (*wanted.shape, len(blank))).copy()
-        for number, part in enumerate(self._parts):
-            mine = (owner == number) & ~unused
-            if mine.any():
-                position, known = part.positions(wanted[mine])
-                strange[mine] = ~known
-                found[mine] = rows(part.segment, position, ~known)
-        self._refuse(wanted[strange])
-        return found
-
-    def _refuse(self, strange: Keys) -> None:
-        if len(strange):
-            raise GalleryError(
-                f"expected keys of gallery {self.version}, got {strange[:3].tolist()}: "
-                f"they are of another version"
-            )

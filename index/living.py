@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from core.filters import Filter
 from core.types import Codes, Distances, Hits, Keys
-from index.exact import unused
+from index.exact import places, unused
 from index.segment import Segment
 
 SPARE = 8
@@ -95,8 +95,8 @@ class Living:
         if self.dead is None:
             return self.segment.index.search(codes, k, allowed)
         if allowed is not None:
-            wanted = np.unique(np.asarray(allowed, dtype=np.int64))
-            return self.segment.index.search(codes, k, wanted[self.positions(wanted)[1]])
+            found = places(self.segment.keys, allowed)
+            return self.segment.index.search(codes, k, self.segment.keys[found[~self.dead[found]]])
         return self._beyond_the_dead(codes, k)
 
     def _beyond_the_dead(self, codes: Codes, k: int) -> Hits:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.artifacts import tensors_hash
 from core.attributes import Attributes
-from core.config import IndexKind
+from core.config import SERVED, IndexKind
 from core.errors import ConfigError, GalleryError
 from core.filters import Filter
 from core.types import Codes, Keys
@@ -27,6 +28,8 @@ from index.gallery_files import Columns
 if TYPE_CHECKING:
     from index.approximate import ApproximateIndex
     from index.binary import FaissIndex
+    from index.milvus import Milvus
+    from index.remote import MilvusIndex
 
 Backend = Literal["faiss", "exact"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -35,31 +38,42 @@ HOST_ITEMS = 1 << 15
 """Fewer items stay on the host where the device is "auto": an index on a GPU reserves memory of its own."""
 
 
+Index: TypeAlias = "ExactIndex | FaissIndex | ApproximateIndex | MilvusIndex"
+
+
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """How segments are searched: backend "faiss" or "exact", and of faiss device, kind and its effort."""
+    """How segments are searched: backend "faiss" or "exact", and of faiss device, kind and its effort.
+
+    `server` searches kinds of `core.config.SERVED`.
+    """
 
     backend: Backend
     device: Device
     kind: IndexKind = "flat"
     effort: int | None = None
+    server: Milvus | None = None
 
-    def index(
-        self, bits: int, items: int, threads: int | None = None
-    ) -> ExactIndex | FaissIndex | ApproximateIndex:
+    def index(self, bits: int, items: int, threads: int | None = None) -> Index:
         """An empty index for so many items.
 
-        Raises GalleryError for an unknown backend, ConfigError for a kind on a GPU.
+        Raises GalleryError for an unknown backend, ConfigError for a kind on a GPU or without its server.
         """
         if self.backend == "exact":
             return ExactIndex(bits)
         if self.kind != "flat":
-            from index.approximate import ApproximateIndex
-
             if self.device == "cuda":
                 raise ConfigError(
                     f'an index of kind {self.kind} is searched on the CPU: "flat", or device = "cpu"'
                 )
+            if self.kind in SERVED:
+                from index.remote import MilvusIndex
+
+                if self.server is None:
+                    raise ConfigError(f"an index of kind {self.kind} needs a server: set milvus.address")
+                return MilvusIndex(bits, self.kind, self.server, self.effort, threads)
+            from index.approximate import ApproximateIndex
+
             return ApproximateIndex(bits, self.kind, self.effort, threads)
         if self.backend == "faiss":
             from index.binary import FaissIndex  # a second of import that the exact backend need not wait for
@@ -124,6 +138,13 @@ class Segment:
         for position, several in enumerate(self.labels):
             for label in several:
                 self.carriers.setdefault(label, array("q")).append(position)
+
+    def by(self, searched: Searched, threads: int | None = None) -> Segment:
+        """The same items, of which all is shared, under another index. Raises as `Searched.index`."""
+        other = copy(self)
+        other.index = searched.index(self.bits, len(self), threads)
+        other.index.add(self.keys, self.codes)
+        return other
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from adapters.online.objectives import refined
 from adapters.online.own import imported
 from core.allocator import keep_memory
-from core.config import OWN_METHOD, AnswerConfig, Config, LimitConfig
+from core.config import OWN_METHOD, SERVED, AnswerConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
 from core.protocols import Adapter, Aligner, Encoder, StateStore
@@ -47,6 +48,9 @@ from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
 from stream.retrieval import Retrieval
+
+if TYPE_CHECKING:
+    from index.milvus import Milvus
 
 log = logging.getLogger("qshift.build")
 
@@ -91,23 +95,45 @@ def engine(config: Config) -> Engine:
     if OWN_METHOD.fullmatch(config.adapt.method or ""):
         imported(config.adapt.method or "")  # before a large base is loaded
     base = load_base(config.base, where, config.precision)
-    gallery = load_gallery(config.gallery, base, where, config.threads, config.answer)
+    gallery = load_gallery(
+        config.gallery, base, where, config.threads, config.answer, server=server(config, reached=True)
+    )
     return assemble(config, base, GalleryVersions(gallery), where)
 
 
 def load_gallery(
     folder: Path, base: Base, where: str = "cpu", threads: int | None = None,
     answer: AnswerConfig = AnswerConfig(), version: str = "", beside: VersionedGallery | None = None,
+    server: Milvus | None = None,
 ) -> VersionedGallery:  # fmt: skip
-    """Loads a gallery that was built with a base; `version` and `beside`: see `VersionedGallery.load`.
+    """Loads a gallery that was built with a base; `version`, `beside`, `server`: see `VersionedGallery.load`.
 
     Raises:
         ArtifactError, ConfigError, GalleryError: it cannot be read, or does not fit.
     """
     return VersionedGallery.load(
         folder, base.version, device="auto" if where == "cuda" else "cpu", threads=threads,
-        version=version, beside=beside, kind=answer.index, effort=answer.effort,
+        version=version, beside=beside, kind=answer.index, effort=answer.effort, server=server,
     )  # fmt: skip
+
+
+def server(config: Config, reached: bool = False) -> Milvus | None:
+    """What searches the gallery beside us, where the configuration says so; None where we do it ourselves.
+
+    Args:
+        reached: whether it has to be there now. Later it may be away: then we search.
+
+    Raises:
+        ConfigError: it is not there, in one sentence that says what to do; or pymilvus is not.
+    """
+    if config.answer.index not in SERVED:
+        return None
+    from index.milvus import Milvus  # half a second that nobody else waits for
+
+    made = Milvus(config.milvus)
+    if reached:
+        made.reach()
+    return made
 
 
 def assemble(

@@ -109,5 +109,6 @@ class Following:
     def _loaded(self, version: str) -> VersionedGallery:
         config, base = self._engine.config, self._engine.base
         return load_gallery(
-            self._folder, base, device(config), answer=config.answer, version=version, beside=self._newest
-        )
+            self._folder, base, device(config), answer=config.answer, version=version, beside=self._newest,
+            server=self._newest.searched.server,
+        )  # fmt: skip

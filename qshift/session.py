@@ -228,8 +228,10 @@ class Session:
         """
         engine = self._engine
         if isinstance(gallery, str | Path):
-            where = device(engine.config)
-            gallery = load_gallery(Path(gallery), engine.base, where, engine.config.threads)
+            config, here = engine.config, engine.versions.current().searched
+            gallery = load_gallery(
+                Path(gallery), engine.base, device(config), config.threads, config.answer, server=here.server
+            )
         engine.versions.swap(gallery)
 
     def upsert(

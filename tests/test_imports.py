@@ -29,6 +29,7 @@ OWNERS = {
     "timm": "encoders",
     "transformers": "encoders",
     "faiss": "index",
+    "pymilvus": "index",
     "prometheus_client": "monitoring",
     "kafka": "stream",
 }

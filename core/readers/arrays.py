@@ -1,6 +1,7 @@
 """Arrays in .npy, .npz and .parquet files: opened without pickle, and judged by their headers first.
 
-A .npy file is mapped, never read whole; what the other two hold is read into memory.
+A .npy file is mapped, never read whole, and so are the vectors of a .npz, from a copy that has no name; what
+a .parquet holds is read into memory.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from tokenize import TokenError
 from typing import IO, Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +33,7 @@ UNREADABLE = (
     SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What the readers of NumPy, zipfile and pyarrow raise for files that are damaged, or made to look so."""
+COPIED_BYTES = 1 << 20
 PICKLED = "it holds Python objects, which are never unpickled"
 
 
@@ -86,10 +91,28 @@ def _npz(path: Path) -> Arrays:
             )
     for name in {chosen, *headers} & {chosen, *COLUMNS}:
         _check_whole(path, sizes[name], *headers[name])
+    vectors = _unpacked(path, chosen)
     with np.load(path, allow_pickle=False) as found:
-        vectors = found[chosen]
         columns = {name: found[name] for name in COLUMNS if name in headers and name != chosen}
-    return Arrays(lambda: vectors, columns)
+    return Arrays(vectors, columns)
+
+
+def _unpacked(path: Path, member: str) -> Callable[[], NDArray[Any]]:
+    """Opens a member of an archive as a map, of a file without a name that ends with the process."""
+    copy = TemporaryFile()  # noqa: SIM115 - it is open as long as vectors are read
+    with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as file:
+        copyfileobj(file, copy, COPIED_BYTES)  # to its end, where the sum of the archive is checked
+    copy.flush()
+    copy.seek(0)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_columns, dtype = read[np.lib.format.read_magic(copy)](copy)  # as judged before
+    begins = copy.tell()
+
+    def vectors() -> NDArray[Any]:
+        return np.memmap(copy, dtype, "r", begins, shape, "F" if by_columns else "C")
+
+    finalize(vectors, copy.close)
+    return vectors
 
 
 def _parquet(path: Path) -> Arrays:
@@ -98,7 +121,7 @@ def _parquet(path: Path) -> Arrays:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ConfigError(
-            f"{shown(path)} needs pyarrow: `pip install pyarrow`, or save the vectors as .npy"
+            f"{shown(path)} needs pyarrow: `pip install 'qshift[parquet]'`, or save the vectors as .npy"
         ) from None
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow

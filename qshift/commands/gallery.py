@@ -37,25 +37,56 @@ def build(
         Path | None, typer.Option(help="Their labels, likewise; their names without any.")
     ] = None,
     titles: Annotated[Path | None, typer.Option(help="Their titles, likewise.")] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            help='Attributes of vectors or texts: .jsonl of {"id", "attributes"}, or .csv with a column id; '
+            "FILE.attributes.jsonl or .csv beside FILE without it."
+        ),
+    ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(help="A kind of index: its recall against all items is noted and said."),
+    ] = None,
+    effort: Annotated[int | None, typer.Option(help="Of that kind; its own without it.", min=1)] = None,
 ) -> None:
     """Encode pictures, or vectors of any model, into binary codes with a base model.
 
     Attributes for filters come from attributes.jsonl or attributes.csv beside the pictures.
     """
+    if effort is not None and index is None:
+        raise ConfigError("--effort is of a kind of index: name it with --index")
+    if index is None:
+        return _build(data, base, out, ids, labels, titles, attributes)
+    from qshift.demo.compare_indexes import checked_kind, measure
+
+    kind = checked_kind(index)  # said before anything is built
+    _build(data, base, out, ids, labels, titles, attributes)
+    measure(out, base, kind, effort, CONSOLE)
+
+
+def _build(
+    data: Path | None, base: Path, out: Path, ids: Path | None, labels: Path | None, titles: Path | None,
+    attributes: Path | None,
+) -> None:  # fmt: skip
     from core.readers.vectors import holds_vectors
 
     beside = {"ids": ids, "labels": labels, "titles": titles}
     if data is not None and holds_vectors(data):
         from qshift.demo.vectors import build_vectors
 
-        return build_vectors(data, beside, base, out, CONSOLE)
+        return build_vectors(data, beside, base, out, CONSOLE, attributes)
     if wrong := [name for name, path in beside.items() if path is not None]:
         raise ConfigError(
             f"--{wrong[0]} is for a file of vectors: pictures say it by their names and captions"
         )
+    if attributes is not None and (data is None or not data.is_file()):
+        raise ConfigError(
+            "--attributes is for a file: those of pictures stand in attributes.jsonl beside them"
+        )
     from qshift.demo.fit import build
 
-    build(data, base, out, CONSOLE)
+    build(data, base, out, CONSOLE, attributes)
 
 
 @app.command(

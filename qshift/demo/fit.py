@@ -19,7 +19,7 @@ from encoders.distil import DistilConfig
 from encoders.images import Content, decode
 from encoders.scratch import ScratchConfig
 from index.folder import changing
-from qshift.data.attributes import picture_attributes
+from qshift.data.attributes import item_attributes, picture_attributes, say_attributes
 from qshift.data.emoji import EmojiSet, load_emoji
 from qshift.data.pictures import PictureSet, composed, load_pictures
 from qshift.data.texts import SUFFIX, load_texts
@@ -130,10 +130,13 @@ def _sorted_by_class(folder: Path) -> PictureSet:
     return found
 
 
-def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
+def build(
+    folder: Path | None, base: Path, out: Path, console: Console, attributes: Path | None = None
+) -> None:
     """Builds a gallery of captioned pictures, of pictures sorted by class, which is their label, or of texts.
 
-    Files are prepared as they are, by the same function as queries: each finds itself.
+    Files are prepared as they are, by the same function as queries: each finds itself. `attributes` are of
+    texts; pictures have theirs beside them.
     """
     modality: Modality = "image"
     said = None
@@ -141,6 +144,7 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
         texts = load_texts(folder)
         modality, ids, labels, titles = "text", texts.ids, texts.texts, texts.texts
         contents: Iterator[Content | str] = iter(texts.texts)
+        said = item_attributes(folder, attributes, ids)
     elif folder is None:
         data = load_emoji(CACHE, SIDE)
         ids, labels, titles = data.hexcodes, data.labels, data.names
@@ -159,7 +163,5 @@ def build(folder: Path | None, base: Path, out: Path, console: Console) -> None:
     with changing(out, wait=True) if is_folder(out) else nullcontext():
         found.save(out)
     items = "item" if len(found) == 1 else "items"
-    if said is not None:
-        names = sorted({name for one in said for name in one})
-        console.print(f"attributes: {', '.join(map(shown, names))}", markup=False, highlight=False)
+    say_attributes(said, console)
     console.print(f"{len(found):,} {items} with {found.bits}-bit codes in {out}, version {found.version}")

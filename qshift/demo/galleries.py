@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core.errors import ConfigError, GalleryError
+from core.identity import DIGITS
 from core.readers.places import shown
 from encoders.base_model import load_base
-from index.folder import changing, items_offset
+from index.folder import changing, items_offset, measured
 from index.gallery import Display, VersionedGallery
 from index.merging import tidied
+from qshift.demo.compare_indexes import told
 from qshift.demo.items import encoded, load_items
 from qshift.terminal.bars import bars, reporter
 
@@ -83,6 +85,7 @@ def info(folder: Path, console: Console) -> None:
         f"version {gallery.version}, of base model {gallery.base_version[:16] or 'unknown'}",
         f"{len(labels):,} labels: {_some([name for name, _ in labels.most_common()])}",
         *([f"{len(said):,} attributes: {_some([name for name, _ in said.most_common()])}"] if said else []),
+        *([told(noted)] if (noted := measured(folder)) else []),
         *(
             f"segment {number}: {len(part):,} of {len(part.segment):,} items are left"
             for number, part in enumerate(gallery.parts, 1)
@@ -95,8 +98,9 @@ def export(out: Path, folder: Path, console: Console) -> None:
     """Writes what a gallery holds into one file, in one step.
 
     Args:
-        out: `.jsonl`: a line for each item, `id`, `key`, `labels`, `title`, `code` (base64), `attributes`
-            where something is said of the item and `vector` where there are features; `.npz`: the same as
+        out: `.jsonl`: a line for each item, `id`, `key`, `labels`, `title`, `code` (base64), `base` (the
+            beginning of its version), `attributes` where something is said of the item and `vector` where
+            there are features: `add` takes such lines; `.npz`: the same as
             arrays `ids` [N], `keys` [N], `labels` [N] (JSON lists), `titles` [N], `codes` [N, L/8],
             `attributes` [N] (JSON objects) and `features` [N, D] float32.
         folder: of the gallery.
@@ -131,6 +135,7 @@ def _lines(gallery: VersionedGallery, progress: Progress) -> Iterator[bytes]:
             "id": gallery.identifier(key), "key": key, "labels": list(gallery.labels_of(key)),
             "title": gallery.display(key).title,
             "code": base64.b64encode(gallery.codes_of(np.array(key)).tobytes()).decode(),
+            "base": gallery.base_version[:DIGITS],
         }  # fmt: skip
         if said := gallery.attributes_of(key):
             line["attributes"] = said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 
 from core.attributes import Attributes, attributes_of
 from core.config import LimitConfig
-from core.errors import ConfigError, Refused
+from core.errors import ConfigError, GalleryError, Refused
+from core.identity import DIGITS
 from core.readers.lines import BadLine, document, kind_of, lines, listed, word
 from core.readers.places import is_folder, shown
 from core.types import Codes, Floats, Modality
@@ -26,6 +28,8 @@ from qshift.replay.own_message import picture, vector, word_of
 
 KINDS: Mapping[str, Modality] = {"image": "image", "text": "text", "vector": "vector"}
 FIELDS = ("id", *KINDS, "labels", "title", "attributes")
+EXPORTED = ("key", "code", "base")
+"""What lines of `qshift gallery export` have besides: keys are given out anew, codes taken as they are."""
 FORM = (
     'expected {"id", "image": path | "text" | "vector": [...]}, with optional "labels": [...], "title" and '
     '"attributes": {...}'
@@ -34,7 +38,10 @@ FORM = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item: its name, what is encoded, its labels, what pages call it, and what filters look at."""
+    """One item: its name, what is encoded, its labels, what pages call it, and what filters look at.
+
+    One that was exported has its code [L/8] uint8, and the base that made it; its content is its features.
+    """
 
     identifier: str
     modality: Modality
@@ -42,6 +49,8 @@ class Item:
     labels: tuple[str, ...]
     title: str
     attributes: Attributes
+    code: bytes = b""
+    base: str = ""
 
 
 def load_items(path: Path) -> list[Item]:
@@ -78,12 +87,19 @@ def encoded(base: Base, items: list[Item], progress: Progress | None = None) -> 
     """Codes [N, L/8] and features [N, D], each item by the frozen tower of its modality.
 
     Raises:
-        GalleryError: an item cannot be read, and names it; or the base has no tower for it.
+        GalleryError: an item cannot be read, and names it; or the base has no tower for it, or has not made
+            the code that it was exported with.
     """
     rows: dict[Modality, list[int]] = {}
+    order: list[int] = [number for number, item in enumerate(items) if item.code]
+    codes, features = [], []
+    if order:
+        made, found = _exported(base, [items[number] for number in order])
+        codes.append(made)
+        features.append(found)
     for number, item in enumerate(items):
-        rows.setdefault(item.modality, []).append(number)
-    order, codes, features = [], [], []
+        if not item.code:
+            rows.setdefault(item.modality, []).append(number)
     for modality, numbers in rows.items():
         contents, names = [items[n].content for n in numbers], [items[n].identifier for n in numbers]
         some = encoded_items(base, contents, names, progress, modality)
@@ -94,12 +110,30 @@ def encoded(base: Base, items: list[Item], progress: Progress | None = None) -> 
     return np.concatenate(codes)[back], np.concatenate(features)[back]
 
 
+def _exported(base: Base, items: list[Item]) -> tuple[Codes, Floats]:
+    """Codes and features as the lines have them."""
+    for item in items:
+        if item.base != base.version[:DIGITS] or 8 * len(item.code) != base.bits:
+            raise GalleryError(
+                f"item {shown(item.identifier)} was exported from a gallery of base {shown(item.base)}, in "
+                f"use is {base.version[:DIGITS]}: leave key, code and base out to encode its vector anew"
+            )
+        if np.shape(item.content) != (base.width,):
+            raise GalleryError(
+                f"item {shown(item.identifier)} has a vector of width {len(item.content)}, features of base "
+                f"{base.name} have {base.width}: export it again"
+            )
+    codes = np.frombuffer(b"".join(item.code for item in items), np.uint8).reshape(len(items), -1)
+    return codes, np.array([item.content for item in items], np.float32)
+
+
 def _item(path: Path, number: int, line: bytes) -> Item:
     try:
         entry = document(line)
         if not isinstance(entry, dict):
             raise BadLine(FORM)
-        strange = [shown(name) for name in entry if name not in FIELDS]
+        exported = entry.get("code") is not None
+        strange = [shown(name) for name in entry if name not in FIELDS + EXPORTED * exported]
         kinds = [kind for kind in KINDS if entry.get(kind) is not None]
         if strange or len(kinds) != 1:
             raise BadLine(f"got {', '.join(strange or kinds) or 'nothing to encode'}: {FORM}")
@@ -108,7 +142,8 @@ def _item(path: Path, number: int, line: bytes) -> Item:
             raise BadLine(f'no "id": {FORM}')
         labels = tuple(word(label) for label in listed(entry.get("labels", [])))
         said, content = _attributes(entry), _content(entry, kinds[0], path.parent)
-        return Item(name, KINDS[kinds[0]], content, labels, word(title), said)
+        code, base = _code(entry, kinds[0]) if exported else (b"", "")
+        return Item(name, KINDS[kinds[0]], content, labels, word(title), said, code, base)
     except (BadLine, Refused) as error:
         reason = error.reason if isinstance(error, Refused) else str(error)
         raise ConfigError(f"{shown(path)}, line {number}: {reason}") from error
@@ -119,6 +154,18 @@ def _attributes(entry: Mapping[str, Any]) -> Attributes:
         return attributes_of(entry.get("attributes", {}))
     except ValueError as error:
         raise BadLine(str(error)) from None
+
+
+def _code(entry: Mapping[str, Any], kind: str) -> tuple[bytes, str]:
+    if kind != "vector":
+        raise BadLine(f'"code" stands beside {kind}: expected the "vector" that it was exported with')
+    try:
+        code = base64.b64decode(word(entry["code"]), validate=True)
+    except ValueError:
+        raise BadLine("the code is no base64: export the item again") from None
+    if not code:
+        raise BadLine("the code is empty: export the item again")
+    return code, word_of(entry, "base")
 
 
 def _content(entry: Mapping[str, Any], kind: str, folder: Path) -> Any:

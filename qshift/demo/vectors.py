@@ -10,6 +10,7 @@ from rich.console import Console
 from core.errors import ConfigError
 from core.readers.vectors import SUFFIXES, VectorFile, read_vectors
 from encoders.base_model import load_base
+from qshift.data.attributes import item_attributes, say_attributes
 from qshift.recipes.vectors import BITS, build_vector_gallery, fit_vector_base
 from qshift.terminal.bars import bars, reporter
 
@@ -51,13 +52,16 @@ def fit_vectors(
 
 
 def build_vectors(
-    items: Path, beside: Mapping[str, Path | None], base: Path, out: Path, console: Console
-) -> None:
+    items: Path, beside: Mapping[str, Path | None], base: Path, out: Path, console: Console,
+    attributes: Path | None = None,
+) -> None:  # fmt: skip
     """Builds a gallery of the vectors of a file. Raises ConfigError, ArtifactError, GalleryError."""
     model, found = load_base(base), _read(items, beside, console)
+    said = item_attributes(items, attributes, found.ids())
     with bars(console) as progress:
-        gallery = build_vector_gallery(model, found, reporter(progress))
+        gallery = build_vector_gallery(model, found, reporter(progress), said)
     gallery.save(out)
+    say_attributes(said, console)
     console.print(f"{len(gallery):,} items with {gallery.bits}-bit codes in {out}, version {gallery.version}")
 
 

@@ -7,8 +7,9 @@ vectors of pictures), each kind has a mean of its own in front of the head. Vect
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,13 +91,17 @@ def fit_vector_base(
     write_base(folder, parts)
 
 
-def build_vector_gallery(base: Base, items: VectorFile, progress: Progress | None = None) -> VersionedGallery:
+def build_vector_gallery(
+    base: Base, items: VectorFile, progress: Progress | None = None,
+    attributes: Sequence[Mapping[str, Any]] | None = None,
+) -> VersionedGallery:  # fmt: skip
     """Items by their codes and features; the label of one that says none is its own name.
 
     Args:
         base: of vectors.
         items: vectors of the space that the base was fitted to.
         progress: called with (done, total, text).
+        attributes: of the items, for filters; None: nothing is said.
 
     Raises:
         GalleryError: the base takes no vectors, or none of this width, or knows no such kind of item.
@@ -118,6 +123,7 @@ def build_vector_gallery(base: Base, items: VectorFile, progress: Progress | Non
         features,
         None if titles is None else [Display(title) for title in titles],
         base_version=base.version,
+        attributes=attributes,
     )
 
 

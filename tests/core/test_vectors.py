@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -203,7 +204,7 @@ def test_names_of_files_of_vectors(tmp_path: Path) -> None:
 def test_parquet_without_its_package_is_a_sentence(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "v.parquet").write_bytes(b"PAR1")
-    _refused(lambda: read_vectors(tmp_path / "v.parquet"), "needs pyarrow: `pip install pyarrow`")
+    _refused(lambda: read_vectors(tmp_path / "v.parquet"), "needs pyarrow: `pip install 'qshift")
 
 
 @pytest.mark.parametrize("kind", ["list", "fixed", "large"])
@@ -238,3 +239,18 @@ def test_parquet_is_read(tmp_path: Path, kind: str) -> None:
     _refused(lambda: read_vectors(path), "row 4: column 'ids' is empty: fill it")
     path.write_bytes(path.read_bytes()[:-60])
     _refused(lambda: read_vectors(path), "cannot be read")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_is_read_in_bounded_memory(tmp_path: Path, save: Callable[..., None]) -> None:
+    """Less than half of the vectors, whichever way they lie."""
+    drawn = np.random.default_rng(0).normal(size=(60_000, 256)).astype(np.float32)
+    for order in "CF":
+        save(tmp_path / "v.npz", vectors=np.array(drawn, order=order), ids=np.arange(60_000))
+        tracemalloc.start()
+        file = read_vectors(tmp_path / "v.npz")
+        last = file.at(np.array([59_999, 3]))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert np.array_equal(last, drawn[[59_999, 3]]) and file.ids()[3] == "3"
+        assert most < drawn.nbytes / 2, f"{most:,} bytes for {drawn.nbytes:,}"

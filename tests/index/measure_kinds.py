@@ -3,11 +3,15 @@
     python tests/index/measure_kinds.py ITEMS [KIND ...]
 
 Codes of 64 bits of clustered features, 200 items a cluster; 256 queries of the same clusters. CPU time.
+Bytes an item: growth of the process while the index was made, the exact one beside it included.
 """
 
+import ctypes
+import gc
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -29,6 +33,13 @@ def codes(count: int, clusters: int, draw: np.random.Generator) -> Any:
     return np.packbits(rows @ planes >= 0, axis=1, bitorder="little")
 
 
+def resident() -> int:
+    """Bytes of the process in memory."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+
 def timed(work: Any) -> tuple[float, Any]:
     began = time.process_time()
     result = work()
@@ -41,23 +52,33 @@ def main() -> None:
     draw, clusters = np.random.default_rng(1), max(100, count // 200)
     items = np.concatenate([codes(BLOCK, clusters, draw) for _ in range(-(-count // BLOCK))])[:count]
     queries, keys = codes(QUERIES, clusters, draw), np.arange(count, dtype=np.int64)
-    flat = FaissIndex(BITS)
-    flat.add(keys, items)
+    before, flat = resident(), FaissIndex(BITS)
+    seconds, _ = timed(lambda: flat.add(keys, items))
+    size = (resident() - before) / count
     took = min(timed(lambda: flat.search(queries, K))[0] for _ in range(3))
     exact = flat.search(queries, K).distances
-    print(f"{count:,} items\nflat              {1e3 * took / QUERIES:.3f} ms a query", flush=True)
+    print(f"{count:,} items")
+    print(
+        f"flat              {1e3 * took / QUERIES:.3f} ms a query, {QUERIES / took:,.0f} queries/s, "
+        f"{size:.0f} bytes an item, built in {seconds:.0f} s",
+        flush=True,
+    )
     for kind in kinds:
+        before = resident()
         seconds, index = timed(partial(made, kind, keys, items))
+        size = (resident() - before) / count
         for effort in EFFORTS[kind]:
             index.at(effort)
             took = min(timed(partial(index.search, queries, K))[0] for _ in range(3))
             found = index.search(queries, K).distances
             ten, hundred = (recall(found, exact, k) for k in (10, K))
             print(
-                f"{kind:10} {effort:>4}   {1e3 * took / QUERIES:.3f} ms a query, recall@10 {ten:.3f}, "
-                f"@{K} {hundred:.3f}, built in {seconds:.0f} s",
+                f"{kind:10} {effort:>4}   {1e3 * took / QUERIES:.3f} ms a query, {QUERIES / took:,.0f} "
+                f"queries/s, recall@10 {ten:.3f}, @{K} {hundred:.3f}, {size:.0f} bytes an item, "
+                f"built in {seconds:.0f} s",
                 flush=True,
             )
+        del index
 
 
 def made(kind: Any, keys: Any, items: Any) -> ApproximateIndex:

@@ -179,11 +179,11 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(found._found) <= KEPT and set(found._columns) == {"n"} == found.names
 
 
-def test_what_is_remembered_is_bounded_in_items_too() -> None:
-    found = ItemAttributes([{"n": number} for number in range(8)], remembered=10)
+def test_what_is_remembered_is_bounded_in_bytes_too() -> None:
+    found = ItemAttributes([{"n": number} for number in range(8)], remembered=2)
     for first in range(4):
         assert found.allowed(filter_of({"n": {"from": first}})).tolist() == list(range(first, 8))
-    assert [len(kept) for kept in found._found.values()] == [5]
+    assert list(found._found) == [filter_of({"n": {"from": first}}) for first in (2, 3)]
 
 
 # -- galleries ------------------------------------------------------------------------------------------

@@ -198,10 +198,11 @@ def test_texts_alone_are_items_and_queries(model: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join([*texts, "", texts[0]]))
     fitted(tmp_path / "texts.txt", tmp_path / "base", model)
     assert set(load_base(tmp_path / "base").encoders) == {"text"}
+    (tmp_path / "texts.attributes.csv").write_text("id,size\nline 1,small\n")
     build(tmp_path / "texts.txt", tmp_path / "base", tmp_path / "gallery", Console(quiet=True))
     (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"text": one, "label": one}) for one in texts))
     gallery, base = own_parts(tmp_path / "gallery", tmp_path / "base")
-    assert len(gallery) == len(texts)
+    assert len(gallery) == len(texts) and gallery.attributes_of(0) == {"size": "small"}
     config = Config.model_validate(
         {"base": tmp_path / "base", "gallery": tmp_path / "gallery", "device": "cpu"}
     )

@@ -17,11 +17,12 @@ from toy_vectors import BITS, ITEMS, WIDTH, gallery_features, unit, write_vector
 from core.config import AnswerConfig, Config
 from core.errors import ArtifactError, ConfigError, GalleryError, QshiftError
 from encoders.base_model import load_base
+from index import gallery_files
 from index.approximate import KINDS
-from index.folder import changing
+from index.folder import changing, measured
 from index.gallery import Display, VersionedGallery
 from qshift.build import load_gallery
-from qshift.demo.compare_indexes import compare
+from qshift.demo.compare_indexes import checked_kind, compare, measure
 from qshift.demo.galleries import add, export, info, remove
 from qshift.session import Session
 
@@ -240,6 +241,71 @@ def test_kinds_of_index_are_compared_on_the_gallery_itself(tmp_path: Path) -> No
     found = {row[0]: row[1:] for row in rows if row and row[0] in ("flat", *KINDS)}
     assert set(found) == {"flat", *KINDS} and found["flat"][:2] == ["1.000", "1.000"]
     assert all(0.5 < float(found[kind][1]) <= 1 and float(found[kind][3]) >= 0 for kind in KINDS)
+
+
+def test_the_folder_is_read_once_for_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = large(tmp_path, 10_000), []
+    load = gallery_files.read
+    monkeypatch.setattr("index.folder.read", lambda *given: read.append(given) or load(*given))
+    compare(folder / "gallery", folder / "base", None, Console(file=io.StringIO()))
+    assert len(read) == 1
+
+
+def test_a_kind_of_index_is_measured_when_it_is_built_and_told_again(tmp_path: Path) -> None:
+    folder = large(tmp_path, 10_000)
+    consoles = [Console(file=io.StringIO(), width=200) for _ in range(3)]
+    measure(folder / "gallery", folder / "base", "ivf", 1, consoles[0])
+    found = dict(measured(folder / "gallery"))
+    assert found["index"] == "ivf" and found["effort"] == 1 and 0.1 < found["recall_at_10"] < 1
+    info(folder / "gallery", consoles[1])
+    line, told = (console.file.getvalue() for console in consoles[:2])  # type: ignore[attr-defined]
+    assert line.startswith(f"index ivf, effort 1: recall@10 {found['recall_at_10']:.3f}") and line in told
+    gallery = VersionedGallery.load(folder / "gallery", base_version=load_base(folder / "base").version)
+    queries = gallery.codes_of(gallery.keys()[:50])
+    one, other = gallery.by("ivf", 1).search(queries, 10), gallery.search(queries, 10)
+    assert (one.distances != other.distances).any() and gallery.by("flat").version == gallery.version
+    gallery.remove(["3"]).save(folder / "gallery")
+    info(folder / "gallery", consoles[2])
+    assert "recall" not in consoles[2].file.getvalue()  # type: ignore[attr-defined]
+    for kind, words in (("lsh", "expected one of flat"), ("milvus", "answer.index sets it")):
+        with pytest.raises(ConfigError, match=words):
+            checked_kind(kind)
+
+
+def test_what_was_exported_can_be_added(desk: Desk) -> None:
+    """Code for code, also into another gallery of the base; keys are given out anew."""
+    said = {"year": 2021, "tags": ["new"]}
+    desk.add(desk.lines({"id": "né", "vector": vectors(1)[0], "labels": ["a", "b"], "attributes": said}))
+    out, before = desk.folder / "out.jsonl", desk.gallery()
+    desk.said(export, out, desk.gallery_folder)
+    desk.said(remove, ["né", "item-1"], desk.gallery_folder)
+    lines = [json.loads(line) for line in out.read_bytes().splitlines()]
+    some = [line for line in lines if line["id"] in ("né", "item-1")]
+    assert desk.add(desk.lines(*some)).startswith("2 items added")
+    after = desk.gallery()
+    for name in ("né", "item-1"):
+        old, new = before.key_of(name), after.key_of(name)
+        assert new > old and after.labels_of(new) == before.labels_of(old)
+        assert after.attributes_of(new) == before.attributes_of(old)
+        assert after.codes_of(np.array(new)).tolist() == before.codes_of(np.array(old)).tolist()
+        assert np.allclose(after.features(np.array(new)), before.features(np.array(old)), atol=1e-3)
+        assert after.display(new) == before.display(old)
+    for change, words in (
+        ({"base": "0" * 16}, "leave key, code and base out"), ({"code": "?"}, "no base64"),
+        ({"vector": [1.0]}, "of width 1"), ({"code": ""}, "the code is empty"),
+        ({"vector": None, "text": "a"}, "stands beside text"),
+    ):  # fmt: skip
+        with pytest.raises(QshiftError, match=words):
+            desk.add(desk.lines({**some[0], "id": "more", **change}))
+    assert desk.gallery().version == after.version
+
+
+def test_a_gallery_that_is_swapped_in_is_searched_as_the_settings_say(tmp_path: Path) -> None:
+    write_vectors(tmp_path)
+    config = Config.model_validate({"device": "cpu", "answer": {"index": "ivf", "effort": 3}})
+    session = Session(tmp_path / "base", tmp_path / "gallery", config=config)
+    session.swap(tmp_path / "gallery")
+    assert (session.gallery.searched.kind, session.gallery.searched.effort) == ("ivf", 3)
 
 
 def test_of_few_items_none_is_left_out_anyway(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from core.config import Config
 from core.errors import ConfigError, GalleryError
+from core.filters import filter_of
 from core.readers.vectors import read_vectors
 from encoders.base_model import load_base
 from index.gallery import VersionedGallery
@@ -175,6 +177,37 @@ def test_names_labels_and_titles_are_in_the_gallery(made: Path, tmp_path: Path) 
     assert [gallery.identifier(key) for key in range(3)] == ["a", "b", "c"]
     assert [gallery.labels_of(key) for key in range(3)] == [("x",), (), ("y",)]
     assert gallery.titles() == ["A", "B", ""]
+
+
+def test_attributes_of_vectors_come_from_a_file_and_a_kind_of_index_is_measured(
+    made: Path, tmp_path: Path
+) -> None:
+    rows = np.load(made / "items.npy")[:20]
+    np.save(tmp_path / "some.npy", rows)
+    (tmp_path / "some.ids.txt").write_text("".join(f"v{row}\n" for row in range(20)))
+    told = [{"id": f"v{row}", "attributes": {"year": 2000 + row}} for row in range(3)]
+    (tmp_path / "some.attributes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    (tmp_path / "other.csv").write_text("id,colour\nv4,red\n")
+    build = ("gallery", "build", tmp_path / "some.npy", "--base", made / "base", "--out", tmp_path / "g")
+    for more, name, wanted in (
+        ((), "year", {"year": {"to": 2001}}),
+        (("--attributes", tmp_path / "other.csv"), "colour", {"colour": "red"}),
+    ):  # fmt: skip
+        said = invoked(*build, *more, "--index", "ivf")
+        assert f"attributes: {name}" in said and "index ivf, effort 64: recall@10 1.000" in said, said
+        gallery = VersionedGallery.load(tmp_path / "g")
+        names = [gallery.identifier(key) for key in gallery.allowed(filter_of(wanted)).tolist()]
+        assert names == (["v0", "v1"] if name == "year" else ["v4"])
+    (tmp_path / "other.csv").write_text("id,colour\nv40,red\n")
+    (tmp_path / "other.txt").write_text("v1")
+    for more, words in (
+        (("--attributes", tmp_path / "other.csv"), "of 1 items that are not there: v40"),
+        (("--attributes", tmp_path / "other.txt"), "is no file of attributes"),
+        (("--effort", "3"), "name it with --index"), (("--index", "lsh"), "expected one of flat, ivf"),
+    ):  # fmt: skip
+        assert words in invoked(*build, *more), words
+    (tmp_path / "some.attributes.csv").write_text("id,colour\nv4,red\n")
+    assert "keep one of them" in invoked(*build)
 
 
 def test_rows_without_a_direction_are_refused_one_by_one(made: Path, tmp_path: Path, caplog: Any) -> None:
