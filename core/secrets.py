@@ -31,7 +31,7 @@ def token(security: SecurityConfig) -> str:
     """The bearer token that stands in its file now. Raises ConfigError."""
     assert security.token_file is not None  # as validated
     name = shown(security.token_file)
-    found = _text(security.token_file, "kafka.security.token_file").strip()
+    found = _text(security.token_file, "token_file").strip()
     if not re.fullmatch(r"[\x21-\x7e]+", found):
         raise ConfigError(f"kafka.security.token_file: {name} holds no token: expected one line of ASCII")
     return found
