@@ -65,10 +65,13 @@ def encoded_items(
 
 def encoded_prepared(
     base: Base, prepared: Iterable[Any], count: int, progress: Progress | None = None,
-    modality: Modality = "image",
+    modality: Modality = "image", together: int = BATCH,
 ) -> tuple[Codes, Floats]:  # fmt: skip
-    """As `encoded_items`, of what the tower of the modality has prepared, so many."""
-    features = _features(base.encoders[modality], prepared, count, progress)
+    """As `encoded_items`, of what the tower of the modality has prepared, so many, so many at a time.
+
+    The last bits of a feature depend on how many rows the tower is given: one alone is always the same.
+    """
+    features = _features(base.encoders[modality], prepared, count, progress, together)
     return base.head.codes(features, modality), features.cpu().numpy()
 
 
@@ -84,12 +87,14 @@ def _prepared(
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
 
 
-def _features(encoder: Encoder, prepared: Iterable[Any], count: int, progress: Progress | None) -> Tensor:
+def _features(
+    encoder: Encoder, prepared: Iterable[Any], count: int, progress: Progress | None, together: int
+) -> Tensor:
     """Unit features [N, D]; no more than a batch of what is prepared is held."""
     features: list[Tensor] = []
     done = 0
     waiting = iter(prepared)
-    while rows := list(islice(waiting, BATCH)):
+    while rows := list(islice(waiting, together)):
         features.append(encoder.encode(encoder.collate(rows, len(rows))))
         done += len(rows)
         if progress:

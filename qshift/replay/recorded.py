@@ -247,8 +247,6 @@ def _journal(
             notes.append(f"the journal lacks the beginning of lane {lane}: its batches are cut by size")
             continue
         kept += [entry for entry in inside if entry.offsets]
-    if len({entry.gallery for entry in kept}) > 1:
-        notes.append("the gallery changed meanwhile: here all is asked of the one gallery that is given")
     if not kept:
         notes.append("no batch boundaries were recorded for this stretch: batches are cut by size")
     return tuple(kept), tuple(notes)
