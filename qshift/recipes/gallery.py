@@ -15,6 +15,7 @@ from core.types import Codes, Floats, Modality
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery
 from qshift.recipes.encode import BATCH, Progress
+from qshift.recipes.learned import digest, read, replaced
 
 
 def build_gallery(
@@ -69,10 +70,15 @@ def encoded_prepared(
 ) -> tuple[Codes, Floats]:  # fmt: skip
     """As `encoded_items`, of what the tower of the modality has prepared, so many, so many at a time.
 
+    Pictures that the base has learned a code for get that code (`qshift.recipes.learned`).
     The last bits of a feature depend on how many rows the tower is given: one alone is always the same.
     """
-    features = _features(base.encoders[modality], prepared, count, progress, together)
-    return base.head.codes(features, modality), features.cpu().numpy()
+    learned = read(base.extras, base.bits) if modality == "image" else {}
+    seen: list[bytes] = []
+    rows = _named(prepared, seen) if learned else prepared
+    features = _features(base.encoders[modality], rows, count, progress, together)
+    codes = base.head.codes(features, modality)
+    return replaced(codes, seen, learned) if learned else codes, features.cpu().numpy()
 
 
 def _prepared(
@@ -85,6 +91,13 @@ def _prepared(
         except Refused as refused:
             noun = "picture" if modality == "image" else modality
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
+
+
+def _named(prepared: Iterable[Any], seen: list[bytes]) -> Iterator[Any]:
+    """The same pictures; their digests are left behind."""
+    for one in prepared:
+        seen.append(digest(one))
+        yield one
 
 
 def _features(

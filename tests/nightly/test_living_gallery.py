@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,16 @@ from qshift.demo.items_topic import Intake
 from qshift.demo.versions import Recorded, one_by_one
 from qshift.offline import run_offline
 from qshift.replay.recorded import recorded
+from stream.cluster import ensure_topics
+from stream.items import items_settings
 from stream.recording import KafkaLog
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
 CHANGES = int(os.environ.get("QSHIFT_LIVING_CHANGES", "10000"))
-EACH, QUERIES = 50, 24
+EACH, QUERIES = 100, 40
 """Changes and queries between two looks at what is to be killed."""
-WORKER_EVERY, FOLLOWER_EVERY = 23, 17
+WORKER_EVERY, FOLLOWER_EVERY = 12, 9
 """Rounds between two kills."""
 LINGER_SECONDS = 0.2
 
@@ -76,6 +77,7 @@ def test_ten_thousand_changes_while_queries_run_and_processes_die(
     broker: Any, make_site: Any, vector_world: Path, messages: Any, topics: Any, tmp_path: Path
 ) -> None:
     world, log = tmp_path / "world", tmp_path / "follow.log"
+    folder = world / "gallery"
     shutil.copytree(vector_world, world)
     as_built = tmp_path / "as built"
     shutil.copytree(world / "gallery", as_built)
@@ -85,6 +87,7 @@ def test_ten_thousand_changes_while_queries_run_and_processes_die(
     site = make_site(
         broker, world, kafka={"items": topics("items")}, batch={"linger_seconds": LINGER_SECONDS, "floor": 4}
     )
+    ensure_topics(site.servers, items_settings(site.kafka))
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
     worker, follower, sent = site.worker(), Follower(site.file, log), list[Any]()
     kills = {"worker": 0, "follower": 0}
@@ -94,14 +97,14 @@ def test_ten_thousand_changes_while_queries_run_and_processes_die(
                 producer.send(site.kafka.items, key=name.encode(), value=value)
             producer.flush()
             sent += site.send(messages(QUERIES, seed=turn)[0])
-            time.sleep(0.2)
+            # Whoever follows keeps up, so that answers come from many versions.
+            site.wait(lambda least=(turn - 1) * EACH: items_offset(folder) > least, 120)
             if turn % WORKER_EVERY == 0:
                 worker.kill()
                 worker, kills["worker"] = site.worker(), kills["worker"] + 1
             if turn % FOLLOWER_EVERY == 0:
                 follower.kill()
                 follower, kills["follower"] = Follower(site.file, log), kills["follower"] + 1
-        folder = world / "gallery"
         site.wait(lambda: items_offset(folder) == len(changes.sent), 300)
         site.wait(lambda: len(site.distinct()) == len(sent), 300)
         worker.terminate()
@@ -122,11 +125,11 @@ def test_ten_thousand_changes_while_queries_run_and_processes_die(
     letters = {letter.key for letter in site.dead_letters()}
     assert letters == {name.encode() for name, value in changes.sent if value == b"{"}
 
-    said = list[str]()
     for place in (folder, as_built):
+        said = list[str]()
         replayed = _replayed(site, place, said)
         differing = sum({replayed[key]} != values for key, values in answers.items())
-        print(f"replay from {place.name}: {len(replayed)} answers, {differing} differ; {said[-1]}")
+        print(f"replay from {place.name}: {len(replayed)} answers, {differing} differ; {said}")
         assert replayed.keys() == answers.keys() and differing == 0
     repeated = len(site.answers()) - len(answers)
     print(
