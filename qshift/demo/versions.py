@@ -17,7 +17,7 @@ from rich.console import Console
 
 from core.artifacts import MANIFEST
 from core.config import Config, LimitConfig
-from core.errors import ArtifactError
+from core.errors import ArtifactError, BrokerError
 from core.readers.places import shown
 from encoders.base_model import Base
 from index.folder import items_offset
@@ -69,10 +69,13 @@ class Recorded:
         kept = len(found.keys() & set(self._wanted))
         missing = set(self._wanted) - found.keys()
         if missing:
-            with self._topic() as log:
-                found |= rebuilt(
-                    log, config.kafka.items, config.limits, base, *self._oldest(base, newest), missing
-                )
+            try:
+                with self._topic() as log:
+                    found |= rebuilt(
+                        log, config.kafka.items, config.limits, base, *self._oldest(base, newest), missing
+                    )
+            except BrokerError as error:
+                self._say(f"{config.kafka.items} cannot be read: {error}")
         self._tell(kept, found.keys() & missing, missing - found.keys())
         return found
 

@@ -18,6 +18,7 @@ from changing_items import Changes, check_answers, check_from_scratch
 from toy_world import ITEMS, WIDTH, small_world
 
 from core.config import Config
+from core.errors import BrokerError
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome
 from encoders.base_model import load_base
@@ -68,7 +69,7 @@ class Day:
 
     def __init__(self, folder: Path) -> None:
         small_world(folder)
-        self.folder, self.items, self.died = folder, Items(), set[int]()
+        self.folder, self.items, self.died, self.away = folder, Items(), set[int](), False
         self.base, self.kept = load_base(folder / "base"), folder / "as built"
         shutil.copytree(folder / "gallery", self.kept)
         built = load_gallery(folder / "gallery", self.base)
@@ -129,6 +130,8 @@ class Day:
 
         @contextmanager
         def topic() -> Iterator[Items]:
+            if self.away:
+                raise BrokerError("Kafka is away")
             yield self.items
 
         config, made = self.config(gallery), engine(self.config(gallery))
@@ -222,3 +225,8 @@ def test_versions_that_are_nowhere_are_said(day: Day, tmp_path: Path) -> None:
     replayed, said = day.replayed(folder)
     assert replayed.keys() == day.answers().keys() and replayed != day.answers()
     assert "not found" in said[0] and "give a copy of the gallery as it was built" in said[1]
+    day.away = True
+    assert day.replayed(folder) == (
+        replayed,
+        ["qshift.items cannot be read: Kafka is away", *said],
+    ), "a replay needs no right to the items topic"
