@@ -70,6 +70,7 @@ class Day:
     def __init__(self, folder: Path) -> None:
         small_world(folder)
         self.folder, self.items, self.died, self.away = folder, Items(), set[int](), False
+        self.reachable = set[str]()
         self.base, self.kept = load_base(folder / "base"), folder / "as built"
         shutil.copytree(folder / "gallery", self.kept)
         built = load_gallery(folder / "gallery", self.base)
@@ -137,6 +138,7 @@ class Day:
         config, made = self.config(gallery), engine(self.config(gallery))
         Recorded(config, [entry.gallery for entry in entries], topic, said.append).attach(made)
         _, sink = run_offline(made, self.records, [], entries)
+        self.reachable = set(made.versions.versions())
         return {record.key or b"": record.value or b"" for record in sink.records["answers"]}, said
 
 
@@ -206,7 +208,8 @@ def test_no_answer_names_what_is_gone_and_a_replay_is_the_same_bytes(day: Day) -
         pass
     assert newest(other) == newest(folder)
 
-    versions = len({entry.gallery for entry in day.store.journalled((TOPIC, 0), {})})
+    named = {entry.gallery for entry in day.store.journalled((TOPIC, 0), {})}
+    versions = len(named)
     replayed, said = day.replayed(folder)
     assert replayed == answers
     assert said == [
@@ -215,6 +218,7 @@ def test_no_answer_names_what_is_gone_and_a_replay_is_the_same_bytes(day: Day) -
     ]
     replayed, said = day.replayed(day.kept)
     assert replayed == answers, "made again from the topic"
+    assert named <= day.reachable, "labels of all batches can be judged at the end"
     assert f"1 kept in {day.kept}, {versions - 1} made again" in said[0] and len(said) == 1
 
 
