@@ -241,8 +241,11 @@ class VersionedGallery:
         self,
         ids: Sequence[str], codes: Codes, labels: Sequence[Label], features: NDArray[Any] | None = None,
         displays: Sequence[Display] | None = None, attributes: Sequence[Mapping[str, Any]] | None = None,
+        offsets: Sequence[int] | None = None,
     ) -> VersionedGallery:  # fmt: skip
         """The next version, with these items in the place of those of the same names; they get new keys.
+
+        `offsets` are where the items stand in a log; see `Lineage.keys`. None: they stand in none.
 
         Raises:
             GalleryError: as for building; features are needed exactly if there are some already.
@@ -251,8 +254,7 @@ class VersionedGallery:
             raise GalleryError("expected features for all items or for none: add them as the others were")
         if len(self) and features is not None and np.shape(features)[1:] != (self.width,):
             raise GalleryError(f"expected features [B, {self.width}], got shape {np.shape(features)}")
-        keys = np.arange(self._next_key, self._next_key + len(ids), dtype=np.int64)
-        rows = checked(codes, self.bits)
+        keys, rows = self._lineage.keys(self._next_key, len(ids), offsets), checked(codes, self.bits)
         more = Segment(
             self.bits, ids, rows, labels, features, displays, keys, self.searched, attributes=attributes
         )

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from core.types import Keys
 from index.segment import Segment
 
 _MODULUS = 1 << 256
@@ -41,6 +44,24 @@ class Lineage:
             return self.origin
         text = f"{self.origin}|{self.added:064x}|{self.removed:064x}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def keys(self, free: int, count: int, offsets: Sequence[int] | None = None) -> Keys:
+        """Keys [count], ascending, of items that come now.
+
+        An item out of a log has its offset behind the keys that the origin gave out. So it does not matter in
+        which steps the log was taken in, nor what compaction removed from it: the same items have the same
+        keys, and the version the same name.
+
+        Args:
+            free: the smallest that was never given out. Where other items took the key of an offset, the next
+                free one stands for it.
+            offsets: [count] of the items in their log, ascending; None: they come from none.
+        """
+        numbers = np.arange(count, dtype=np.int64)
+        if offsets is None:
+            return free + numbers
+        behind = self.first_key + np.asarray(offsets, np.int64)
+        return np.maximum.accumulate(np.maximum(behind - numbers, free)) + numbers
 
     def with_items(self, segment: Segment) -> Lineage:
         """After these were added."""

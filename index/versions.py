@@ -24,6 +24,10 @@ class GalleryVersions:
         self._versions = {gallery.version: gallery}
         self._current = gallery
 
+    def keep(self, older: int) -> None:
+        """From now on so many versions before the current one stay reachable."""
+        self._limit = older + 1
+
     def current(self) -> VersionedGallery:
         """The version new batches are answered from."""
         return self._current

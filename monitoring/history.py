@@ -50,6 +50,7 @@ class History:
         item: key -> what people see.
         relevant_keys: (gallery version, label) -> keys that are right; None leaves answers unmarked.
         title, subtitle, attribution: texts of the page.
+        abstained: answers of a batch that name nothing.
         points: length of the series.
         cards: queries kept for late labels; `shown` of them are on the page.
     """
@@ -67,7 +68,9 @@ class History:
         cards: int = 48,
         shown: int = 8,
         expected: ExpectedMonitor | None = None,
+        abstained: Callable[[Outcome], int] = lambda _: 0,
     ) -> None:
+        self._abstaining, self._abstained = abstained, 0
         self._judged, self._drift, self._item, self._relevant = judged, drift, item, relevant_keys
         self._expected = expected
         self._texts = {"title": title, "subtitle": subtitle, "attribution": attribution}
@@ -94,6 +97,8 @@ class History:
             self._version += 1
             if outcome.repeated:
                 self._repeated += len(outcome.batch)
+            else:
+                self._abstained += self._abstaining(outcome)
             if outcome.seconds:
                 self._seconds.append(outcome.seconds)
             self._cards.extend(chosen(outcome, self._queries, self._asked))
@@ -143,6 +148,12 @@ class History:
             }
         )  # fmt: skip
         self._told += 1
+
+    def entitle(self, subtitle: str) -> None:
+        """Another subtitle from now on: the gallery is another one."""
+        with self._lock:
+            self._version += 1
+            self._texts["subtitle"] = subtitle
 
     def mark(self, text: str) -> None:
         """Starts a named phase here: a line in the charts, a row of the phase table."""
@@ -201,6 +212,7 @@ class History:
             "version": version,
             "queries": self._queries,
             "repeated": self._repeated,
+            "abstained": self._abstained,
             "headline": self._headline(),
             "expected": expected_points(None if self._expected is None else self._expected.over_lanes()),
             "quality": quality_columns(self._quality),

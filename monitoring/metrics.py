@@ -55,6 +55,7 @@ class Metrics:
         lanes: so many lanes have their own label, later ones share `other`.
         semantics: unit features [B, D] of pictures -> values of the series `qshift_semantic_*`, by name.
         clock: seconds, for the age of the newest checkpoint.
+        abstained: answers of a batch that name nothing.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Metrics:
         clock: Callable[[], float] = time.monotonic,
         semantics: Callable[[Floats], Mapping[str, float]] | None = None,
         expected: ExpectedMonitor | None = None,
+        abstained: Callable[[Outcome], int] = lambda _: 0,
     ) -> None:
         self.registry = registry
         self._judged, self._drift, self._most, self._clock = judged, drift, lanes, clock
-        self._semantics, self._expected = semantics, expected
+        self._semantics, self._expected, self._abstained = semantics, expected, abstained
         # One "_created" series beside every counter would double what a scrape carries.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._counters: dict[str, Counter] = {}
@@ -113,6 +115,7 @@ class Metrics:
         self._counters["qshift_queries_total"].labels(lane).inc(count)
         self._counters["qshift_batches_total"].labels(lane).inc()
         self._counters["qshift_quiet_batches_total"].labels(lane).inc(outcome.quiet)
+        self._counters["qshift_abstained_answers_total"].labels(lane).inc(self._abstained(outcome))
         self._histograms["qshift_batch_rows"].observe(count)
         self._adaptation(lane, outcome)
         self._meaning(lane, outcome)

@@ -28,6 +28,12 @@ class Series:
 SERIES: tuple[Series, ...] = (
     # Records
     Series("qshift_queries_total", "counter", "Queries answered for the first time.", ("lane",)),
+    Series(
+        "qshift_abstained_answers_total",
+        "counter",
+        "Answers that named nothing: their confidence is below the threshold of the query.",
+        ("lane",),
+    ),
     Series("qshift_answers_total", "counter", "Answers sent, repeated ones included."),
     Series(
         "qshift_repeated_answers_total", "counter", "Answers given again after a restart, byte-identical."

@@ -31,6 +31,7 @@ from encoders.word_lists import english, english_share, written_in
 from index.confidence import Confidence
 from index.correction import Corrections
 from index.evidence import Evidence
+from index.folder import changing
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
@@ -134,6 +135,27 @@ def server(config: Config, reached: bool = False) -> Milvus | None:
     if reached:
         made.reach()
     return made
+
+
+def put_in_place(source: Path, folder: Path, base: Base) -> VersionedGallery:
+    """Puts a whole gallery into the folder of another one, in one step: who follows it, answers from it.
+
+    The items topic is taken in from its beginning into what is there then, as into one that was built anew.
+
+    Args:
+        source: the folder of the new gallery, which stays as it is.
+        folder: the one that is followed; what it holds now is kept there for an hour.
+        base: that both were built with.
+
+    Raises:
+        ArtifactError, ConfigError: either cannot be read, or is of another base: nothing is changed.
+        GalleryError: features of another width.
+    """
+    new = load_gallery(source, base)
+    with changing(folder, wait=True):
+        GalleryVersions(VersionedGallery.load(folder, base.version, backend="exact")).check(new)
+        new.save(folder)
+    return new
 
 
 def assemble(

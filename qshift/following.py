@@ -16,7 +16,7 @@ from pathlib import Path
 from core.artifacts import MANIFEST
 from core.errors import QshiftError
 from index.gallery import VersionedGallery
-from qshift.build import Engine, device, load_gallery
+from qshift.build import Engine, device, load_gallery, put_in_place
 from stream.warm_up import warm_gallery
 
 log = logging.getLogger("qshift.gallery")
@@ -52,6 +52,19 @@ class Following:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def swap(self, source: Path) -> str:
+        """Puts a whole new gallery in place, from another folder: in use from the next turn on.
+
+        Returns:
+            Its version.
+
+        Raises:
+            ArtifactError, ConfigError, GalleryError: it does not fit, or cannot be read: nothing is changed.
+        """
+        new = put_in_place(source, self._folder, self._engine.base)
+        self.look()
+        return new.version
 
     def turn(self, version: str) -> str:
         """Puts a version in use, "" for the newest that is ready; returns the one in use. For one thread."""

@@ -18,7 +18,9 @@ from core.protocols import Observer
 from core.records import Partition, Record
 from core.types import Encoded, Floats, Outcome
 from encoders.base_model import Base
+from index.confidence import Confidence
 from index.evidence import Evidence
+from index.gallery import VersionedGallery
 from index.judging import Judge
 from monitoring.aside import Errors
 from monitoring.cards import Item
@@ -30,6 +32,7 @@ from monitoring.metrics import Metrics
 from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
 from qshift.build import Engine
+from stream.decision import Decisions
 from stream.events import Commanded, Event, Rebalanced, Recovered, Restored, Saved
 from stream.kafka import KafkaSource
 from stream.lanes import Lane
@@ -46,6 +49,12 @@ class Observers:
     metrics: Metrics
     history: History
     expected: ExpectedMonitor | None = None
+    method: str = ""
+
+    def searched(self, gallery: VersionedGallery) -> None:
+        """Another version is in use: series and page say which, and how many items it has."""
+        self.metrics.index(gallery.version, len(gallery))
+        self.history.entitle(subtitle(gallery, self.method))
 
     def all(self) -> list[Observer]:
         first: list[Observer] = [self.judged, self.drift]
@@ -127,6 +136,26 @@ def expected(engine: Engine) -> ExpectedMonitor | None:
     return ExpectedMonitor(read(base.extras[EXPECTED]), drops)
 
 
+def abstaining(engine: Engine) -> Callable[[Outcome], int]:
+    """Answers of a batch that name nothing, because their confidence is below what their query wants."""
+    base, config = engine.base, engine.config
+    evidence = Evidence(config.answer, base.reference, base.head.codes)  # its own: in another thread
+    sure = Confidence(evidence, base.extras, engine.versions.version)
+    decisions = Decisions(sure, config.answer.fuse != "none")
+
+    def count(outcome: Outcome) -> int:
+        if all(query.wanted.threshold is None for query in outcome.batch.queries):
+            return 0
+        return int(decisions(outcome).abstained.sum())
+
+    return count
+
+
+def subtitle(gallery: VersionedGallery, method: str) -> str:
+    """What the page says under its title."""
+    return f"{len(gallery):,} items · {gallery.bits}-bit codes · method {method}"
+
+
 def watching(engine: Engine, title: str, attribution: str) -> Observers:
     """All observers of a service."""
     quality, gallery = judged(engine), engine.versions.current()
@@ -134,10 +163,11 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
     drift = DriftMonitor(engine.base.reference, mean, seed=engine.config.seed)
     method = engine.config.adapt.method or "of the base"
     to_expect = expected(engine)
+    silent = abstaining(engine)
     metrics = Metrics(
-        fresh_registry(), quality, drift, method, semantics=semantics(engine.base), expected=to_expect
-    )
-    metrics.index(gallery.version, len(gallery))
+        fresh_registry(), quality, drift, method, semantics=semantics(engine.base), expected=to_expect,
+        abstained=silent,
+    )  # fmt: skip
 
     def item(key: int) -> Item:
         current = engine.versions.holding(key)
@@ -150,9 +180,11 @@ def watching(engine: Engine, title: str, attribution: str) -> Observers:
 
     history = History(
         quality, drift, item, relevant_keys, title=title, attribution=attribution, expected=to_expect,
-        subtitle=f"{len(gallery):,} items · {gallery.bits}-bit codes · method {method}",
+        abstained=silent,
     )  # fmt: skip
-    return Observers(quality, drift, metrics, history, to_expect)
+    found = Observers(quality, drift, metrics, history, to_expect, method)
+    found.searched(gallery)
+    return found
 
 
 class Watched:

@@ -214,8 +214,7 @@ class Service:
 
     def _searched(self, gallery: VersionedGallery) -> None:
         """Another version is in use."""
-        metrics = self.observers.metrics
-        self._errors.guarded(type(metrics).__name__, lambda: metrics.index(gallery.version, len(gallery)))
+        self._errors.guarded(type(self.observers).__name__, lambda: self.observers.searched(gallery))
 
     def _told(self, event: Event) -> None:
         """What happens to the run shows in /readyz, /state and the metrics, and never comes back to it."""

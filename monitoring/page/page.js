@@ -141,7 +141,10 @@
     headline(s.headline, s.queries);
     expected(s.expected);
     put("queries", whole(s.queries));
-    put("queries-fine", s.repeated ? `${whole(s.repeated)} answered again after a restart` : s.lanes.length ? `in ${s.lanes.length} lane${s.lanes.length > 1 ? "s" : ""}` : "");
+    put("queries-fine", [
+      s.repeated ? `${whole(s.repeated)} answered again after a restart` : s.lanes.length ? `in ${s.lanes.length} lane${s.lanes.length > 1 ? "s" : ""}` : "",
+      s.abstained ? `${whole(s.abstained)} abstained` : "",
+    ].filter(Boolean).join(", "));
     const total = s.latency.total;
     put("latency-total", total.p50 === null ? "–" : `${whole(total.p50)} ms`);
     put("latency-fine", total.p95 === null ? "" : `95th percentile ${whole(total.p95)} ms · ${whole(s.latency.batches)} batches`);

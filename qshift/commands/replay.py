@@ -139,6 +139,8 @@ def topic(
     settings, chosen = load_connected(config), methods_named(method)
     check_files(None, (json_file,))
     settings = with_parts(settings, base, gallery, named=True)
+    from qshift.demo.versions import of_topic
     from qshift.replay.own import replay_topic
 
-    replay_topic(name, start, end, partition or (), settings, chosen, CONSOLE, json_file)
+    versions = of_topic(settings, CONSOLE)
+    replay_topic(name, start, end, partition or (), settings, chosen, CONSOLE, json_file, versions)

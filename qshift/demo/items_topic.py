@@ -38,6 +38,8 @@ from stream.sink import KafkaSink
 log = logging.getLogger("qshift.items")
 STEP = 1024
 """Most offsets of a step: each is a version."""
+ALONE = 1
+"""Items that a tower is given at a time: what an item becomes must not depend on who came with it."""
 LOOK_SECONDS, AWAY_SECONDS, FLUSH_SECONDS = 0.5, 2.0, 60.0
 Refuse = Callable[[Sequence[Refusal]], None]
 """Makes dead letters durable."""
@@ -103,13 +105,13 @@ class Intake:
             # What was read or written before is in memory: a step costs what it changes.
             gallery = VersionedGallery.load(self._folder, self._base.version, beside=self._last)
             records = self._log.read(self._topic, {number: (start, stop)})
-            changes, refusals = _read(records, self._limits, self._base)
-            self._last = _applied(gallery, changes, self._base)
+            found, refusals = changes(records, self._limits, self._base)
+            self._last = applied(gallery, found, self._base)
             if refusals:
                 self._refuse(refusals)
             self._last.save(self._folder, stop)
-        put = sum(change.modality is not None for change in changes)
-        return Step(put, len(changes) - put, len(refusals), self._last, stop)
+        put = sum(change.modality is not None for change in found)
+        return Step(put, len(found) - put, len(refusals), self._last, stop)
 
     def _bounds(self) -> tuple[int, int, int]:
         """The topic's one partition, its first offset, and the one after the last. Raises ConfigError."""
@@ -182,7 +184,7 @@ def _said(made: Step) -> str:
     )
 
 
-def _read(
+def changes(
     records: Sequence[Record], limits: LimitConfig, base: Base
 ) -> tuple[list[ItemChange], list[Refusal]]:
     """The last change of each name, prepared by its tower, in the order of the topic; and what is refused."""
@@ -213,7 +215,7 @@ def _prepared(change: ItemChange, base: Base) -> ItemChange | Refusal:
         return Refusal(change.record, refused.stage, type(refused).__name__, refused.reason)
 
 
-def _applied(gallery: VersionedGallery, changes: Sequence[ItemChange], base: Base) -> VersionedGallery:
+def applied(gallery: VersionedGallery, changes: Sequence[ItemChange], base: Base) -> VersionedGallery:
     """The next version. What is to be taken out and is not there is out."""
     gone = [one.identifier for one in changes if one.modality is None and gallery.holds(one.identifier)]
     new = [one for one in changes if one.modality is not None]
@@ -226,7 +228,9 @@ def _applied(gallery: VersionedGallery, changes: Sequence[ItemChange], base: Bas
             rows.setdefault(one.modality, []).append(number)
     order = [number for numbers in rows.values() for number in numbers]
     encoded = [
-        encoded_prepared(base, [new[n].content for n in numbers], len(numbers), modality=modality)
+        encoded_prepared(
+            base, [new[n].content for n in numbers], len(numbers), modality=modality, together=ALONE
+        )
         for modality, numbers in rows.items()
     ]
     back = np.argsort(order)
@@ -239,5 +243,6 @@ def _applied(gallery: VersionedGallery, changes: Sequence[ItemChange], base: Bas
             np.concatenate([features for _, features in encoded])[back],
             [Display(one.title or one.identifier) for one in new],
             [one.attributes for one in new],
+            [one.record.at.offset for one in new],
         )
     )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.expected import EXPECTED, written
-from core.types import Floats, Modality
+from core.types import Codes, Floats, Modality
 from encoders.base_model import Base, Parts, load_base, write_base
 from encoders.head import HashHead, itq
 from qshift.recipes.expected import Curve
@@ -33,6 +33,7 @@ class Clean:
         step: what the adapter of their modality starts from.
         items_are: modality of the items.
         own: [n] positions of the items that the queries are copies of, where those that will come are none.
+        codes: [N, L/8] of the items, where they are not those of the head.
     """
 
     queries: Floats
@@ -40,6 +41,7 @@ class Clean:
     step: Step
     items_are: Modality = "image"
     own: NDArray[np.int64] | None = None
+    codes: Codes | None = None
 
 
 def hash_head(
@@ -78,7 +80,9 @@ def finish_base(
     """
     head = _with_means(parts.head, clean)
     found = {
-        kind: measure(asked.queries, asked.items, head, kind, asked.step, asked.items_are, asked.own)
+        kind: measure(
+            asked.queries, asked.items, head, kind, asked.step, asked.items_are, asked.own, asked.codes
+        )
         for kind, asked in clean.items()
     }
     constants = {kind: constants for kind, (constants, _) in found.items()}

@@ -15,6 +15,7 @@ from core.types import Codes, Floats, Modality
 from encoders.base_model import Base
 from index.gallery import Display, Label, VersionedGallery
 from qshift.recipes.encode import BATCH, Progress
+from qshift.recipes.learned import digest, read, replaced
 
 
 def build_gallery(
@@ -65,11 +66,19 @@ def encoded_items(
 
 def encoded_prepared(
     base: Base, prepared: Iterable[Any], count: int, progress: Progress | None = None,
-    modality: Modality = "image",
+    modality: Modality = "image", together: int = BATCH,
 ) -> tuple[Codes, Floats]:  # fmt: skip
-    """As `encoded_items`, of what the tower of the modality has prepared, so many."""
-    features = _features(base.encoders[modality], prepared, count, progress)
-    return base.head.codes(features, modality), features.cpu().numpy()
+    """As `encoded_items`, of what the tower of the modality has prepared, so many, so many at a time.
+
+    Pictures that the base has learned a code for get that code (`qshift.recipes.learned`).
+    The last bits of a feature depend on how many rows the tower is given: one alone is always the same.
+    """
+    learned = read(base.extras, base.bits) if modality == "image" else {}
+    seen: list[bytes] = []
+    rows = _named(prepared, seen) if learned else prepared
+    features = _features(base.encoders[modality], rows, count, progress, together)
+    codes = base.head.codes(features, modality)
+    return replaced(codes, seen, learned) if learned else codes, features.cpu().numpy()
 
 
 def _prepared(
@@ -84,12 +93,21 @@ def _prepared(
             raise GalleryError(f"gallery {noun} {name}: {refused.reason}; remove or repair it") from refused
 
 
-def _features(encoder: Encoder, prepared: Iterable[Any], count: int, progress: Progress | None) -> Tensor:
+def _named(prepared: Iterable[Any], seen: list[bytes]) -> Iterator[Any]:
+    """The same pictures; their digests are left behind."""
+    for one in prepared:
+        seen.append(digest(one))
+        yield one
+
+
+def _features(
+    encoder: Encoder, prepared: Iterable[Any], count: int, progress: Progress | None, together: int
+) -> Tensor:
     """Unit features [N, D]; no more than a batch of what is prepared is held."""
     features: list[Tensor] = []
     done = 0
     waiting = iter(prepared)
-    while rows := list(islice(waiting, BATCH)):
+    while rows := list(islice(waiting, together)):
         features.append(encoder.encode(encoder.collate(rows, len(rows))))
         done += len(rows)
         if progress:

@@ -52,6 +52,7 @@ def measure(
     step: Step,
     gallery_modality: Modality = "image",
     own: NDArray[np.int64] | None = None,
+    codes: Codes | None = None,
 ) -> tuple[SourceConstants, DriftReference]:
     """What clean queries look like to the service, in batches of 64.
 
@@ -66,10 +67,12 @@ def measure(
         gallery_modality: of the items.
         own: [n] positions of the items that the queries are copies of, left out as their neighbours: for
             services whose clean queries are no copies of gallery items.
+        codes: of the items [N, L/8]; None: those of the head.
     """
-    items = torch.from_numpy(gallery)
-    blocks = (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
-    codes = np.concatenate([hashing.codes(block, gallery_modality) for block in blocks])
+    if codes is None:
+        items = torch.from_numpy(gallery)
+        blocks = (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
+        codes = np.concatenate([hashing.codes(block, gallery_modality) for block in blocks])
     return measure_among(queries, codes, lambda at: gallery[at], hashing, modality, step, own)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.filters import ANYTHING, Wanted
 from core.records import Coordinates, Record
+from qshift.build import Engine
 from qshift.methods import check_known
 from qshift.replay.journal import journal_of
 from qshift.replay.own_queries import own_parts, own_queries
@@ -22,6 +23,8 @@ from qshift.terminal.counts import counted
 
 FROZEN = "frozen"
 USUAL = (FROZEN, "default")
+Versions = Callable[[Collection[str]], Callable[[Engine], None]]
+"""Versions of a gallery that a journal names -> what turns an engine to them."""
 
 
 def replay_own(
@@ -72,8 +75,11 @@ def replay_topic(
     methods: Sequence[str],
     console: Console,
     json_file: Path | None = None,
+    versions: Versions = lambda _: lambda _: None,
 ) -> list[OwnRow]:
     """Runs a stretch of a recorded topic; `config` names the Kafka, base and gallery.
+
+    `versions` makes what turns an engine to the gallery versions that the journal names.
 
     Raises:
         ConfigError: an unknown method, or a stretch that cannot be read as asked.
@@ -91,7 +97,7 @@ def replay_topic(
     ranges = ", ".join(f"{n}:{first}-{end - 1}" for n, (first, end) in found.ranges.items() if first < end)
     return _run(
         found.records, found.labels, config, methods, found.journal, list(found.notes),
-        (topic, ranges), console, json_file, found.late,
+        (topic, ranges), console, json_file, found.late, versions([one.gallery for one in found.journal]),
     )  # fmt: skip
 
 
@@ -112,10 +118,11 @@ def _run(
     console: Console,
     json_file: Path | None,
     late: Sequence[Record] = (),
+    attach: Callable[[Engine], None] = lambda _: None,
 ) -> list[OwnRow]:
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
-    rows = run_records(records, labels, config, methods, journal, console, late)
+    rows = run_records(records, labels, config, methods, journal, console, late, attach)
     own_table(rows, " · ".join(names)).print(console)
     if json_file is not None:
         json_file.write_text(

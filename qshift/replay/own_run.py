@@ -16,7 +16,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome
-from qshift.build import engine
+from qshift.build import Engine, engine
 from qshift.methods import check_known, with_method
 from qshift.observers import judged
 from qshift.offline import run_offline
@@ -98,6 +98,7 @@ def run_records(
     journal: Sequence[JournalEntry] = (),
     console: Console | None = None,
     late: Sequence[Record] = (),
+    attach: Callable[[Engine], None] = lambda _: None,
 ) -> list[OwnRow]:
     """One row per method, each from fresh state.
 
@@ -110,6 +111,7 @@ def run_records(
         journal: batch boundaries; without them batches are cut by size, never by time.
         late: records of the label topic, which steer the batches whose boundaries name them, and of the
             control topic, which are obeyed where the journal says.
+        attach: is given each method's engine before it answers: may turn it to versions of the gallery.
 
     Raises:
         ConfigError: an unknown method, no records, or records of several topics.
@@ -126,7 +128,7 @@ def run_records(
         for name in methods:
             task = progress.add_task(name, total=len(records))
             watch = _Watch(partial(progress.advance, task))
-            rows.append(_row(records, labels, with_method(config, name), name, journal, watch, late))
+            rows.append(_row(records, labels, with_method(config, name), name, journal, watch, late, attach))
     return rows
 
 
@@ -138,8 +140,10 @@ def _row(
     journal: Sequence[JournalEntry],
     watch: _Watch,
     late: Sequence[Record] = (),
+    attach: Callable[[Engine], None] = lambda _: None,
 ) -> OwnRow:
     built = engine(config)
+    attach(built)
     # Only the judge sees these settings: the answers still say what the live service would have asked for.
     every = config.labels.model_copy(update={"rate": 1.0, "ttl_queries": len(records), "steer": False})
     quality = judged(replace(built, config=config.model_copy(update={"labels": every})))

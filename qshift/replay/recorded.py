@@ -240,8 +240,6 @@ def _journal(
             continue
         # What was commanded before the stretch may still hold in it.
         kept += [entry for entry, command in inside if command or entry.offsets]
-    if len({entry.gallery for entry in kept if entry.offsets}) > 1:
-        notes.append("the gallery changed meanwhile: here all is asked of the one gallery that is given")
     if not kept:
         notes.append("no batch boundaries were recorded for this stretch: batches are cut by size")
     return tuple(kept), tuple(notes)

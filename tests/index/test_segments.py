@@ -11,6 +11,7 @@ import pytest
 from core.errors import ArtifactError, GalleryError
 from index.folder import changing, newest
 from index.gallery import Backend, Display, VersionedGallery
+from index.lineage import Lineage
 from index.living import SPARE
 from index.merging import Tiers, merge, tidied
 
@@ -163,6 +164,17 @@ def test_equal_items_have_an_equal_version_however_they_came_about() -> None:
         )
     }  # fmt: skip
     assert len(versions) == 5
+
+
+def test_items_of_a_log_have_its_keys_however_it_is_cut() -> None:
+    lineage = Lineage("", 100)
+    assert lineage.keys(100, 3).tolist() == [100, 101, 102]
+    whole = lineage.keys(100, 4, [0, 2, 7, 8]).tolist()
+    assert whole == [100, 102, 107, 108]
+    parts = [*lineage.keys(100, 2, [0, 2]).tolist(), *lineage.keys(103, 2, [7, 8]).tolist()]
+    assert parts == whole
+    # 103 to 106 were given out by hand: no key twice, and the log catches up.
+    assert lineage.keys(107, 4, [3, 4, 5, 20]).tolist() == [107, 108, 109, 120]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -17,6 +17,8 @@ from rich.console import Console
 from encoders.base_model import load_base
 from qshift.build import load_gallery
 from qshift.demo.galleries import add, remove
+from qshift.demo.versions import of_topic
+from qshift.replay.own import replay_topic
 from stream.codec import text_query, vector_query
 from stream.recording import KafkaLog
 from stream.states import entry_from_bytes
@@ -80,6 +82,11 @@ def test_items_come_and_go_while_it_answers_and_a_kill_changes_nothing(
     assert len(answers) == len(sent)
     for answer in answers.values():
         assert "the new one" not in dict(answer.results) or answer.gallery_version == second
+    said = Console(file=io.StringIO(), width=200)
+    versions_of = of_topic(site.config, said)
+    rows = replay_topic(site.kafka.queries, "", "", (), site.config, ["frozen"], said, None, versions_of)
+    assert rows[0].queries == len(sent)
+    assert "gallery versions of the recording: 3 kept" in said.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_topic_becomes_the_gallery_that_is_asked(

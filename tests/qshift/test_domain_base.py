@@ -20,6 +20,7 @@ from core.config import Config
 from core.errors import ArtifactError, ConfigError
 from encoders.base_model import load_base
 from encoders.vision import backbone
+from qshift.build import load_gallery
 from qshift.demo.fit import build, fit
 from qshift.observers import semantics
 from qshift.recipes.domains.base import HEADS, fit_domain_base
@@ -94,6 +95,10 @@ def test_fit_build_and_replay(tmp_path: Path, domains: tuple[Path, Path, Path], 
     assert {"map", "map_minus_frozen", "low", "high"} <= json.loads(out.read_text())[1].keys()
     found = load_base(base)
     assert found.provenance["method"] == method and found.provenance["classes"] == list(KINDS)
+    made = load_gallery(gallery, found)
+    mapped = found.head.codes(torch.from_numpy(made.features(made.keys())), "image")
+    differing = (mapped != made.codes_of(made.keys())).any(1).mean()
+    assert differing > 0.5 if method == "psca" else differing < 0.05, "of PSCA's source the codes are learned"
     assert found.bits == 32 and set(found.constants) >= {"image"}
     again = tmp_path / "again"
     fit(method, source, target, again, FitOptions(bits=32), console)

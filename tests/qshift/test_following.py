@@ -16,6 +16,7 @@ from toy_world import BITS, ITEMS, WIDTH, small_world
 
 from core.artifacts import MANIFEST
 from core.config import Config
+from core.errors import ArtifactError, GalleryError
 from core.filters import ANYTHING, wanted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome, Query, QueryBatch
@@ -254,6 +255,27 @@ def test_what_does_not_fit_is_said_once_and_changes_nothing(
     following.look()
     assert made.versions.current().version == first.version, "only the loop turns"
     assert following.turn("") == grown(first, 1).version and [len(one) for one in shown] == [ITEMS]
+
+
+def test_a_whole_gallery_is_put_in_place_or_nothing_is_changed(made: Engine, tmp_path: Path) -> None:
+    folder, other = made.config.gallery, tmp_path / "other"
+    following, first = Following(made, folder), made.versions.current()
+    grown(first, 1).save(other)
+    assert following.swap(other) == grown(first, 1).version
+    assert made.versions.current().version == first.version, "only the loop turns"
+    assert following.turn("") == grown(first, 1).version
+    assert following.turn(first.version) == first.version, "a batch is repeated from the one before"
+    codes, rows = np.zeros((1, BITS // 8), np.uint8), np.ones((1, WIDTH))
+    before = (folder / MANIFEST).read_bytes()
+    for width, base, error in (
+        (WIDTH, "other", ArtifactError),
+        (3, first.base_version, GalleryError),
+    ):
+        wrong = VersionedGallery(BITS, ["a"], codes, ["a"], rows[:, :width], base_version=base)
+        wrong.save(other)
+        with pytest.raises(error):
+            following.swap(other)
+        assert (folder / MANIFEST).read_bytes() == before
 
 
 def test_a_thread_looks_at_the_folder(made: Engine) -> None:

@@ -144,6 +144,7 @@ def test_the_same_is_there_however_the_topic_was_cut_into_steps(
     topic.records = [record for record in topic.records if last[record.key] is record]
     drained(made(topic, base, other))
     assert contents(load_gallery(folder, base)) == contents(load_gallery(other, base))
+    assert load_gallery(folder, base).version == load_gallery(other, base).version, "keys, too"
     assert items_offset(folder) == items_offset(other) == 60
 
 

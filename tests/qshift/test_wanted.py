@@ -16,6 +16,7 @@ import torch
 
 from core.config import Config
 from core.errors import Refused
+from core.expected import EXPECTED, fitted, written
 from core.filters import ANYTHING, Wanted, filter_of, wanted
 from core.records import Coordinates
 from core.references import DriftReference, SourceConstants
@@ -26,6 +27,7 @@ from encoders.vector import VectorEncoder
 from index.gallery import Backend, VersionedGallery
 from index.versions import GalleryVersions
 from qshift.build import Engine, assemble
+from qshift.observers import watching
 from stream.codec import Answer, decode_answer
 from stream.session import Session
 
@@ -280,3 +282,39 @@ def test_a_base_without_a_curve_is_not_sure_and_never_abstains(world: World) -> 
 def test_a_filter_is_written_once_in_its_order() -> None:
     one, other = wanted(filter={"b": 1, "a": 2}), wanted(filter={"a": 2, "b": 1})
     assert one == other and hash(one) == hash(other) and one.filter == filter_of({"a": 2, "b": 1})
+
+
+def test_what_abstained_is_counted_for_series_and_page(world: World) -> None:
+    """By the same rule as answers, outside of the loop; a repeated batch counts once."""
+    head = HashHead(world.head.weight.numpy(), np.zeros(BITS, np.float32), {"image": np.zeros(WIDTH)})
+    base = replace(
+        world.base, encoders={"image": VectorEncoder(WIDTH)}, head=head,
+        constants={"image": world.base.constants["vector"]},
+        reference={"image": world.base.reference["vector"]},
+        extras={EXPECTED: written(fitted([-3.0, 0.0, 5.0, 30.0], [1.0, 0.8, 0.3, 0.0]))},
+    )  # fmt: skip
+    config = Config.model_validate({"batch": {"size": SIZE, "floor": 8}, "answer": {"shortlist": SHORTLIST}})
+    engine = assemble(config, base, GalleryVersions(world.gallery()))
+    session, seen = Session(engine.pipeline, "image"), watching(engine, "a title", "")
+    sure = wanted(threshold=0.8)
+    abstained = 0
+    for seq, wants in enumerate(([sure], [ANYTHING], [sure, ANYTHING])):
+        batch = world.batch(seq, wants, shift=0.2)
+        queries = tuple(replace(query, modality="image") for query in batch.queries)
+        answered = session.answer(replace(batch, lane="0:image", modality="image", queries=queries))
+        said = decoded([value for value, _, _ in engine.codec.answers(answered)])
+        abstained += sum(answer.abstained for answer in said)
+        outcome = session.learn(answered)
+        for observer in (seen.metrics, seen.history):
+            observer.observe(outcome)
+    for observer in (seen.metrics, seen.history):
+        observer.observe(replace(outcome, repeated=True))
+    assert 0 < abstained < 1.5 * SIZE
+    registry = seen.metrics.registry
+    assert registry.get_sample_value("qshift_abstained_answers_total", {"lane": "0:image"}) == abstained
+    page = seen.history.snapshot()
+    assert page["abstained"] == abstained and page["subtitle"].startswith(f"{ITEMS:,} items")
+    fewer = world.gallery(range(ITEMS - 10))
+    seen.searched(fewer)
+    assert seen.history.snapshot()["subtitle"].startswith(f"{ITEMS - 10:,} items")
+    assert registry.get_sample_value("qshift_index_info", {"version": fewer.version}) == 1

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from adapters.offline.parallel import Team
 from core.references import SourcePairs
 from core.seeds import generator
+from core.types import Floats
 from encoders.base_model import Parts
 from encoders.images import Pixels
 from encoders.norms import calibrate
@@ -37,6 +38,7 @@ from qshift.recipes.domains.towers import Start, start
 from qshift.recipes.domains.tpsnet import tpsnet_head
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated
 from qshift.recipes.finish import Clean, finish_base
+from qshift.recipes.learned import LEARNED, written
 from qshift.recipes.measure import forward_only
 
 CLEAN_QUERIES = 384  # six batches
@@ -100,11 +102,11 @@ def fit_domain_base(
             calibration={"image": calibrate(image, collated(image, sides.pictures(split.asking), count))},
             provenance={"method": method, **_provenance(begun, learnt, sides, split, options)},
             memory={"image": SourcePairs(sides.pictures(split.kept), sides.unit(image, split.kept))},
-            extras=learnt.extras,
+            extras={**learnt.extras, **_learned(sides.source, learnt)},
             fusion=learnt.fusion,
             preprocess=image.preprocess,
         )
-        finish_base(folder, parts, {"image": Clean(sides.unit(image, split.asking), learnt.source, STEP)})
+        finish_base(folder, parts, {"image": _clean(sides.unit(image, split.asking), learnt)})
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learnt.notes
 
@@ -196,6 +198,14 @@ def _served(begun: Start, learnt: Learnt) -> ImageTower:
         return tower
     tensors = {name: torch.from_numpy(array) for name, array in learnt.fusion.tensors.items()}
     return fused(tower, tensors, learnt.fusion.settings)
+
+
+def _learned(source: Sequence[Pixels], learnt: Learnt) -> dict[str, dict[str, NDArray[Any]]]:
+    return {} if learnt.codes is None else {LEARNED: written(source, learnt.codes)}
+
+
+def _clean(asking: Floats, learnt: Learnt) -> Clean:
+    return Clean(asking, learnt.source, STEP, codes=learnt.codes)
 
 
 def _provenance(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.offline.parallel import Team
-from core.types import Floats
+from core.types import Codes, Floats
 from encoders.base_model import Fusion
 from encoders.head import HashHead
 from encoders.images import Pixels
@@ -82,8 +82,9 @@ class Material:
 class Learnt:
     """A code: what follows the tower, its head, and what the method has to say about the fit.
 
-    `source` are the unit features [n_s, D] of the source, `tower` is the state of the image tower where it
-    was trained along, `notes` are sentences for whoever fits.
+    `source` are the unit features [n_s, D] of the source, `codes` [n_s, L/8] those that were learned for it,
+    where the method learns any. `tower` is the state of the image tower where it was trained along, `notes`
+    are sentences for whoever fits.
     """
 
     head: HashHead
@@ -94,6 +95,7 @@ class Learnt:
     config: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     tower: Mapping[str, Tensor] | None = None
+    codes: Codes | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -9,11 +9,15 @@ import numpy as np
 from adapters.offline.psca import fit
 from adapters.offline.psca_config import PscaConfig
 from encoders.head import HashHead
+from index.codes import pack
 from qshift.recipes.domains.material import Learnt, Material, unit_features
 
 
 def psca_head(material: Material) -> Learnt:
-    """PSCA's out-of-sample map is linear: it is the hash head, in front of which the online stage adapts."""
+    """PSCA's out-of-sample map is linear: it is the hash head, in front of which the online stage adapts.
+
+    The source keeps the codes that were learned with it.
+    """
     config = PscaConfig(bits=material.options.bits, seed=material.options.seed)
     material.progress(0, 1, "fitting PSCA")
     unit = unit_features(None, material.source), unit_features(None, material.target)
@@ -27,4 +31,5 @@ def psca_head(material: Material) -> Learnt:
     gauges = {name: float(getattr(found.trained, name)) for name in ("agreement", "reliability", "gap")}
     settings = {**asdict(config), "reliability_cap": str(config.reliability_cap)}  # JSON has no infinity
     extras = {"semantics": found.semantics.tensors()}
-    return Learnt(head, unit[0], gauges=gauges, config=settings, extras=extras)
+    codes = pack(found.quantisation.source_codes)
+    return Learnt(head, unit[0], gauges=gauges, config=settings, extras=extras, codes=codes)
