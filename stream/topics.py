@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from core.config import Config, KafkaConfig
 from core.errors import ConfigError
@@ -65,10 +64,12 @@ def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
     mine = topic_settings(kafka)
     _allowed(bootstrap_servers, config)
     # Queries that were there before decide for those that are made with them.
-    asked: dict[str, Any] = {"security": kafka.security, "replication": kafka.replication_factor}
-    count = ensure_topics(bootstrap_servers, {kafka.queries: mine[kafka.queries]}, **asked)[kafka.queries]
+    copies = kafka.replication_factor
+    count = ensure_topics(
+        bootstrap_servers, {kafka.queries: mine[kafka.queries]}, security=kafka.security, replication=copies
+    )[kafka.queries]
     mine = topic_settings(kafka, count)
-    found = ensure_topics(bootstrap_servers, mine, **asked)
+    found = ensure_topics(bootstrap_servers, mine, security=kafka.security, replication=copies)
     _allowed(bootstrap_servers, config)
     limits = message_limits(bootstrap_servers, mine, security=kafka.security)
     needed = {kafka.dead_letters: LEAST_BYTES}
