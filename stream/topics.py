@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 from core.config import Config, KafkaConfig
 from core.errors import ConfigError
@@ -68,10 +67,12 @@ def prepared_topics(bootstrap_servers: str, config: Config) -> int | None:
     mine = topic_settings(kafka)
     _allowed(bootstrap_servers, config)
     # Queries that were there before decide for those that are made with them.
-    ensured = partial(ensure_topics, security=kafka.security, replication=kafka.replication_factor)
-    count = ensured(bootstrap_servers, {kafka.queries: mine[kafka.queries]})[kafka.queries]
+    copies = kafka.replication_factor
+    count = ensure_topics(
+        bootstrap_servers, {kafka.queries: mine[kafka.queries]}, security=kafka.security, replication=copies
+    )[kafka.queries]
     mine = topic_settings(kafka, count)
-    found = ensured(bootstrap_servers, mine)
+    found = ensure_topics(bootstrap_servers, mine, security=kafka.security, replication=copies)
     _allowed(bootstrap_servers, config)
     limits = message_limits(bootstrap_servers, mine, security=kafka.security)
     needed = {kafka.dead_letters: LEAST_BYTES}

@@ -1,4 +1,4 @@
-"""Each test that the page of promises names is there: one that was renamed leaves a promise without one."""
+"""Each test that the page of promises names is there: one that was renamed leaves it without its test."""
 
 import re
 from pathlib import Path

@@ -81,7 +81,8 @@ def test_a_second_worker_of_one_name_is_refused_and_the_first_goes_on(
     site.send(messages(32)[0])
     site.wait(lambda: len(site.answers()) == 32)
     second = site.worker()
-    site.wait(lambda: second.code is not None, 15)
+    site.wait(lambda: second.code is not None, 30)
+    site.started.remove(second)  # of which nobody waits to hear any more
     assert second.code == 2
     said = " ".join(second.output().split())
     assert f"error: another worker is called worker-0 in group {site.kafka.group}: give each its own" in said
@@ -90,6 +91,7 @@ def test_a_second_worker_of_one_name_is_refused_and_the_first_goes_on(
     site.wait(lambda: len(site.answers()) == 64)
     assert first.code is None
     first.kill()  # and a name of a dead one is free
+    site.started.remove(first)
     third = site.worker()
     site.send(messages(32, seed=3)[0])
     site.wait(lambda: len(site.distinct()) == 96)
