@@ -23,6 +23,7 @@ from core.records import Partition, Record
 from stream.cluster import (
     CLOSE_SECONDS,
     CONNECT_SECONDS,
+    LOOKUP_SECONDS,
     RECONNECT_MS,
     SETTLE_SECONDS,
     unreachable,
@@ -96,6 +97,7 @@ class KafkaSource:
         self._positions = Positions(config.queries)
         self._assigned: frozenset[Partition] = frozenset()
         self._held: list[Record] = []
+        self._early: list[Record] = []
         self._paused = False
         self._kept = kept_partitions
         self._unserved: frozenset[TopicPartition] = frozenset()
@@ -107,10 +109,13 @@ class KafkaSource:
         """Takes all partitions of the labels, and joins the group for the queries."""
         labels, queries, control = self._config.labels, self._config.queries, self._config.control
         try:
-            beside = [(labels, number) for number in self._numbers(labels)]
-            beside += [(control, number) for number in self._labels.partitions_for_topic(control) or ()]
-            self._labels.assign([TopicPartition(*one) for one in beside])
-            self._labels.seek_to_beginning()
+            beside = [TopicPartition(labels, number) for number in self._numbers(labels)]
+            commands = [TopicPartition(control, n) for n in self._labels.partitions_for_topic(control) or ()]
+            places = self._commanded(commands)
+            self._labels.assign(beside + commands)
+            self._labels.seek_to_beginning(*beside)
+            for part, place in places.items():
+                self._labels.seek(part, place)
             self._numbers(queries)
         except ConfigError:
             self.close()
@@ -119,6 +124,25 @@ class KafkaSource:
         # Learn of the topic before joining: a leader that does not know it assigns nothing, and has to
         # notice and join again, which now and then never ends.
         self._queries.topics()
+
+    def _commanded(self, parts: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Reads the commands there are before any query: lanes begin as was said of all of them.
+
+        Returns:
+            Where reading goes on.
+        """
+        self._labels.assign(parts)
+        places = dict.fromkeys(parts, 0)
+        try:
+            self._labels.seek_to_beginning(*parts)
+            ends = self._labels.end_offsets(parts) if parts else {}
+            deadline = time.monotonic() + LOOKUP_SECONDS
+            while any(places[part] < end for part, end in ends.items()) and time.monotonic() < deadline:
+                self._early += self._poll(self._labels, 0.1)
+                places = {part: self._labels.position(part) for part in parts}
+        except KafkaError as error:
+            log.warning("commands cannot be read yet", extra={"error": repr(error)})
+        return places
 
     def _numbers(self, topic: str) -> list[int]:
         numbers = self._labels.partitions_for_topic(topic)
@@ -151,7 +175,7 @@ class KafkaSource:
             self._queries.pause(*now)
         if returned or not known:
             return []
-        labels = self._poll(self._labels, 0.0)
+        labels, self._early = self._early + self._poll(self._labels, 0.0), []
         if self._paused:  # a batch that waits for labels makes room for queries
             return labels
         owned = {(part.topic, part.partition) for part in now}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,12 @@ def _place(value: str) -> dict[str, Any]:
 
 def _number(value: str) -> float:
     try:
-        return float(value)
+        weight = float(value)
     except ValueError:
-        raise ConfigError(f'w {shown(value)}: expected a number such as 0.5, or "free"') from None
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f'w {shown(value)}: expected a number such as 0.5 as weight, or "free"')
+    return weight
 
 
 def line(one: Acknowledgement) -> str:

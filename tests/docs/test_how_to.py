@@ -26,6 +26,7 @@ from qshift.replay.own_message import own_message
 from stream.rights import topic_rights
 
 NOT_RUN = {
+    "qshift control": "needs a Kafka; tests/integration/test_control.py",
     "qshift bench": "minutes to hours, on data of others; tests/qshift/test_suite_run.py",
     "qshift fit clip my-pictures --model ViT-B-32": "needs its weights; tests/encoders/test_clip_folder.py",
     "qshift gallery compare": "needs 10,000 items; tests/qshift/test_gallery_commands.py",
@@ -99,7 +100,7 @@ def test_secured_kafka_shows_sections_that_can_be_used_and_the_rights_that_are_n
     assert granted - {group} == {
         ("service", right, "topic", topic) for topic, needed in topics.items() for right in needed
     }
-    assert {user for user, *_ in rights} == {"service", "asks", "labels", "replays"}
+    assert {user for user, *_ in rights} == {"service", "asks", "labels", "replays", "commands"}
 
 
 # -- replay ---------------------------------------------------------------------------------------------

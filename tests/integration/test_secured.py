@@ -33,6 +33,7 @@ from rich.console import Console
 from core.config import Config, KafkaConfig, StateConfig
 from core.errors import BrokerError, DeliveryError, QshiftError
 from core.security import SecurityConfig
+from qshift.demo.control import control
 from qshift.demo.labels import send_labels
 from qshift.demo.produce import produce
 from qshift.replay.recorded import recorded
@@ -44,7 +45,7 @@ from stream.rights import topic_rights
 from stream.topics import prepared_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, needs_openssl]
-USERS = ("service", "asks", "labels", "replays")
+USERS = ("service", "asks", "labels", "replays", "commands")
 SECONDS = 15.0
 """The longest that a mistake may take to be said."""
 
@@ -169,7 +170,7 @@ def site(secured: Secured, make_site: Callable[..., Any], vector_world: Path) ->
 
 
 def _roles(kafka: KafkaConfig) -> list[str]:
-    return ["queries", "answers", "labels", "dead_letters", "state", "journal"]
+    return ["queries", "answers", "labels", "dead_letters", "state", "journal", "control", "audit"]
 
 
 def of(secured: Secured, site: Any, user: str) -> Path:
@@ -207,9 +208,12 @@ def test_queries_answers_and_labels_with_the_rights_of_the_page(
     send_labels(tmp_path / "l.jsonl", of(secured, site, "labels"), silent())
     service.wait_for_labels(20)
     assert not service.observers.judged.labels().pending
+    assert control("freeze", None, "", "", "", "ann", 30.0, of(secured, site, "commands"), silent()) == 0
+    with pytest.raises(DeliveryError, match=f"the user labels: Write on the topic {site.kafka.control};"):
+        control("freeze", None, "", "", "", "ann", 0.0, of(secured, site, "labels"), silent())
     kafka = kafka_of(secured, site, "replays")
     found = recorded(secured.scram, kafka, site.config.limits, site.kafka.queries)
-    assert len(found.records) == 32 and len(found.labels) == len(wanted) and len(found.journal) == 2
+    assert len(found.records) == 32 and len(found.labels) == len(wanted) and len(found.journal) == 3
     assert service.stop().checkpoints
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.commands import Command, Obeyed
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
 from core.types import AdaptationStep, Hits
@@ -179,3 +180,20 @@ def test_snapshots_while_batches_come_in(outcome):
     stop.set()
     reader.join()
     assert failures == [] and parts[1].snapshot()["headline"]["arrived"] == 300
+
+
+def test_commands_stand_where_they_were_obeyed(outcome):
+    one = History()
+    one.observe(outcome(range(8)))
+    before, seen = one.version, one.snapshot()["queries"]
+    command = Command(Coordinates("qshift.control", 0, 3), "rollback", "ann", state="3fa9c01b")
+    one.commanded(Obeyed(command, "0:image", 7, "refused", "none is kept", "", False))
+    assert one.version > before, "the page hears of it"
+    (shown,) = one.snapshot()["commands"]
+    assert shown == {
+        "x": seen, "action": "rollback", "what": "3fa9c01b", "author": "ann", "lane": "0:image", "batch": 7,
+        "result": "refused", "reason": "none is kept",
+    }  # fmt: skip
+    for _ in range(100):
+        one.commanded(Obeyed(command, "0:image", 7, "applied", "", "", False))
+    assert len(one.snapshot()["commands"]) == 64

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from core.commands import Command, Obeyed
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
 from core.types import AdaptationStep
@@ -147,6 +148,9 @@ def test_what_the_service_tells(metrics):
     metrics.recovered()
     metrics.rebalanced()
     metrics.restored(0.5)
+    command = Command(Coordinates("qshift.control", 0, 0), "freeze", "ann")
+    metrics.commanded(Obeyed(command, "0:image", 3, "refused", "why", "", False))
+    assert value(registry, "qshift_commands_total", action="freeze", result="refused") == 1
     assert value(registry, "qshift_checkpoint_age_seconds") == 7
     assert value(registry, "qshift_checkpoint_bytes") == 1234
     assert value(registry, "qshift_lag_records", partition="qshift.queries/0") == 5

@@ -26,6 +26,7 @@ import pytest
 from PIL import Image, ImageDraw
 from prometheus_client import CollectorRegistry
 
+from core.commands import Command, Obeyed
 from core.expected import fitted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
@@ -287,6 +288,8 @@ class Feed:
     def all(self) -> None:
         for name, shift in PHASES:
             self.history.mark(name)
+            command = Command(Coordinates("qshift.control", 0, 0), "freeze", "<b>ann</b>")
+            self.history.commanded(Obeyed(command, "0:image", 3, "applied", "", "", False))
             for step in range(PER_PHASE):
                 mend = 0.0 if shift < 0.1 else 0.3 * (1 - np.exp(-step / 3))
                 self.batch(shift, mend, "0:text" if "text" in name else "0:image")
@@ -362,6 +365,10 @@ def test_the_page_shows_the_run(site, feed, browser):
     assert (
         browser.run("document.querySelectorAll('main blockquote b, #letters-latest b, footer i').length") == 0
     )
+    said = browser.run("document.getElementById('orders').textContent")
+    assert "0:image · batch 3" in said and "freeze by <b>ann</b>: applied" in said
+    lines = "document.getElementById('quality').layout.shapes.filter(s => s.name === 'freeze').length"
+    assert browser.run(lines) == len(shown["commands"]) > 0
     assert "<b>not</b> JSON" in browser.run("document.getElementById('letters-latest').textContent")
 
 

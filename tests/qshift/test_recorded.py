@@ -245,3 +245,22 @@ def test_a_journal_without_its_beginning_is_left_out_and_said() -> None:
     inside = read(ListLog([*[query(n) for n in range(10)], *journal(*entries[:2])]), "5")
     assert [e.offsets for e in inside.journal] == [(5,), (6, 7)]
     assert "cut by size" in read(ListLog([query(0)])).notes[0]
+
+
+def test_commands_come_with_the_boundaries_that_name_them() -> None:
+    """Also those before the stretch: what was said then may still hold."""
+    orders = [Record(Coordinates(KAFKA.control, 0, n), b"{}") for n in range(4)]
+    boundaries = (
+        entry(0, (0, 1)),
+        replace(entry(1, ()), control_offset=2),
+        replace(entry(2, (2, 3)), gallery="g"),
+        replace(entry(3, ()), control_offset=4),
+        replace(entry(4, (4, 5)), gallery="g"),
+    )
+    log = ListLog([*map(query, range(6)), *orders, *journal(*boundaries)])
+    found = read(log, "3", "5")
+    assert [(e.seq, e.offsets, e.control_offset) for e in found.journal] == [
+        (1, (), 2), (2, (3,), 0), (3, (), 4), (4, (4,), 0),
+    ]  # fmt: skip
+    assert [record.at.offset for record in found.late] == [1, 3]
+    assert not any("gallery" in note for note in found.notes)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from core.artifacts import tensors_hash
-from core.checkpoints import Checkpoint, JournalEntry, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneState
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.protocols import StateStore
 from stream.directory import DirectoryStore
@@ -54,7 +54,13 @@ def lane(name: str, next_seq: int, seed: int = 0) -> LaneState:
         "text": "żółw\n\u0000",
         "list": [1, [2.5, {}]],
     }
-    return LaneState(name, next_seq, 10 * next_seq, tensors, meta, tensors_hash(tensors, meta))
+    kept = tuple(
+        KeptState(number, f"hash{number}", {"weight": np.full(3, seed + number)}, {"n": number})
+        for number in range(2)
+    )
+    return LaneState(
+        name, next_seq, 10 * next_seq, tensors, meta, tensors_hash(tensors, meta), next_seq, kept
+    )
 
 
 def checkpoint(
@@ -63,8 +69,9 @@ def checkpoint(
     after = seq if next_seq is None else next_seq
     lanes = (lane(f"{partition[1]}:image", after, seq), lane(f"{partition[1]}:text", after, seq + 1000))
     return Checkpoint(
-        *partition, seq, f"parent{seq}", 10 * seq, lanes, "config", {"qshift.labels/0": seq}, generation
-    )
+        *partition, seq, f"parent{seq}", 10 * seq, lanes, "config", {"qshift.labels/0": seq}, generation,
+        control_offset=seq,
+    )  # fmt: skip
 
 
 def entry(seq: int, name: str = "0:text", generation: int = 0, first: int | None = None) -> JournalEntry:
@@ -91,6 +98,10 @@ def same(found: Checkpoint | None, expected: Checkpoint) -> None:
             assert one.tensors[name].shape == array.shape, name
             assert one.tensors[name].tobytes() == array.tobytes(), name
         assert tensors_hash(one.tensors, one.meta) == other.state_hash
+        assert one.control_offset == other.control_offset
+        for kept, was in zip(one.kept, other.kept, strict=True):
+            assert (kept.seq, kept.state_hash, kept.meta) == (was.seq, was.state_hash, was.meta)
+            assert kept.tensors["weight"].tobytes() == was.tensors["weight"].tobytes()
 
 
 # -- the contract ---------------------------------------------------------------------------------------
