@@ -54,7 +54,7 @@ class TextTower(Tower):
     Args:
         tower: token ids [B, S] -> [B, raw width].
         tokenize: texts -> ids [n, S], padded to the context length.
-        pad: the padding id where columns of padding may be cut off (towers with a padding mask); None
+        pad: the padding id where columns of padding may be cut off, as nothing that counts reads them; None
             keeps all, as towers that take exactly their context length need.
         characters: longer texts are refused.
         projection, exclude, device: see `Tower`.
