@@ -93,7 +93,14 @@ def test_padding_behind_the_longest_text_is_cut_off_and_features_stay(towers) ->
         ids = text.collate(list(whole[:count].numpy()), count)
         longest = int((whole[:count] != 0).sum(1).max())
         assert ids.shape[1] == min(-(-longest // 8) * 8, whole.shape[1])
-        torch.testing.assert_close(text.encode(ids), text.encode(whole[:count]), atol=2e-6, rtol=0)
+        with torch.no_grad():
+            expected = text.module(whole[:count])  # all at once, with all padding
+        torch.testing.assert_close(text.encode(ids), expected, atol=2e-6, rtol=0)
+    seen: list[tuple[int, ...]] = []
+    handle = text.raw.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    text.encode(whole[[4, 0, 2, 3]])
+    handle.remove()
+    assert sorted(seen) == [(2, 8), (2, 16)]  # the context length is 16
 
 
 def test_towers_that_read_their_padding_keep_it() -> None:
