@@ -119,7 +119,7 @@ class TextTower(Tower):
             return super()._run(inputs, params, hook)
         lengths = self._lengths(inputs)
         places, features = [], []
-        for length in lengths.unique().tolist():
+        for length in sorted(set(lengths.tolist())):
             rows = torch.nonzero(lengths == length)[:, 0]
             places.append(rows)
             features.append(super()._run(inputs[rows, :length], params, hook))
