@@ -18,6 +18,7 @@ import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import TextTransformer
 from torch import nn
 
 from core.errors import ArtifactError, ConfigError
@@ -196,6 +197,29 @@ def _check_vocabulary(source: str, text: Any, tokenize: Any) -> None:
         )
 
 
+def _padding(text: Any, tokenize: Any) -> int | None:
+    """The id whose columns behind the longest text may be cut off: where what is pooled never reads them.
+
+    Towers of Hugging Face mask their padding. In open_clip's own, each token reads those before it, and the
+    end of the text, which is pooled, stands before the padding; SigLIP's and others read all of it.
+    """
+    if isinstance(text, HFTextEncoder):
+        return int(text.config.pad_token_id)
+    causal = isinstance(text, TextTransformer) and text.attn_mask is not None and text.cls_emb is None
+    if not causal or text.pool_type not in ("argmax", "eos") or not isinstance(tokenize, SimpleTokenizer):
+        return None
+    text.transformer.register_forward_pre_hook(_shorter_mask, with_kwargs=True)
+    return 0
+
+
+def _shorter_mask(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The causal mask as long as the texts are: open_clip hands on that of the whole context."""
+    mask, length = kwargs.get("attn_mask"), args[0].shape[1]
+    return args, kwargs if mask is None else {**kwargs, "attn_mask": mask[..., :length, :length]}
+
+
 @dataclass(frozen=True, slots=True)
 class Towers:
     """Both encoders of one open_clip model."""
@@ -229,7 +253,7 @@ def open_clip_towers(
     model: Any = load_open_clip(source, device, precision, weights=weights, quick_gelu=quick_gelu)
     tokenize, wanted = tokenizer_of(source), projections or {}
     _check_vocabulary(source, model.text, tokenize)
-    pad = int(model.text.config.pad_token_id) if isinstance(model.text, HFTextEncoder) else None
+    pad = _padding(model.text, tokenize)
     own = Preprocess.of(model.visual.preprocess_cfg)
     preprocess = (preprocess or own).sized(own.size)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import logging
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from core.types import Modality
 from encoders.projection import Projection
 from encoders.rows import check_rows
 from encoders.tower import Tower
+
+if TYPE_CHECKING:
+    from core.protocols import Hook
 
 log = logging.getLogger("qshift.encoders")
 
@@ -54,7 +57,7 @@ class TextTower(Tower):
     Args:
         tower: token ids [B, S] -> [B, raw width].
         tokenize: texts -> ids [n, S], padded to the context length.
-        pad: the padding id where columns of padding may be cut off (towers with a padding mask); None
+        pad: the padding id where columns of padding may be cut off, as nothing that counts reads them; None
             keeps all, as towers that take exactly their context length need.
         characters: longer texts are refused.
         projection, exclude, device: see `Tower`.
@@ -105,10 +108,28 @@ class TextTower(Tower):
         check_rows(len(prepared), rows, "texts")
         last = prepared[-1] if len(prepared) else self._blank
         ids = np.stack([*prepared, *[last] * (rows - len(prepared))]) if rows else self._blank[None][:0]
+        found = torch.from_numpy(ids)
         if self._pad is not None and rows:
-            longest = int(((ids != self._pad) * np.arange(1, ids.shape[1] + 1)).max(initial=1))
-            ids = ids[:, : -(-longest // STEP) * STEP]
-        return torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
+            found = found[:, : int(self._lengths(found).max())]
+        return found.contiguous().to(self.device)
+
+    def _run(self, inputs: Tensor, params: dict[str, Tensor], hook: Hook | None) -> Tensor:
+        """Texts of one length together: a long one costs the others nothing, and they do not depend on it."""
+        if self._pad is None or inputs.shape[1] <= STEP:
+            return super()._run(inputs, params, hook)
+        lengths = self._lengths(inputs)
+        places, features = [], []
+        for length in sorted(set(lengths.tolist())):
+            rows = torch.nonzero(lengths == length)[:, 0]
+            places.append(rows)
+            features.append(super()._run(inputs[rows, :length], params, hook))
+        return torch.cat(features)[torch.cat(places).argsort()]
+
+    def _lengths(self, ids: Tensor) -> Tensor:
+        """[B, S] -> tokens [B] that are read of each text, a multiple of `STEP` or all."""
+        places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        longest = ((ids != self._pad) * places).amax(1).clamp(min=1)
+        return (-(-longest // STEP) * STEP).clamp(max=ids.shape[1])
 
     def settings(self) -> str:
         # The blank row stands for the tokenizer: special tokens, vocabulary, context length.

@@ -20,7 +20,7 @@ from core.hooks import Watch
 from core.protocols import Adapter, Aligner, Encoder
 from core.types import AdaptationStep, Modality, Outcome, QueryBatch
 from stream.patches import shuffle_patches
-from stream.preparation import Preparation, Repair
+from stream.preparation import Preparation, Repair, read_again
 from stream.retrieval import Retrieval
 from stream.stopwatch import Stopwatch
 
@@ -120,8 +120,8 @@ class BatchPass:
         with self.timed("encode_frozen"):
             self._plain = self.source = self._forward(self._asked, None, self._watch)
             if self._mended.any():
-                self._inputs = self._encoder.collate([query.meant for query in queries], self._rows)
-                self.source = self._forward(self._inputs, None)
+                self._inputs, self.source = read_again(self._encoder, queries, self._plain)
+                self._forwards += 1
         with self.timed("search"):
             self.frozen = self._view.twin(self._plain, len(queries))
             self.quiet = session.orders.frozen or self._view.quiet(self.frozen, self._mended)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
 
 from core.errors import Refused
 from core.protocols import Encoder
@@ -57,6 +60,22 @@ class Preparation:
         if text == query.content:
             return replace(query, repaired="", repaired_prepared=None)
         return replace(query, repaired=text, repaired_prepared=self._encoders["text"].prepare(text))
+
+
+def read_again(encoder: Encoder, queries: Sequence[Query], asked: Tensor) -> tuple[Any, Tensor]:
+    """What was meant by the queries of a batch: its inputs, and the source encoder's features [B, D].
+
+    Only mended queries are encoded: what was meant by the others is what was asked.
+
+    Args:
+        queries: at least one of them mended.
+        asked: features [B, D] of what was asked, padding included.
+    """
+    meant = [query.meant for query in queries]
+    mended = [row for row, query in enumerate(queries) if query.repaired]
+    features = asked.clone()
+    features[mended] = encoder.encode(encoder.collate([meant[row] for row in mended], len(mended)))
+    return encoder.collate(meant, len(asked)), features
 
 
 def check_top(query: Query, most: int | None) -> None:

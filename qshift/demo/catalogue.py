@@ -39,7 +39,7 @@ PIXELS = 12 * SIDE**2
 """Most of a picture that is shifted: noise, which does not compress, must fit into a query."""
 BITS = 64
 MISSPELT_WORDS = 0.5
-RECIPE = "3"
+RECIPE = "4"
 """Part of the names of cached artifacts: raise it when the recipe of base or gallery changes."""
 
 

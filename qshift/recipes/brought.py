@@ -13,12 +13,15 @@ from encoders.stored import Stored, stored
 from encoders.text import TextTower
 from encoders.vision import ImageTower
 from qshift.recipes.encode import Count, batches_of
-from qshift.recipes.measure import Step, forward_only
+from qshift.recipes.measure import MENDED, Step, forward_only
 from qshift.terminal.counts import counted
 
 PURPOSE = "brought base"
 """Part of the key of every draw: query streams use other purposes, so no draw is shared."""
-STEPS: Mapping[Modality, Step] = {"image": forward_only(1e-3, 0.02), "text": Step(3e-4, 0.02)}
+STEPS: Mapping[Modality, Step] = {
+    "image": forward_only(1e-3, 0.02),
+    "text": forward_only(3e-4, 0.02, MENDED),
+}
 """Starting values, not chosen on the user's data; the temperature is that of TCR for CLIP."""
 PLAIN = Step(3e-3, 0.05)
 """Of pictures by a tower without normalisation layers, which nothing aligns."""

@@ -28,11 +28,11 @@ from qshift.recipes.captioned import captioned, check_bits, drawn, encodings, re
 from qshift.recipes.emoji_base import VIEWS, memory_of, views
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded_raw
 from qshift.recipes.finish import finish_base
-from qshift.recipes.measure import Step, first_hits, forward_only
+from qshift.recipes.measure import MENDED, first_hits, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
 
 STUDENT = ScratchConfig(width=96, text_layers=1, context=24, embed=128, steps=1000)
-LOOKS, WORDS = forward_only(3e-3, 0.05), Step(3e-3, 0.05)
+LOOKS, WORDS = forward_only(3e-3, 0.05), forward_only(3e-3, 0.05, MENDED)
 TOWERS = "trained here, to the features of the teacher on these pictures"
 PURPOSE = "distil base"
 """Part of the key of every draw of clean queries: query streams use other purposes, the teacher too."""

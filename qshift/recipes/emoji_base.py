@@ -36,7 +36,7 @@ from qshift.recipes.encode import (
 )
 from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
 from qshift.recipes.finish import Clean, finish_base, hash_head
-from qshift.recipes.measure import Step, forward_only
+from qshift.recipes.measure import MENDED, Step, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
 from qshift.shifts.images import Picture
 
@@ -50,7 +50,7 @@ PURPOSE = "emoji base"
 
 def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of a modality: starting values, not yet chosen on this base's data."""
-    return Step(3e-4, 0.05) if modality == "text" else forward_only(1e-3, 0.02)
+    return forward_only(3e-4, 0.05, MENDED) if modality == "text" else forward_only(1e-3, 0.02)
 
 
 def fit_emoji_base(

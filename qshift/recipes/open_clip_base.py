@@ -19,7 +19,7 @@ from qshift.data.emoji import EmojiSet
 from qshift.recipes.captioned import captioned, check_bits, encodings
 from qshift.recipes.encode import Count, Progress
 from qshift.recipes.finish import finish_base
-from qshift.recipes.measure import Step, first_hits, forward_only
+from qshift.recipes.measure import ALIGNED, MENDED, Step, first_hits, forward_only
 
 PURPOSE = "open_clip base"
 """Part of the key of every draw of clean queries: query streams use other purposes."""
@@ -27,7 +27,7 @@ PURPOSE = "open_clip base"
 
 def choose_step(modality: Modality) -> Step:
     """Learning rate and temperature of towers with LayerNorm: starting values, not chosen on these data."""
-    return forward_only(3e-3, 0.05) if modality == "image" else Step(3e-3, 0.05)
+    return forward_only(3e-3, 0.05, MENDED if modality == "text" else ALIGNED)
 
 
 def fit_open_clip_base(

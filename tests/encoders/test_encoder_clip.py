@@ -6,13 +6,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import TextTransformer
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ArtifactError, ConfigError, QshiftError, Refused
-from encoders.clip import load_open_clip, open_clip_towers, tokenizer_of
+from encoders.clip import _padding, load_open_clip, open_clip_towers, tokenizer_of
 from encoders.norms import affine_tensors
 from encoders.projection import Projection
 from encoders.text import visible
@@ -85,6 +86,36 @@ def test_a_text_does_not_depend_on_its_batch_mates(towers) -> None:
         torch.testing.assert_close(alone, together[index], atol=1e-6, rtol=0)
 
 
+def test_padding_behind_the_longest_text_is_cut_off_and_features_stay(towers) -> None:
+    text = towers.text
+    whole = torch.from_numpy(np.stack([text.prepare(t) for t in (*TEXTS, "one " * 60)]))
+    for count in (1, 2, 4, 5):
+        ids = text.collate(list(whole[:count].numpy()), count)
+        longest = int((whole[:count] != 0).sum(1).max())
+        assert ids.shape[1] == min(-(-longest // 8) * 8, whole.shape[1])
+        with torch.no_grad():
+            expected = text.module(whole[:count])  # all at once, with all padding
+        torch.testing.assert_close(text.encode(ids), expected, atol=2e-6, rtol=0)
+    seen: list[tuple[int, ...]] = []
+    handle = text.raw.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    text.encode(whole[[4, 0, 2, 3]])
+    handle.remove()
+    assert sorted(seen) == [(2, 8), (2, 16)]  # the context length is 16
+
+
+def test_towers_that_read_their_padding_keep_it() -> None:
+    tokenize = open_clip.get_tokenizer("ViT-B-32")
+    sizes = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
+    with torch.device("meta"):
+        clip, siglip, last = (
+            TextTransformer(**sizes, **more)
+            for more in ({}, {"no_causal_mask": True, "pool_type": "last"}, {"pool_type": "last"})
+        )
+    assert _padding(clip, tokenize) == 0
+    assert _padding(clip, len) is None  # what pads with something else
+    assert _padding(siglip, tokenize) is _padding(last, tokenize) is None
+
+
 def test_a_later_token_does_not_change_an_earlier_state(towers) -> None:
     seen = []
     handle = towers.text.raw.ln_final.register_forward_hook(lambda *parts: seen.append(parts[-1]))
@@ -133,7 +164,11 @@ def test_gradients_equal_those_of_the_plain_module(tiny: Path, towers) -> None:
         model = load_open_clip(f"local-dir:{tiny}")
         plain = model.visual if modality == "image" else model.text
         tensors = [tensor.requires_grad_() for _, tensor in affine_tensors(plain)]
-        expected = torch.autograd.grad((normalize(plain(inputs), dim=1) * target).sum(), tensors)
+        whole = inputs
+        if modality == "text":  # the plain tower takes exactly its context length
+            whole = torch.from_numpy(np.stack([tower.prepare(row) for row in rows]))
+            assert whole.shape[1] > inputs.shape[1]
+        expected = torch.autograd.grad((normalize(plain(whole), dim=1) * target).sum(), tensors)
         for ours, theirs in zip(got, expected):
             torch.testing.assert_close(ours, theirs)
 

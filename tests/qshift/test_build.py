@@ -12,7 +12,8 @@ from core.config import AlignConfig, Config
 from core.errors import ConfigError
 from core.hooks import HookPoints
 from core.references import Calibration, SourceConstants
-from qshift.lanes import Aligners, method_of
+from qshift.lanes import Aligners, adapter, method_of
+from qshift.recipes.emoji_base import choose_step
 
 
 def base(layers: int) -> Any:
@@ -76,3 +77,21 @@ def test_the_base_says_what_adapts_where_nobody_else_does(
     known.constants = {"image": SourceConstants(0.1, 0.2, 0.05, 1e-3, method=said)}
     known.calibration = known.calibration if measured else {}
     assert method_of(Config.model_validate({"adapt": adapt}), known, "image") == expected
+
+
+@pytest.mark.parametrize(
+    ("adapt", "said", "expected"),
+    [
+        ({}, choose_step("text").method, "frozen"),
+        ({"method": "rest"}, choose_step("text").method, "rest"),
+        ({}, "rest", "rest"),  # bases of before
+        ({}, "", "rest"),
+    ],
+)
+def test_texts_learn_where_somebody_says_so(adapt: dict[str, str], said: str, expected: str) -> None:
+    known, chosen = base(5), Config.model_validate({"adapt": adapt})
+    known.constants = {"text": SourceConstants(0.1, 0.2, 0.05, 1e-3, method=said)}
+    assert method_of(chosen, known, "text") == expected
+    if expected == "frozen":
+        made = adapter(chosen, known, "text", "cpu")
+        assert made.name == "frozen" and made.parameters() == {}

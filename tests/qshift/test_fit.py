@@ -19,7 +19,7 @@ from qshift.demo.fit import MODELS, fit
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.encode import BATCH
 from qshift.recipes.finish import hash_head
-from qshift.recipes.measure import ALIGNED, BLOCK, PAIRS, first_hits, measure
+from qshift.recipes.measure import ALIGNED, BLOCK, MENDED, PAIRS, first_hits, measure
 from qshift.recipes.open_clip_base import choose_step, fit_open_clip_base
 
 QUICK = ScratchConfig(
@@ -78,10 +78,6 @@ def test_base_is_whole(written: tuple[Path, list[tuple[int, int, str]]], base: B
     assert base.provenance["training"]["steps"] == 3
 
 
-METHODS: dict[Modality, str] = {"image": "frozen", "text": "rest"}
-"""What learns where the configuration does not say."""
-
-
 def test_constants_are_those_of_the_loaded_towers(base: Base) -> None:
     """Gallery features from the written towers, and clean queries from the reference, measure the same."""
     data, image = dots(40), base.encoders["image"]
@@ -103,7 +99,8 @@ def test_constants_are_those_of_the_loaded_towers(base: Base) -> None:
     for modality in ("image", "text"):
         queries = base.reference[modality].features
         constants, reference = measure(queries, gallery, base.head, modality, choose_step(modality))
-        assert constants.method == base.constants[modality].method == METHODS[modality]
+        assert constants.method == base.constants[modality].method == "frozen"
+        assert base.constants[modality].why == (MENDED if modality == "text" else ALIGNED)
         assert constants.source_gap == pytest.approx(base.constants[modality].source_gap, abs=1e-5)
         assert constants.entropy_ceiling == pytest.approx(base.constants[modality].entropy_ceiling, abs=1e-4)
         assert (reference.nearest == base.reference[modality].nearest).all()

@@ -28,6 +28,7 @@ from qshift.cli import app
 from qshift.demo.fit import build
 from qshift.demo.fit_clip import ClipOptions, fit_clip
 from qshift.recipes.encode import BATCH
+from qshift.recipes.measure import ALIGNED, MENDED
 from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import run_records
 
@@ -103,7 +104,8 @@ def test_base_is_whole(family: tuple[Path, Path]) -> None:
     assert set(base.encoders) == {"image", "text", "sequence", "composed"}
     assert set(base.calibration) == {"image", "sequence", "composed"}
     assert set(base.constants) == set(base.reference) == {"image", "text", "sequence"}
-    assert base.constants["image"].method == "frozen" and base.constants["text"].method == "rest"
+    told = [base.constants[modality] for modality in ("image", "text")]
+    assert [(one.method, one.why) for one in told] == [("frozen", ALIGNED), ("frozen", MENDED)]
     assert base.reference["image"].features.shape == (2 * BATCH, 32)
     assert "expected-image" in base.extras and set(base.memory) == {"image", "text"}
     assert base.vocabulary["blocks"] == 70

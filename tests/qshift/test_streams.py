@@ -196,10 +196,12 @@ def test_every_stream_of_every_suite_can_be_drawn(name: str, quick: bool) -> Non
         Plan("chain/psca", "image", ()),
         Plan("fashion-mnist/picture-picture", "image", ()),
         Plan("fashion-mnist/develop", "image", (), split="develop"),
+        Plan("coco/develop", "text", (), split="develop"),
     ]
     drawn = 0
     for plan in plans:
-        own = Task(plan.name, "image", "image", small.gallery, small.pools, "toy", True, plan.split)  # type: ignore[arg-type]
+        pools = small.pools if plan.pictures else {"clean": [Sample("k", "a cat sat on a red mat", "l")]}
+        own = Task(plan.name, plan.modality, "image", small.gallery, pools, "toy", True, plan.split)  # type: ignore[arg-type]
         streams = SUITES[name].streams(plan, quick)
         assert len({s.name for s in streams}) == len(streams)
         for one in streams:
@@ -216,6 +218,20 @@ def test_tasks_kept_for_choosing_settings_are_not_reported() -> None:
     assert CORE.tasks(known, {"office/a-b"}, True) == ["emoji/picture-picture"]
     assert SUITES["develop"].tasks(known, {"office/a-b"}, False) == ["emoji/picture-picture", "office/a-b"]
     assert CORE.streams(Plan("office/a-b", "image", ("shift",), split="develop"), False) == ()
+
+
+def test_texts_are_chosen_for_on_other_shifts_than_those_reported() -> None:
+    develop, report = Plan("coco/develop", "text", (), split="develop"), Plan("coco/text-text", "text", ())
+    found = {s.name for s in SUITES["develop"].streams(develop, False)}
+    assert {"clean", "typos-2", "typos-6", "char_delete-6", "word_swap-6"} < found
+    assert found & {s.name for s in CORE.streams(report, False)} == {"clean", "clean-sorted"}
+    assert CORE.streams(develop, False) == () == SUITES["develop"].streams(report, False)
+    for name in ("emoji/text-noto", "fashion/develop", "composition/develop"):
+        plan = Plan(name, "text", (), split="develop")
+        assert {s.name for s in SUITES["develop"].streams(plan, False)} == found
+    # The quick suite takes none of those whose base takes minutes.
+    known = ("coco/develop", "fashion/develop")
+    assert SUITES["develop"].tasks(known, set(known), True) == ["coco/develop"]
 
 
 def test_fashion_mnist_is_asked_everything_and_a_part_of_it_for_choosing() -> None:

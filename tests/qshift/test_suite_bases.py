@@ -100,8 +100,9 @@ def test_bases_of_off_line_adapters_are_made_again_when_their_code_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert stamp("pictures-usps") == "v1"
-    assert stamp("emoji") == "v2"  # composed queries were not measured
-    assert stamp(BASE_OF_FASHION) == "v3"  # nor here; its pictures had a margin in 0.2.0
+    assert stamp("emoji") == "v3"  # composed queries were not measured, and texts learned
+    assert stamp(BASE_OF_FASHION) == "v4"  # nor here; its pictures had a margin in 0.2.0
+    assert stamp("captions") == "v2"  # texts learned
     before = stamp("chain-couple")
     assert before == stamp("chain-psca") != "v1"
     followed = Fingerprints()

@@ -135,7 +135,7 @@ def test_a_query_remembers_both_texts(make_world: Any) -> None:
 def test_padding_rows_of_a_repaired_batch(make_world: Any) -> None:
     texts = Texts(make_world(**FROZEN), mend)
     outcome = texts.through(["a dog", "a cat", "a hrose"])
-    assert [len(inputs) for inputs in texts.encoder.read] == [8, 8]
+    assert [len(inputs) for inputs in texts.encoder.read] == [8, 1]  # only what was mended is read again
     np.testing.assert_allclose(
         outcome.adapted.features, texts.features(["a dog", "a cat", "a horse ran"]), atol=1e-6
     )
@@ -157,10 +157,13 @@ def test_every_forward_is_counted_while_learning(make_world: Any, wrong: int) ->
     outcome = texts.through([text for text in TEXTS if wrong or text not in MENDED])
     assert outcome.step is not None and outcome.step.updated
     assert outcome.forwards == len(texts.encoder.read) >= 2 + wrong
-    # What was asked is read once, by the frozen twin; all else is learned from what was meant.
-    meant = texts.encoder.read[1:]
+    # What was asked is read once, by the frozen twin, what was mended once more; all else is learned from
+    # what was meant.
+    meant = texts.encoder.read[1 + wrong :]
     assert all(torch.equal(inputs, meant[0]) for inputs in meant)
     assert torch.equal(texts.encoder.read[0], meant[0]) is not bool(wrong)
+    if wrong:
+        assert len(texts.encoder.read[1]) == sum(text in MENDED for text in TEXTS)
 
 
 def test_warming_up_does_the_slow_work_once_and_changes_no_answer(make_world: Any) -> None:

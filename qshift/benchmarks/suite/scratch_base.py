@@ -26,9 +26,9 @@ from encoders.threads import one_thread
 from qshift.benchmarks.tasks.types import Picture
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated
 from qshift.recipes.finish import Clean, finish_base
-from qshift.recipes.measure import Step, forward_only
+from qshift.recipes.measure import MENDED, forward_only
 
-LOOKS, WORDS = forward_only(3e-3, 0.05), Step(3e-3, 0.05)
+LOOKS, WORDS = forward_only(3e-3, 0.05), forward_only(3e-3, 0.05, MENDED)
 MEMORY = 128
 Shown = TypeVar("Shown")
 

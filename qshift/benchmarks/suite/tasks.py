@@ -32,10 +32,11 @@ Samples = Sequence[Sample]
 DEVELOP = frozenset(
     (
         "emoji/openmoji-noto",
+        "emoji/text-noto",
         "office/amazon-webcam",
         "digits/usps-mnist",
         "fashion-mnist/develop",
-        word_tasks.DEVELOP,
+        *word_tasks.DEVELOP,
     )
 )
 SIDE = 80  # pixels; EfficientNet pools globally, and 112 cost twice the time
@@ -159,6 +160,15 @@ def emoji_vendors(data_root: Path | None, cache: Path) -> Task:
     return _attributed(_picture_task(name, "noto", noto, pools, True), NOTO_ATTRIBUTION)
 
 
+def emoji_text_noto(data_root: Path | None, cache: Path) -> Task:
+    """Noto's pictures by their English names, for choosing what texts learn by."""
+    name = "emoji/text-noto"
+    noto, _ = _vendors(name, data_root)
+    names = [replace(sample, content=sample.title) for sample in noto]
+    task = Task(name, "text", "image", noto, {"clean": names}, "noto", True, _split(name))
+    return _attributed(task, NOTO_ATTRIBUTION)
+
+
 def emoji_openmoji(data_root: Path | None, cache: Path) -> Task:
     """OpenMoji's pictures, asked for by those items that all three vendors draw."""
     name = "emoji/openmoji-noto"
@@ -265,6 +275,7 @@ def _tasks() -> dict[str, Loader]:
         "emoji/text-picture": emoji_text,
         "emoji/noto-twemoji": emoji_vendors,
         "emoji/openmoji-noto": emoji_openmoji,
+        "emoji/text-noto": emoji_text_noto,
         "pacs/photo-art": partial(pacs_task, "photo", "art_painting"),
         "pacs/art-photo": partial(pacs_task, "art_painting", "photo"),
     }

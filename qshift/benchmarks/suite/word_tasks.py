@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from core.errors import ConfigError
 from core.types import Modality
@@ -17,7 +18,7 @@ from qshift.recipes.encode import Progress
 
 Loader = Callable[[Path | None, Path], Task]
 Recipe = Callable[[Task, Path, int, Progress | None], None]
-DEVELOP = "composition/picture-text"
+DEVELOP = frozenset(("composition/picture-text", "composition/develop", "fashion/develop", "coco/develop"))
 BASE_OF_FASHION = "fashion-128"
 """With the side of its pictures: a base of another side in the cache is not taken for it."""
 
@@ -44,19 +45,23 @@ def fashion_picture_picture(data_root: Path | None, cache: Path) -> Task:
     return _fashion("fashion/picture-picture", "image", "image", gallery, queries, data)
 
 
+def fashion_develop(data_root: Path | None, cache: Path) -> Task:
+    """Titles of those 1,000 products ask for their pictures, for choosing what texts learn by."""
+    data = _products("fashion/develop", data_root)
+    gallery = fashion.pictures(data, data.queries)
+    return _fashion("fashion/develop", "text", "image", gallery, fashion.texts(data.queries), data)
+
+
 def coco_text_text(data_root: Path | None, cache: Path) -> Task:
     """One caption of each of 1,000 pictures asks for its other four."""
-    root = _needed("coco/text-text", data_root, f"coco_mini/{coco.PAIRS}", f"coco_mini/{coco.TEXTS}")
-    data = coco.read_captions(root / "coco_mini")
-    return Task(
-        "coco/text-text",
-        "text",
-        "text",
-        coco.gallery(data.asked),
-        {"clean": coco.queries(data.asked)},
-        "captions",
-        extra={"captions": data},
-    )
+    data = _captions("coco/text-text", data_root)
+    return _coco("coco/text-text", data.asked, data)
+
+
+def coco_develop(data_root: Path | None, cache: Path) -> Task:
+    """Captions of 1,000 other pictures, for choosing what texts learn by."""
+    data = _captions("coco/develop", data_root)
+    return _coco("coco/develop", data.held, data)
 
 
 def composition_text_picture(data_root: Path | None, cache: Path) -> Task:
@@ -64,6 +69,13 @@ def composition_text_picture(data_root: Path | None, cache: Path) -> Task:
     data = composition.make_composition()
     gallery = composition.pictures(data.gallery)
     return _composition("text-picture", "text", "image", gallery, composition.captions(), data)
+
+
+def composition_develop(data_root: Path | None, cache: Path) -> Task:
+    """The same scenes ask for pictures of other scans, for choosing what texts learn by."""
+    data = composition.make_composition()
+    gallery = composition.pictures(data.queries)
+    return _composition("develop", "text", "image", gallery, composition.captions(), data)
 
 
 def composition_picture_text(data_root: Path | None, cache: Path) -> Task:
@@ -95,8 +107,16 @@ def _fashion(
     queries: Sequence[Sample],
     data: fashion.Products,
 ) -> Task:
-    extra = {"products": data}
-    return Task(name, modality, gallery_modality, gallery, {"clean": queries}, BASE_OF_FASHION, extra=extra)
+    return Task(
+        name,
+        modality,
+        gallery_modality,
+        gallery,
+        {"clean": queries},
+        BASE_OF_FASHION,
+        split=_split(name),
+        extra={"products": data},
+    )
 
 
 def _composition(
@@ -115,9 +135,32 @@ def _composition(
         gallery,
         {"clean": queries},
         "composition",
-        split="develop" if name == DEVELOP else "report",
+        split=_split(name),
         extra={"composition": data},
     )
+
+
+def _coco(name: str, captioned: Sequence[coco.Captioned], data: coco.Captions) -> Task:
+    queries = {"clean": coco.queries(captioned)}
+    return Task(
+        name,
+        "text",
+        "text",
+        coco.gallery(captioned),
+        queries,
+        "captions",
+        split=_split(name),
+        extra={"captions": data},
+    )
+
+
+def _split(name: str) -> Literal["develop", "report"]:
+    return "develop" if name in DEVELOP else "report"
+
+
+def _captions(name: str, data_root: Path | None) -> coco.Captions:
+    root = _needed(name, data_root, f"coco_mini/{coco.PAIRS}", f"coco_mini/{coco.TEXTS}")
+    return coco.read_captions(root / "coco_mini")
 
 
 def _products(name: str, data_root: Path | None) -> fashion.Products:
@@ -138,8 +181,11 @@ TASKS: Mapping[str, Loader] = MappingProxyType(
         "fashion/text-picture": fashion_text_picture,
         "fashion/picture-text": fashion_picture_text,
         "fashion/picture-picture": fashion_picture_picture,
+        "fashion/develop": fashion_develop,
         "coco/text-text": coco_text_text,
+        "coco/develop": coco_develop,
         "composition/text-picture": composition_text_picture,
+        "composition/develop": composition_develop,
         "composition/picture-text": composition_picture_text,
         "composition/composed-picture": composition_composed_picture,
         "composition/sequence-picture": composition_sequence_picture,

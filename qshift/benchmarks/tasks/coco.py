@@ -30,10 +30,17 @@ class Captioned:
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """Pictures of the task, and others that measure what clean captions look like."""
+    """Three parts without a picture in common.
+
+    Args:
+        asked: of the task.
+        clean: measure what clean captions look like.
+        held: for choosing settings: as many as are asked, or what is left.
+    """
 
     asked: tuple[Captioned, ...]
     clean: tuple[Captioned, ...]
+    held: tuple[Captioned, ...] = ()
 
 
 def read_captions(folder: Path, pictures: int = PICTURES, clean: int = CLEAN, seed: int = 0) -> Captions:
@@ -56,7 +63,10 @@ def read_captions(folder: Path, pictures: int = PICTURES, clean: int = CLEAN, se
         )
     order = generator(seed, "order", PURPOSE).permutation(len(usable)).tolist()
     drawn = [_captioned(key, texts, seed) for key, texts in (usable[int(i)] for i in order)]
-    return Captions(tuple(drawn[:pictures]), tuple(drawn[pictures : pictures + clean]))
+    used = pictures + clean
+    return Captions(
+        tuple(drawn[:pictures]), tuple(drawn[pictures:used]), tuple(drawn[used : used + pictures])
+    )
 
 
 def queries(captioned: Sequence[Captioned]) -> list[Sample]:
