@@ -46,7 +46,7 @@ class UnitFeatures(nn.Module):
         # A half-precision body ends here: normalising and hashing its features as they are loses codes.
         features: Tensor = self.tower(inputs).float()
         if self.scaled and features.requires_grad:
-            features.register_hook(lambda gradient: gradient * LOSS_SCALE)
+            features.register_hook(lambda gradient: gradient * LOSS_SCALE)  # type: ignore[no-untyped-call]
         if self.affine is not None:
             features = self.affine(features)
         if self.projection is not None:
@@ -60,7 +60,7 @@ def _unscaled(name: str, tensor: Tensor) -> Tensor:
     if not tensor.requires_grad or not name.startswith("tower."):
         return tensor
     seen = tensor.view_as(tensor)
-    seen.register_hook(lambda gradient: gradient / LOSS_SCALE)
+    seen.register_hook(lambda gradient: gradient / LOSS_SCALE)  # type: ignore[no-untyped-call]
     return seen
 
 
