@@ -214,7 +214,7 @@ def test_what_cannot_be_fitted_is_said_before_any_work(
         ("psca", FitOptions(epochs=3), "epochs of couple or tpsnet"),
         ("couple", FitOptions(epochs=0), "at least 1, expected"),
         ("couple", FitOptions(weights=Path("w.npz")), "w.npz are weights of a backbone: say which"),
-        ("tpsnet", FitOptions(backbone="alexnet"), "tpsnet needs a text tower"),
+        ("tpsnet", FitOptions(backbone="alexnet"), "tpsnet learns prompts and needs a text tower"),
         ("couple", FitOptions(backbone="vgg"), "no backbone 'vgg': expected one of resnet34, vit_b_16"),
         ("couple", FitOptions(backbone="alexnet", side=32), "alexnet does not take pictures of 32 pixels"),
         ("couple", FitOptions(backbone="vit_b_16", side=64), "vit_b_16 does not take pictures of 64 pixels"),
