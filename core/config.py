@@ -283,7 +283,7 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
     threads: int = Field(1, ge=1, le=1024)  # pinned: bit-identity holds for one thread count
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     kafka: KafkaConfig = KafkaConfig()
     batch: BatchConfig = BatchConfig()
     adapt: AdaptConfig = AdaptConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,13 @@ from encoders.base_parts import Parts, check_parts
 from encoders.head import HashHead
 
 
-def write_base(folder: Path, parts: Parts) -> None:
+def write_base(folder: Path, parts: Parts, copy: Callable[[str, str], object] = shutil.copyfile) -> None:
     """Writes a base model; an older base there is replaced.
+
+    Args:
+        folder: where.
+        parts: see there.
+        copy: of each file of the towers, (from, to): a base that is read at once and thrown away may link.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -37,7 +43,7 @@ def write_base(folder: Path, parts: Parts) -> None:
     check_parts(parts)
     with writing(folder, KIND, _manifest(parts)) as draft:
         if parts.towers is not None:
-            shutil.copytree(parts.towers, draft / TOWERS, copy_function=shutil.copyfile)
+            shutil.copytree(parts.towers.resolve(), draft / TOWERS, copy_function=copy)
         _write_model(draft, parts)
         _write_measured(draft, parts)
         for modality, pairs in parts.memory.items():

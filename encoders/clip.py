@@ -25,7 +25,7 @@ from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import Preprocess
 from encoders.near_names import near
-from encoders.norms import to_bfloat16
+from encoders.norms import HALVES, to_half
 from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import ImageTower
@@ -40,7 +40,6 @@ COARSE = {
     "int8": "its backward pass runs without an error and gives wrong gradients",
     "pure_bf16": "normalisation layers in bfloat16 are too coarse for the steps of adaptation",
     "pure_fp16": "normalisation layers in float16 are too coarse for the steps of adaptation",
-    "fp16": "float16 bodies are not tested here",
     "amp": "autocast on CPU is slower than float32",
 }
 
@@ -58,7 +57,7 @@ def load_open_clip(
     Args:
         source: a config name, `local-dir:<folder>` or `hf-hub:<repository>`.
         device: where the model goes.
-        precision: "fp32" or "bf16" (normalisation layers stay float32).
+        precision: "fp32", "bf16" or "fp16" (normalisation layers stay float32).
         weights: for a config name: a tag, a file, or "random"; must be None with the other sources.
         quick_gelu: which activation a weight file was trained with; must be said for files of
             architectures that exist with both.
@@ -67,9 +66,11 @@ def load_open_clip(
         ConfigError: a precision that cannot adapt, an unknown name, a missing or contradicting choice.
         ArtifactError: weights or folder missing, or not those of the config.
     """
-    if precision not in ("fp32", "bf16"):
+    if precision != "fp32" and precision not in HALVES:
         why = COARSE.get(precision, "it is not known")
-        raise ConfigError(f'precision {precision!r} cannot be used with adaptation, {why}: "fp32" or "bf16"')
+        raise ConfigError(
+            f'precision {precision!r} cannot be used with adaptation, {why}: "fp32", "bf16" or "fp16"'
+        )
     config = model_config(source)
     if not source.startswith((LOCAL, HUB)):
         options = _named_options(source, config, weights, quick_gelu)
@@ -80,10 +81,10 @@ def load_open_clip(
             f"{source} brings its own weights, open_clip would ignore {weights!r}: leave it out"
         )
     model = _created(source, weights, options)
-    if precision == "bf16":
+    if precision in HALVES:
         for tower in (model.visual, model.text):
             assert isinstance(tower, nn.Module)
-            to_bfloat16(tower)
+            to_half(tower, HALVES[precision])
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation layers: what adapts, clean statistics, float32 norms in a bfloat16 body.
+"""Normalisation layers: what adapts, clean statistics, float32 norms in a half-precision body.
 
 Layers are found by class, never by name: names differ between libraries, and even between the two model
 classes of open_clip.
@@ -37,7 +37,11 @@ def affine_tensors(module: nn.Module, exclude: Sequence[str] = ()) -> Iterator[t
                 yield f"{path}.{part}", tensor
 
 
-def to_bfloat16(module: nn.Module) -> None:
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions of a body whose normalisation layers stay in float32."""
+
+
+def to_half(module: nn.Module, kind: torch.dtype) -> None:
     """Casts all but the normalisation layers; those compute in float32 between two casts.
 
     open_clip's own bf16 keeps float32 norms only in its native towers: the BatchNorms of timm towers would
@@ -46,11 +50,11 @@ def to_bfloat16(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, (nn.LayerNorm, _BatchNorm, nn.GroupNorm)):
             layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
-            layer.register_forward_hook(lambda _, __, output: output.to(torch.bfloat16))
+            layer.register_forward_hook(lambda _, __, output: output.to(kind))
             continue
         for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(torch.bfloat16)
+                tensor.data = tensor.data.to(kind)
 
 
 def calibrate(encoder: Encoder, batches: Iterable[Any]) -> Calibration:

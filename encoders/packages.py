@@ -83,7 +83,7 @@ def emoji_towers(folder: Path) -> None:
 
 
 def replace_image_tower(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes the weights of another image tower of the same kind into a folder of `emoji_towers`.
+    """Writes the weights of another image tower of the same kind into a folder of an open_clip model.
 
     Args:
         folder: in local-dir format.
@@ -97,8 +97,13 @@ def replace_image_tower(folder: Path, state: Mapping[str, Tensor]) -> None:
     fresh = {f"visual.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     own = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("visual.")}
     if {name: tensor.shape for name, tensor in fresh.items()} != own:
-        raise ArtifactError(f"not the tensors of the image tower in {folder}: build the base again")
-    save_file({**tensors, **fresh}, path)
+        raise ArtifactError(
+            "the weights name their image tower in another way than open_clip: save the model "
+            "with open_clip, or leave the tower frozen"
+        )
+    draft = path.with_suffix(".draft")  # the tensors that stay are mapped from the file itself
+    save_file({**tensors, **fresh}, draft)
+    draft.replace(path)
 
 
 def _image_tensors(path: Path) -> dict[str, Tensor]:

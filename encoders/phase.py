@@ -174,7 +174,9 @@ class PhaseFusion(nn.Module):
             p = normalize(self.phase(phases), dim=1) * self.width**0.5
             tokens.append(self.gate * p)
         stacked = torch.stack(tokens, 1)
-        z = self.norm(stacked + self.among(stacked, stacked, stacked, need_weights=False)[0])
+        mixed = stacked + self.among(stacked, stacked, stacked, need_weights=False)[0]
+        # One token alone is no first of several: a layer that is aligned takes that apart.
+        z = self.norm(mixed) if len(tokens) > 1 else self.norm(mixed[:, 0])[:, None]
         return normalize(self._asked(raw, z), dim=1)
 
     def _asked(self, raw: Tensor, z: Tensor) -> Tensor:

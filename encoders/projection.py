@@ -16,16 +16,20 @@ class Projection(nn.Module):
     Trained on features of frozen towers; always float32.
 
     Args:
-        inputs, hidden, width: of the layers.
+        inputs, hidden, width: of the layers; without `hidden` they are one Linear.
         mean: [inputs]; if given, rows are scaled to length 1 and lose it before everything else.
     """
 
     mean: Tensor | None
 
-    def __init__(self, inputs: int, hidden: int, width: int, mean: Tensor | None = None) -> None:
+    def __init__(self, inputs: int, hidden: int | None, width: int, mean: Tensor | None = None) -> None:
         super().__init__()
         self.inputs, self.hidden, self.width = inputs, hidden, width
         self.register_buffer("mean", mean)
+        self.layers: nn.Module
+        if hidden is None:
+            self.layers = nn.Linear(inputs, width)
+            return
         self.layers = nn.Sequential(
             nn.LayerNorm(inputs),
             nn.Linear(inputs, hidden),
@@ -47,8 +51,12 @@ class Projection(nn.Module):
             ArtifactError: names or shapes are not those of a projection.
         """
         try:
-            hidden, inputs = tensors["layers.1.weight"].shape
-            width = tensors["layers.4.weight"].shape[0]
+            hidden: int | None = None
+            if "layers.weight" in tensors:
+                width, inputs = tensors["layers.weight"].shape
+            else:
+                hidden, inputs = tensors["layers.1.weight"].shape
+                width = tensors["layers.4.weight"].shape[0]
             made = cls(inputs, hidden, width, zeros(inputs) if "mean" in tensors else None)
             made.load_state_dict(dict(tensors))
         except (KeyError, ValueError, RuntimeError) as error:

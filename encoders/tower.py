@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from core.protocols import Hook, Params
 
 
+LOSS_SCALE = 2.0**10
+"""Of gradients inside a float16 body, where small ones would be 0 (Micikevicius et al., ICLR 2018, 3.2)."""
+
+
 class UnitFeatures(nn.Module):
     """Tower, then (affine,) (projection,) normalise. The names of its parameters are those of `Params`."""
 
@@ -34,18 +38,30 @@ class UnitFeatures(nn.Module):
         self.tower, self.affine, self.projection = tower, affine, projection
         free = (p for p in tower.parameters() if p.ndim > 1 and p.is_floating_point())
         self._dtype = next((p.dtype for p in free), torch.float32)
+        self.scaled = self._dtype == torch.float16
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
             inputs = inputs.to(self._dtype)
-        # A bf16 body ends here: normalising and hashing bf16 features loses codes.
+        # A half-precision body ends here: normalising and hashing its features as they are loses codes.
         features: Tensor = self.tower(inputs).float()
+        if self.scaled and features.requires_grad:
+            features.register_hook(lambda gradient: gradient * LOSS_SCALE)  # type: ignore[no-untyped-call]
         if self.affine is not None:
             features = self.affine(features)
         if self.projection is not None:
             projected: Tensor = self.projection(features)
             return projected
         return normalize(features, dim=-1)
+
+
+def _unscaled(name: str, tensor: Tensor) -> Tensor:
+    """A parameter of the body, whose gradient loses the factor that it has inside."""
+    if not tensor.requires_grad or not name.startswith("tower."):
+        return tensor
+    seen = tensor.view_as(tensor)
+    seen.register_hook(lambda gradient: gradient / LOSS_SCALE)  # type: ignore[no-untyped-call]
+    return seen
 
 
 class Tower:
@@ -123,6 +139,8 @@ class Tower:
 
     def _run(self, inputs: Tensor, params: dict[str, Tensor], hook: Hook | None) -> Tensor:
         self._hooks.current = hook
+        if self.module.scaled:
+            params = {name: _unscaled(name, tensor) for name, tensor in params.items()}
         try:
             features: Tensor = (
                 functional_call(self.module, params, (inputs,)) if params else self.module(inputs)

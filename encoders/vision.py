@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from core.errors import ArtifactError, ConfigError
 from core.types import Modality
 from encoders.images import BYTES, PIXELS, Content, Pixels, Preprocess, prepare
-from encoders.norms import to_bfloat16
+from encoders.norms import HALVES, to_half
 from encoders.plain_towers import TORCHVISION, is_plain, plain_tower
 from encoders.projection import Projection
 from encoders.rows import check_rows
@@ -180,9 +180,9 @@ def read_backbone(
 def _encoder(
     module: nn.Module, preprocess: Preprocess, projection: Projection | None, device: str, precision: str
 ) -> ImageTower:
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f'precision {precision!r} cannot be used with adaptation: "fp32" or "bf16"')
+    if precision != "fp32" and precision not in HALVES:
+        raise ConfigError(f'precision {precision!r} cannot be used with adaptation: "fp32", "bf16" or "fp16"')
     module = module.eval()
-    if precision == "bf16":
-        to_bfloat16(module)
+    if precision in HALVES:
+        to_half(module, HALVES[precision])
     return ImageTower(module, preprocess, projection, device=device)

@@ -86,9 +86,21 @@ def main() -> None:
             f"{shown(os.fsdecode(error.filename))}: {error.strerror}; name another place, or make room there"
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        ERRORS.print("interrupted")
+    except KeyboardInterrupt as stop:
+        _interrupted(stop)
         sys.exit(130)
+    except SystemExit as end:  # typer makes one of Ctrl-C, and says nothing
+        if end.code == 130:
+            _interrupted(end)
+        raise
+
+
+def _interrupted(end: BaseException | None) -> None:
+    """Says so, and how to go on where the command has said that with the KeyboardInterrupt."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    said = f"interrupted: {end.args[0]}" if end is not None and end.args else "interrupted"
+    ERRORS.print(Text(said), highlight=False, soft_wrap=True)
 
 
 def _say(error: str) -> None:

@@ -90,6 +90,16 @@ class PscaConfig:
         return full
 
 
+def paper(**changes: Any) -> PscaConfig:
+    """As printed: the projection step takes Eq. 6's weights r."""
+    return PscaConfig(**{"weights": "literal", **changes})
+
+
+def plus(**changes: Any) -> PscaConfig:
+    """One objective for all steps: r^sigma, where Eq. 6 prints r. These are the defaults."""
+    return PscaConfig(**changes)
+
+
 def matrix(x: ArrayLike | torch.Tensor, name: str, dtype: str, device: str | None = None) -> Floats:
     """Features [n, D] as numbers, all finite: an array, or a tensor where a device is named."""
     rows: Any

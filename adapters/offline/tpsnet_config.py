@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -32,6 +32,8 @@ class TpsConfig:
     """Share of rows that must come back to their cluster for a tie by centres, or nothing is learnt. Ours."""
     text: bool = True
     """Prompts, and the loss against them."""
+    phase: bool = True
+    """Phase images beside pictures; whoever calls hands them in, or leaves them out."""
     epochs: int = 10
     """Stage 2. CLIP-ReID: 60."""
     rate: float = 1e-3
@@ -67,6 +69,16 @@ class TpsConfig:
             raise ConfigError("prompts expected for a tie by prompts: take text along, or tie by centres")
         if self.classes < 2:
             raise ConfigError(f"at least two classes expected, got {self.classes}")
+
+
+def paper(**changes: Any) -> TpsConfig:
+    """Everything that the abstract names: learnt prompts and phase images. These are the defaults."""
+    return TpsConfig(**changes)
+
+
+def plus(**changes: Any) -> TpsConfig:
+    """What has gained in our measurements: the tie of clusters alone, without text and without phase."""
+    return TpsConfig(**{"text": False, "phase": False, **changes})
 
 
 def checked(features: Sequence[Tensor], phases: Sequence[Tensor] | None, config: TpsConfig) -> None:

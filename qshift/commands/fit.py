@@ -18,11 +18,15 @@ EXAMPLES = (
     "`qshift fit clip my-pictures --pretrained my-open-clip-folder --base qshift-data/mine`\n\n"
     "`qshift fit psca photos --target paintings --base qshift-data/paintings`\n\n"
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
+    "\n\n"
+    "`qshift fit couple photos --target paintings --pretrained my-open-clip-folder --preset paper`"
     "\n\n`qshift fit vectors pictures.npy --queries texts.npy --base qshift-data/base`"
 )
 
 
-OF_CLIP = ("--model", "--pretrained", "--tag", "--quick-gelu", "--text-files", "--precision")
+TOWERS = ("--model", "--pretrained", "--tag", "--quick-gelu", "--text-files")
+OF_CLIP = (*TOWERS, "--precision", "--train")
+DOMAINS = ("psca", "couple", "tpsnet")
 EVERYWHERE = ("--base", "--bits", "--seed")
 
 
@@ -78,36 +82,49 @@ def fit(
     model: Annotated[
         str | None,
         typer.Option(
-            help="clip: a configuration of open_clip, such as ViT-B-32; or torchvision:NAME, timm:NAME, for "
-            "pictures alone."
+            help="clip, psca, couple, tpsnet: a configuration of open_clip, such as ViT-B-32; or "
+            "torchvision:NAME, timm:NAME, for pictures alone."
         ),
     ] = None,
     pretrained: Annotated[
         str | None,
         typer.Option(
             metavar="TAG|FILE|DIR",
-            help="clip: a weight file (.safetensors, .pt), a folder in open_clip's format, which needs no "
-            "--model, or a tag, which is downloaded with HF_HUB_OFFLINE=0.",
+            help="Of the model: a weight file (.safetensors, .pt), a folder in open_clip's format, which "
+            "needs no --model, or a tag, which is downloaded with HF_HUB_OFFLINE=0.",
         ),
     ] = None,
     tag: Annotated[
-        str | None, typer.Option(help="clip: whose weights a file holds: says activation and preprocessing.")
+        str | None,
+        typer.Option(help="Of the model: whose weights a file holds: says activation and preprocessing."),
     ] = None,
     quick_gelu: Annotated[
         bool | None,
         typer.Option(
-            "--quick-gelu/--no-quick-gelu", help="clip: what a file was trained with, without --tag."
+            "--quick-gelu/--no-quick-gelu", help="Of the model: what a file was trained with, without --tag."
         ),
     ] = None,
     text_files: Annotated[
         Path | None,
         typer.Option(
-            help="clip: folder with the files of tokenizer and text tower, where a model has its own."
+            help="Of the model: folder with the files of tokenizer and text tower, where a model has its own."
         ),
     ] = None,
     precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="clip: of the body; normalisation stays fp32.")
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="clip: of the body; normalisation stays fp32.")
     ] = "fp32",
+    train: Annotated[
+        Literal["heads"] | None,
+        typer.Option(
+            help="clip: nothing without it; heads: a linear map behind each frozen tower, from captions."
+        ),
+    ] = None,
+    preset: Annotated[
+        Literal["paper", "plus"] | None,
+        typer.Option(
+            help="psca, couple, tpsnet: as published, or with our changes; without it plus, of tpsnet paper."
+        ),
+    ] = None,
 ) -> None:
     """Train a base model on captioned pictures or on two domains, or bring an open_clip model."""
     from core.readers.places import is_folder
@@ -132,22 +149,30 @@ def fit(
         named = [name for name in given(context) if name.startswith("--")]
         wrong = [name for name in named if name not in (*OF_CLIP, *EVERYWHERE)]
         if wrong:
-            raise ConfigError(f"clip trains nothing: leave {', '.join(wrong)} out")
+            raise ConfigError(f"clip takes towers as they are: leave {', '.join(wrong)} out")
         if data is None or pretrained is None:
             raise ConfigError(
                 "clip needs data and weights: qshift fit clip DATA --model NAME --pretrained FILE, or "
                 "--pretrained DIR alone"
             )
         source = ClipSource(model, pretrained, tag, quick_gelu, text_files)
-        fit_clip(data, base, ClipOptions(source, precision, bits or 64, seed), CONSOLE)
+        fit_clip(data, base, ClipOptions(source, precision, bits or 64, seed, train == "heads"), CONSOLE)
         return
-    wrong = [name for name in given(context) if name in OF_CLIP]
+    domains = method in DOMAINS
+    wrong = [name for name in given(context) if name in OF_CLIP and not (domains and name in TOWERS)]
     if wrong:
         raise ConfigError(
             f"{', '.join(wrong)} is of clip: qshift fit clip DATA --model NAME --pretrained FILE"
         )
+    if preset is not None and not domains:
+        raise ConfigError(f"--preset is of {', '.join(DOMAINS)}: leave it out with {shown(method)}")
+    if pretrained is None and (wrong := [name for name in given(context) if name in TOWERS]):
+        raise ConfigError(f"{', '.join(wrong)} needs weights: add --pretrained FILE, TAG or DIR")
+    from encoders.clip_source import ClipSource
     from qshift.demo.fit import fit
     from qshift.recipes.domains.material import FitOptions
+
+    own = None if pretrained is None else ClipSource(model, pretrained, tag, quick_gelu, text_files)
 
     options = FitOptions(
         bits=64 if bits is None else bits,
@@ -155,6 +180,8 @@ def fit(
         side=side,
         backbone=backbone,
         weights=weights,
+        model=own,
+        preset=preset,
         tower_rate=tower_rate,
         epochs=epochs,
     )

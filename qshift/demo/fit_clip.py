@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,18 +13,14 @@ from rich.console import Console
 
 from core.errors import ConfigError
 from core.readers.places import is_file, is_folder, shown
-from encoders.clip import RANDOM, open_clip_towers
-from encoders.clip_folder import clip_folder
 from encoders.clip_source import ClipSource
-from encoders.plain_towers import is_plain, plain_preprocess
-from encoders.vision import backbone, read_backbone, write_backbone
 from qshift.data.emoji import EmojiSet
 from qshift.data.pictures import composed, load_pictures
 from qshift.data.texts import SUFFIX, TextSet, load_texts
 from qshift.demo.catalogue import Looks, folder_set
-from qshift.recipes.brought import Brought
 from qshift.recipes.brought_base import fit_brought_base
 from qshift.recipes.brought_texts import fit_brought_texts
+from qshift.recipes.brought_towers import bring
 from qshift.terminal.bars import bars, reporter
 
 
@@ -32,14 +30,16 @@ class ClipOptions:
 
     Args:
         source: of an open_clip model, or an image tower of torchvision or timm and a file, or "random".
-        precision: of its body while it is measured, "fp32" or "bf16".
+        precision: of its body while it is measured: "fp32", "bf16" or "fp16".
         bits, seed: of the hash head and of every draw.
+        heads: trains a linear map behind each tower on captions; without it nothing is trained.
     """
 
     source: ClipSource
     precision: str = "fp32"
     bits: int = 64
     seed: int = 0
+    heads: bool = False
 
 
 def fit_clip(place: Path, base: Path, options: ClipOptions, console: Console) -> None:
@@ -56,23 +56,37 @@ def fit_clip(place: Path, base: Path, options: ClipOptions, console: Console) ->
         ArtifactError: a model that cannot be loaded.
     """
     data = _data(place)
+    if options.heads and isinstance(data, TextSet):
+        raise ConfigError("--train heads learns from captioned pictures: give a folder of them")
     name = composed(place.resolve().stem if isinstance(data, TextSet) else place.resolve().name)
     base.parent.mkdir(parents=True, exist_ok=True)
     cache = base.with_name(f"{base.name}.features")
     # Beside the base and not in /tmp: large models do not fit there.
     with tempfile.TemporaryDirectory(prefix=f".{base.name}-towers-", dir=base.parent) as scratch:
         with console.status("reading the model"):
-            brought = _brought(Path(scratch), options)
-        with bars(console) as progress:
+            where = "cuda" if torch.cuda.is_available() else "cpu"
+            brought = bring(Path(scratch), options.source, where, options.precision, options.seed)
+        with bars(console) as progress, _kept(cache):
             told = (options.bits, options.seed, reporter(progress), name)
             if isinstance(data, TextSet):
                 notes = fit_brought_texts(base, brought, data, cache, *told)
             else:
-                notes = fit_brought_base(base, brought, data, cache, *told)
+                notes = fit_brought_base(base, brought, data, cache, *told, heads=options.heads)
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print(f"features are kept in {cache}, for the next fit of the same data; remove them at any time")
     console.print(f"base model in {base}; next: qshift gallery build {place} --base {base}")
+
+
+@contextmanager
+def _kept(cache: Path) -> Iterator[None]:
+    """Says with a KeyboardInterrupt how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"what was encoded so far is kept in {shown(cache)}; the same command goes on from there"
+        ) from None
 
 
 def _data(place: Path) -> EmojiSet | TextSet:
@@ -83,30 +97,3 @@ def _data(place: Path) -> EmojiSet | TextSet:
     pictures = load_pictures(place)
     found = folder_set(place, pictures, Looks(pictures))
     return replace(found, labels=pictures.classes) if pictures.classes else found
-
-
-def _brought(folder: Path, options: ClipOptions) -> Brought:
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    if is_plain(options.source.model or ""):
-        return _plain(folder, options, where)
-    about = clip_folder(folder, options.source)
-    towers = open_clip_towers(f"local-dir:{folder}", where, options.precision)
-    return Brought(folder, towers.image, towers.text, {**about, "precision": options.precision})
-
-
-def _plain(folder: Path, options: ClipOptions, where: str) -> Brought:
-    """An image tower of torchvision or timm."""
-    source = options.source
-    if (source.tag, source.quick_gelu, source.text_files) != (None, None, None):
-        raise ConfigError(f"{source.model} has no text side: leave --tag, --quick-gelu and --text-files out")
-    weights = None if source.pretrained == RANDOM else Path(source.pretrained)
-    if weights is not None and not is_file(weights):
-        raise ConfigError(
-            f"no file {shown(weights)}: {source.model} takes --pretrained FILE with the state of the "
-            f'library\'s model, or "{RANDOM}"'
-        )
-    name = source.model or ""
-    write_backbone(folder, name, backbone(name, weights, options.seed), plain_preprocess(name))
-    image = read_backbone(folder, None, where, options.precision)
-    about = {"model": name, "weights": RANDOM if weights is None else weights.name}
-    return Brought(folder, image, None, {**about, "precision": options.precision})

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import Refused
 from core.types import Modality
+from encoders.projection import Projection
 from encoders.stored import Stored, stored
 from encoders.text import TextTower
 from encoders.vision import ImageTower
@@ -36,12 +37,14 @@ class Brought:
         folder: which the base copies; it needs nothing else.
         image, text: read from it.
         about: for the manifest: names, no places.
+        projections: behind the towers, where something was learnt.
     """
 
     folder: Path
     image: ImageTower
     text: TextTower | None
     about: Mapping[str, Any] = field(default_factory=dict)
+    projections: Mapping[Modality, Projection] = field(default_factory=dict)
 
 
 def in_a_file(

@@ -1,4 +1,6 @@
-"""`qshift fit clip`: a base model around towers that somebody else has trained. Nothing is trained here.
+"""`qshift fit clip`: a base model around towers that somebody else has trained.
+
+Towers are never trained, and nothing else is unless the user asks for heads (`brought_heads.py`).
 
 The user's pictures, as these towers see them, give the hash head and all that is measured: clean statistics
 of the normalisation layers, constants, the reference of drift, the quality to expect. They are encoded into
@@ -26,6 +28,7 @@ from encoders.stored import Stored
 from encoders.text import TextTower
 from qshift.data.emoji import EmojiSet
 from qshift.recipes.brought import PLAIN, PURPOSE, STEPS, Brought, in_a_file, left_out, taken
+from qshift.recipes.brought_heads import steps, with_heads
 from qshift.recipes.captioned import check_bits, drawn
 from qshift.recipes.encode import (
     BATCH,
@@ -58,6 +61,7 @@ def fit_brought_base(
     seed: int = 0,
     progress: Progress | None = None,
     name: str = "clip",
+    heads: bool = False,
 ) -> list[str]:
     """Measures the towers on the user's pictures and writes the base model.
 
@@ -70,6 +74,7 @@ def fit_brought_base(
         seed: of every draw and of the hash head.
         progress: called with (done, total, text).
         name: of the base.
+        heads: learns a linear map behind each tower first.
 
     Returns:
         What the user should know, a sentence each.
@@ -81,13 +86,18 @@ def fit_brought_base(
     check_bits(len(data), bits, brought.image.width)
     asking = len(drawn(len(data), seed, PURPOSE))
     texts = 0 if brought.text is None else batches_of(asking, min(MEANS, len(data)))
-    count = Count(batches_of(len(data), asking) + texts + BATCHES, progress)
+    learning = steps(data) if heads else 0
+    count = Count(batches_of(len(data), asking) + texts + learning + BATCHES, progress)
     found = in_a_file(brought.image, _contents(data), cache, count)
     check_bits(len(found), bits, brought.image.width)
+    learnt = []
+    if heads:
+        trained = with_heads(brought, data, found, cache, seed, count)
+        brought, found, learnt = trained.brought, trained.found, [trained.note]
     own = _Own(brought, data, found, seed, count)
     parts, clean, hits = own.measured(bits, name)
     finish_base(folder, parts, clean, own.expected)
-    return [*left_out(found, data.hexcodes), *filter(None, [hits])]
+    return [*left_out(found, data.hexcodes), *learnt, *filter(None, [hits])]
 
 
 class _Own:
@@ -129,6 +139,7 @@ class _Own:
             name=name,
             towers=self._brought.folder,
             head=hash_head(seen, bits, self._seed),  # type: ignore[arg-type]
+            projections=self._brought.projections,
             calibration=calibration,
             provenance={
                 "pictures": self._data.attribution, "items": len(self._found), "seed": self._seed,

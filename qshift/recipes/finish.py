@@ -6,6 +6,7 @@ rest. `tests/qshift/test_own_recipe.py` holds one of a user's own.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ def _with_means(head: HashHead, clean: Mapping[Modality, Clean]) -> HashHead:
 
 
 def _loaded(parts: Parts) -> Base:
-    """The base as it will be served: written and read, because that rounds."""
+    """The base as it will be served: written and read, because that rounds; its towers are not copied."""
     with tempfile.TemporaryDirectory() as scratch:
-        write_base(Path(scratch) / "base", parts)
+        write_base(Path(scratch) / "base", parts, os.symlink)
         return load_base(Path(scratch) / "base")

@@ -1,11 +1,14 @@
-"""Prompts for a pair of towers that share no space: texts are mapped into the image tower's features.
+"""Prompts whose text features lie among the image tower's.
 
-The map is a ridge regression on emoji and their names, which have nothing to do with the pictures that
-prompts are then learnt for.
+Towers of a CLIP share a space. What keeps their texts and pictures apart there is nearly orthogonal to how
+pictures differ (Liang et al., NeurIPS 2022), so that the axes of pictures drop it. For towers that share none
+texts are mapped by a ridge regression on emoji and their names, which have nothing to do with the pictures
+that prompts are then learnt for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +27,15 @@ CACHE = Path("qshift-data/demo")
 SIDE = 112
 LEARNT = 4  # M, CLIP-ReID's
 RIDGE = 1.0
+Map = Callable[[Tensor], Tensor]
+"""Unit features of texts [n, text width] -> features [n, D] of reduced pictures."""
 
 
 def learnable(towers: Towers, axes: Tensor, progress: Progress, cache: Path = CACHE) -> Template:
     """The prompt "an image of a X X X X.", with text features as features [D] of reduced pictures.
 
     Args:
-        towers: of one model; unit features of texts and of pictures need not be comparable.
+        towers: of one model; of equal width their spaces are one, else they need not be comparable.
         axes: [image width, D], that image features are reduced by.
         progress: called with (done, total, text).
         cache: where emoji and their features are kept.
@@ -38,6 +43,24 @@ def learnable(towers: Towers, axes: Tensor, progress: Progress, cache: Path = CA
     Raises:
         ArtifactError: the packages of the demo extra are missing.
     """
+    shared = towers.text.width == towers.image.width
+    into = _same(axes) if shared else _mapped(towers, axes, progress, cache)
+    tower = PromptTower(towers.text)
+    ids, places = template(tower, "an image of a", LEARNT, ".")
+    with torch.no_grad():
+        embeds: Tensor = tower.embedding(ids)
+
+    def encode(prompts: Tensor) -> Tensor:
+        return into(normalize(tower.encode(prompts, ids.expand(len(prompts), -1)), dim=1))
+
+    return Template(embeds, places, encode)
+
+
+def _same(axes: Tensor) -> Map:
+    return lambda unit: unit @ axes
+
+
+def _mapped(towers: Towers, axes: Tensor, progress: Progress, cache: Path) -> Map:
     data = load_emoji(cache, SIDE, progress)
 
     def told(done: int, total: int) -> None:
@@ -51,13 +74,4 @@ def learnable(towers: Towers, axes: Tensor, progress: Progress, cache: Path = CA
     ridge = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1], dtype=x.dtype), x.T @ y)
     through = torch.from_numpy(ridge.astype(np.float32)) @ axes
     away = torch.from_numpy(mean)
-    tower = PromptTower(towers.text)
-    ids, places = template(tower, "an image of a", LEARNT, ".")
-    with torch.no_grad():
-        embeds: Tensor = tower.embedding(ids)
-
-    def encode(prompts: Tensor) -> Tensor:
-        raw = tower.encode(prompts, ids.expand(len(prompts), -1))
-        return (normalize(raw, dim=1) - away) @ through
-
-    return Template(embeds, places, encode)
+    return lambda unit: (unit - away) @ through

@@ -199,16 +199,16 @@ def test_vectors_are_brought(tmp_path: Path) -> None:
 def test_a_clip_is_brought(tmp_path: Path) -> None:
     write_clip(tmp_path / "my-clip")
     (tmp_path / "my-pictures").mkdir()
-    for number in range(70):
+    for number in range(120):
         blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
         picture = Image.fromarray(blocks).resize((60, 48), Image.Resampling.NEAREST)
         picture.save(tmp_path / "my-pictures" / f"picture {number} of blocks.png")
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / "mobilenet.pth")
-    (tmp_path / "my-texts.txt").write_text("\n".join(f"text number {number}" for number in range(70)))
+    (tmp_path / "my-texts.txt").write_text("\n".join(f"text number {number}" for number in range(120)))
     for command in commands(CLIP):
         if command.startswith(tuple(NOT_RUN)):
             continue
         said = run(command, tmp_path)
-        assert ("70 items with" in said) == command.startswith("qshift gallery build")
+        assert ("120 items with" in said) == command.startswith("qshift gallery build")
         assert ("frozen" in said) == command.startswith("qshift replay")
     assert (tmp_path / "qshift-data" / "base.features").is_dir()

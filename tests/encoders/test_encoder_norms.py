@@ -5,7 +5,7 @@ from torch import nn
 
 from core.errors import ArtifactError
 from encoders.images import Preprocess
-from encoders.norms import affine_tensors, calibrate, to_bfloat16
+from encoders.norms import affine_tensors, calibrate, to_half
 from encoders.vision import ImageTower
 
 
@@ -176,7 +176,7 @@ def test_gradients_flow_through_a_hook(tower: ImageTower) -> None:
 def test_bfloat16_body_with_batch_norm(tower: ImageTower) -> None:
     torch.manual_seed(0)
     module = Small().eval()
-    to_bfloat16(module)
+    to_half(module, torch.bfloat16)
     half = ImageTower(module, Preprocess((12, 12)))
     assert module.one.weight.dtype == torch.bfloat16
     assert module.bn_one.weight.dtype == module.bn_one.running_mean.dtype == torch.float32

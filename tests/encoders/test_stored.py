@@ -1,5 +1,6 @@
 """Features in a file: an interrupted run goes on, changed contents are encoded again, memory stays small."""
 
+import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from toy_towers import towers
 
 from core.errors import Refused
 from encoders.stored import CHUNK, Stored, stored
@@ -134,6 +137,27 @@ def test_nothing_is_taken_up_that_does_not_hold(tmp_path: Path, damage: str) -> 
     found = run(words, encoder, tmp_path, "other" if damage == "encoder" else "one")
     np.testing.assert_allclose(found.features, plain(words)[0], atol=1e-7)
     assert encoder.encoded > 0
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_20_000_pictures(tmp_path: Path) -> None:
+    """Through a tower, from bytes of files; rows lie in a file, whose pages are not the process's own."""
+    resident: list[int] = []
+    tower = towers()[0]
+
+    def picture(number: int) -> bytes:
+        held = io.BytesIO()
+        Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(held, "png")
+        return held.getvalue()
+
+    def done(count: int) -> None:
+        status = Path("/proc/self/status").read_text().splitlines()
+        resident.append(next(int(line.split()[1]) for line in status if line.startswith("RssAnon")))
+
+    contents = (partial(picture, number) for number in range(20_000))
+    found = stored(contents, tower, tmp_path / "rows.f32", "one", done)
+    assert len(found) == 20_000 and isinstance(found.features, np.memmap)
+    assert resident[-1] - resident[4] < 8 * 1024, "KiB after all and after 1,280 pictures"
 
 
 def test_no_more_than_a_chunk_is_held(tmp_path: Path) -> None:

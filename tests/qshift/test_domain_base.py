@@ -1,6 +1,5 @@
 """From two folders of pictures to a base model, a gallery and a replay: the chain that the README shows."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import nn
+from toy_domains import KINDS, folder, quiet
 
 from adapters.offline import couple
 from adapters.offline.couple_results import Couple
@@ -29,44 +28,12 @@ from qshift.recipes.domains.material import FitOptions, Learnt, Material
 from qshift.recipes.domains.tpsnet import tpsnet_head
 from qshift.replay.own import replay_own
 
-KINDS = ("bar", "dot", "frame")
-
-
-def drawn(kind: str, draw: np.random.Generator, dark: bool) -> Image.Image:
-    """A thing of its kind on a 32-pixel square; the other domain is dark."""
-    ink, paper = ((230, 230, 120), (20, 30, 60)) if dark else ((20, 20, 90), (240, 240, 235))
-    pixels = np.empty((32, 32, 3), np.int64)
-    pixels[:] = paper
-    x, y = draw.integers(4, 12, 2)
-    if kind == "bar":
-        pixels[y : y + 16, x : x + 4] = ink
-    elif kind == "dot":
-        pixels[y : y + 9, x : x + 9] = ink
-    else:
-        pixels[y : y + 16, x : x + 16] = ink
-        pixels[y + 3 : y + 13, x + 3 : x + 13] = paper
-    noisy = pixels + draw.integers(-12, 13, pixels.shape)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
-def folder(path: Path, each: int, seed: int, dark: bool) -> Path:
-    draw = np.random.default_rng(seed)
-    for kind in KINDS:
-        (path / kind).mkdir(parents=True)
-        for number in range(each):
-            drawn(kind, draw, dark).save(path / kind / f"{number}.png")
-    return path
-
 
 def inputs(tower: Any, path: Path) -> Any:
     """All pictures of a folder, in the order that it is loaded in, as the tower takes them."""
     files = (file for kind in KINDS for file in sorted((path / kind).iterdir()))
     pictures = [tower.prepare(file.read_bytes()) for file in files]
     return tower.collate(pictures, len(pictures))
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=100)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +219,7 @@ def test_what_cannot_be_fitted_is_said_before_any_work(
         ("psca", FitOptions(epochs=3), "epochs of couple or tpsnet"),
         ("couple", FitOptions(epochs=0), "at least 1, expected"),
         ("couple", FitOptions(weights=Path("w.npz")), "w.npz are weights of a backbone: say which"),
-        ("tpsnet", FitOptions(backbone="alexnet"), "tpsnet needs a text tower"),
+        ("tpsnet", FitOptions(backbone="alexnet"), "tpsnet learns prompts and needs a text tower"),
         ("couple", FitOptions(backbone="vgg"), "no backbone 'vgg': expected one of resnet34, vit_b_16"),
         ("couple", FitOptions(backbone="alexnet", side=32), "alexnet does not take pictures of 32 pixels"),
         ("couple", FitOptions(backbone="vit_b_16", side=64), "vit_b_16 does not take pictures of 64 pixels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from toy_clips import write_clip
 from toy_towers import pictures, towers
 
 from core.config import Config
@@ -190,6 +192,31 @@ def test_a_base_brings_its_curve(tmp_path: Path) -> None:
     first = (folder / "manifest.json").read_bytes()
     finish_base(folder, parts, clean, curve)  # type: ignore[arg-type]
     assert (folder / "manifest.json").read_bytes() == first
+
+
+def test_a_curve_is_measured_without_a_second_copy_of_the_towers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model it would not fit into the folder for temporary files."""
+    towers = write_clip(tmp_path / "clip")
+    rows = np.random.default_rng(0).standard_normal((BATCH, 32)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    parts = Parts(name="seen", towers=towers, head=hash_head({"image": rows}, 8), provenance={})
+    linked: list[str] = []
+
+    def symlink(source: str, target: str) -> None:
+        linked.append(Path(source).name)
+        os.link(source, target)
+
+    monkeypatch.setattr("os.symlink", symlink)
+
+    def curve(base: Base) -> None:
+        assert "image" in base.encoders
+
+    finish_base(tmp_path / "base", parts, {"image": Clean(rows, rows, Step(1, 1))}, curve)
+    assert sorted(linked) == ["open_clip_config.json", "open_clip_model.safetensors"]
+    written = list((tmp_path / "base").rglob("open_clip*"))
+    assert len(written) == 2 and not any(path.is_symlink() for path in written)
 
 
 def test_a_base_without_is_whole_and_a_curve_that_fails_leaves_the_old_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from toy_clips import FAMILIES, write_clip
+from toy_clips import FAMILIES, drawn, write_clip
 from typer.testing import CliRunner
 
 from core.artifacts import MANIFEST
@@ -33,17 +33,6 @@ from qshift.replay.own_queries import own_parts, own_queries
 from qshift.replay.own_run import run_records
 
 NEEDS = {"ConvNeXt": "timm", "BERT": "transformers"}
-SIZES = ((96, 96), (150, 100), (100, 150), (70, 250), (48, 40))
-
-
-def drawn(folder: Path, count: int = 70, start: int = 0) -> Path:
-    """Blocks of colour, each picture another one, at several shapes; a name that is a caption."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(start, start + count):
-        blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
-        picture = Image.fromarray(blocks).resize(SIZES[number % len(SIZES)], Image.Resampling.NEAREST)
-        picture.save(folder / f"picture {number} of blocks.png")
-    return folder
 
 
 def fitted(place: Path, base: Path, pretrained: Path, **options: object) -> str:
@@ -166,8 +155,9 @@ def test_ctrl_c_loses_nothing(model: Path, tmp_path: Path) -> None:
         assert running.poll() is None and time.monotonic() < until, running.communicate()
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    said = "".join(running.communicate(timeout=120))
+    said = running.communicate(timeout=120)[1]
     assert running.returncode == 130 and "Traceback" not in said, said
+    assert "interrupted: what was encoded so far is kept in" in " ".join(said.split())
     assert [path.name for path in tmp_path.iterdir() if "base" in path.name] == ["base.features"]
     (lines,) = tmp_path.glob("base.features/*.jsonl")
     before = lines.read_text().splitlines()
@@ -178,6 +168,33 @@ def test_ctrl_c_loses_nothing(model: Path, tmp_path: Path) -> None:
     assert lines.read_text().splitlines()[: len(before)] == before and rows.read_bytes().startswith(kept)
     assert len(lines.read_text().splitlines()) == 5
     assert load_base(tmp_path / "base").provenance["items"] == 4 * CHUNK
+
+
+@pytest.mark.slow
+def test_a_killed_fit_goes_on(model: Path, tmp_path: Path) -> None:
+    """kill -9 while it encodes: the next fit encodes the rest, to the base of one that was not killed."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number in range(3 * CHUNK):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(mine / f"{number}.png")
+    asked = ["fit", "clip", str(mine), "--pretrained", str(model), "--base", str(tmp_path / "base")]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from qshift.entry import main; main()", *asked, "--bits", "32"]
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(command, env=place, stdout=nowhere, stderr=nowhere) as running:
+        until = time.monotonic() + 300
+        while not any("\n{" in path.read_text() for path in tmp_path.glob("base.features/*.jsonl")):
+            assert running.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        running.kill()
+    (lines,) = tmp_path.glob("base.features/*.jsonl")
+    before = [line for line in lines.read_text().splitlines() if line.endswith("}")]
+    assert 2 <= len(before) <= 3 and not (tmp_path / "base").exists()
+    fitted(mine, tmp_path / "base", model)
+    assert lines.read_text().splitlines()[: len(before)] == before
+    fitted(mine, tmp_path / "whole", model)
+    assert load_base(tmp_path / "base").version == load_base(tmp_path / "whole").version
 
 
 @pytest.mark.slow
@@ -214,11 +231,26 @@ def test_texts_alone_are_items_and_queries(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bfloat16_body_is_near_and_said(pictures: Path, model: Path, tmp_path: Path) -> None:
-    fitted(pictures, tmp_path / "half", model, precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_half_precision_body_is_near_and_said(
+    pictures: Path, model: Path, tmp_path: Path, precision: str
+) -> None:
+    """Served as it was measured: pictures and texts adapt."""
+    fitted(pictures, tmp_path / "half", model, precision=precision)
+    build(pictures, tmp_path / "half", tmp_path / "gallery", Console(quiet=True))
+    lines = [{"image": str(path), "label": path.name} for path in sorted(pictures.iterdir())]
+    lines += [{"text": path.stem, "label": path.name} for path in sorted(pictures.iterdir())]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = Config.model_validate(
+        {"base": tmp_path / "half", "gallery": tmp_path / "gallery", "device": "cpu", "precision": precision}
+    )
+    gallery, base = own_parts(tmp_path / "gallery", tmp_path / "half")
+    own = own_queries(tmp_path / "asked.jsonl", gallery, base, config)
+    rows = run_records(own.records, own.labels, config, ["frozen", "rest"])
+    assert [row.labels for row in rows] == [140, 140] and rows[1].backwards > 0
     fitted(pictures, tmp_path / "whole", model)
     half, whole = load_base(tmp_path / "half"), load_base(tmp_path / "whole")
-    assert half.provenance["towers"]["precision"] == "bf16"
+    assert half.provenance["towers"]["precision"] == precision
     near = (half.head.means["image"] * whole.head.means["image"]).sum() / whole.head.means[
         "image"
     ].square().sum()

@@ -1,4 +1,4 @@
-"""Tiny CLIPs with random weights in open_clip's own format, one of each family."""
+"""Tiny CLIPs with random weights in open_clip's own format, one of each family; and pictures for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 PREPROCESS = {
@@ -70,4 +72,17 @@ def write_clip(folder: Path, family: str = "ViT", **changes: Any) -> Path:
             parameter.add_(0.05 * torch.randn_like(parameter))
     state = {name: tensor.clone().contiguous() for name, tensor in built.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+SIZES = ((96, 96), (150, 100), (100, 150), (70, 250), (48, 40))
+
+
+def drawn(folder: Path, count: int = 70, start: int = 0) -> Path:
+    """Blocks of colour, each picture another one, at several shapes; a name that is a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        blocks = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+        picture = Image.fromarray(blocks).resize(SIZES[number % len(SIZES)], Image.Resampling.NEAREST)
+        picture.save(folder / f"picture {number} of blocks.png")
     return folder

@@ -135,7 +135,9 @@ def fit_tpsnet(training: Training, codes: bool = False, phase: bool = True, **se
     kept = [p for p in inner if p is not None]
     config = TpsConfig(classes=int(training.labels.max()) + 1, seed=training.seed, **settings)
     raw = (training.source.features, training.target.features)
-    network, found = fitted_tpsnet(towers, raw, kept or None, config, "class_queries", lambda *_: None)
+    network, found = fitted_tpsnet(
+        towers.image, towers.text, raw, kept or None, config, "class_queries", lambda *_: None
+    )
     means = {"source": found.means[0].numpy(), "target": found.means[1].numpy()}
 
     def features(rows: Rows, domain: Domain) -> Floats:

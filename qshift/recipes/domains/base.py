@@ -2,7 +2,7 @@
 
 The gallery will be the source, queries will come from the target. So the code is learnt from both, and what
 clean queries look like is measured on target pictures that ask the source. The image tower is the packaged
-one; texts are not served.
+one, or one of the user's; texts are not served.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +22,16 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.offline.parallel import Team
-from core.references import SourcePairs
+from core.references import Calibration, SourcePairs
 from core.seeds import generator
-from core.types import Floats
+from core.types import Modality
 from encoders.base_model import Parts
 from encoders.images import Pixels
 from encoders.norms import calibrate
 from encoders.phase import fused
 from encoders.vision import ImageTower
-from qshift.recipes.domains.checks import check_fit
+from qshift.recipes.brought import PLAIN
+from qshift.recipes.domains.checks import check_fit, check_towers
 from qshift.recipes.domains.couple import couple_head
 from qshift.recipes.domains.material import FitOptions, Learnt, Material, raw_features, unit_pictures
 from qshift.recipes.domains.psca import psca_head
@@ -89,24 +90,28 @@ def fit_domain_base(
     checkpoint = folder.with_name(f".{folder.name}-unfinished")
     with tempfile.TemporaryDirectory() as scratch:
         begun = start(Path(scratch) / "towers", options)
+        check_towers(method, begun.text, options)
         sides = Sides.prepared(begun.image, source, labels, target)
         learnt = HEADS[method](_material(begun, sides, split, options, checkpoint, team, told, count))
         if team.rank:
             return ()  # the first process writes
         image = _served(begun, learnt)
+        asking = sides.unit(image, split.asking)
+        calibration = _calibration(image, collated(image, sides.pictures(split.asking), count))
         parts = Parts(
             name=options.name or method,
             towers=begun.folder,
             head=learnt.head,
             projections={"image": learnt.projection},
-            calibration={"image": calibrate(image, collated(image, sides.pictures(split.asking), count))},
-            provenance={"method": method, **_provenance(begun, learnt, sides, split, options)},
+            calibration=calibration,
+            provenance=_provenance(method, begun, learnt, sides, split, options),
             memory={"image": SourcePairs(sides.pictures(split.kept), sides.unit(image, split.kept))},
             extras={**learnt.extras, **_learned(sides.source, learnt)},
             fusion=learnt.fusion,
             preprocess=image.preprocess,
         )
-        finish_base(folder, parts, {"image": _clean(sides.unit(image, split.asking), learnt)})
+        step = STEP if calibration else PLAIN
+        finish_base(folder, parts, {"image": Clean(asking, learnt.source, step, codes=learnt.codes)})
     shutil.rmtree(checkpoint, ignore_errors=True)
     return learnt.notes
 
@@ -191,6 +196,11 @@ def _material(
     )
 
 
+def _calibration(image: ImageTower, batches: Iterable[Any]) -> dict[Modality, Calibration]:
+    """Of target pictures; none of a tower without a normalisation layer, which nothing aligns."""
+    return {"image": calibrate(image, batches)} if image.hook_points().widths else {}
+
+
 def _served(begun: Start, learnt: Learnt) -> ImageTower:
     """The image tower as the base model will load it."""
     tower = begun.served(learnt.tower, learnt.projection)
@@ -204,14 +214,11 @@ def _learned(source: Sequence[Pixels], learnt: Learnt) -> dict[str, dict[str, ND
     return {} if learnt.codes is None else {LEARNED: written(source, learnt.codes)}
 
 
-def _clean(asking: Floats, learnt: Learnt) -> Clean:
-    return Clean(asking, learnt.source, STEP, codes=learnt.codes)
-
-
 def _provenance(
-    begun: Start, learnt: Learnt, sides: Sides, split: Split, options: FitOptions
+    method: str, begun: Start, learnt: Learnt, sides: Sides, split: Split, options: FitOptions
 ) -> dict[str, Any]:
     return {
+        "method": method,
         "seed": options.seed,
         "settings": dict(learnt.config),
         "gauges": {key: round(value, 6) for key, value in learnt.gauges.items()},
@@ -220,7 +227,8 @@ def _provenance(
         "target_items": len(sides.target),
         "target_items_held_out": split.held,
         "data": sides.hash(),
-        "side": options.side,
+        "preset": options.preset or ("paper" if method == "tpsnet" else "plus"),
+        "side": begun.image.preprocess.size[0],
         "image_tower": begun.name + (", trained along" if learnt.tower is not None else ""),
         "versions": {part: version(part) for part in VERSIONS},
     }

@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from core.errors import ConfigError
-from qshift.recipes.domains.material import FitOptions
+from encoders.prompting import PromptTower
+from encoders.text import TextTower
+from qshift.recipes.domains.material import SIDE, FitOptions
 from qshift.recipes.encode import BATCH
 
 
@@ -46,7 +48,21 @@ def _check_options(method: str, options: FitOptions) -> None:
         raise ConfigError("epochs of couple or tpsnet, at least 1, expected: leave them out")
     if options.backbone is None and options.weights is not None:
         raise ConfigError(f"{options.weights} are weights of a backbone: say which with --backbone")
-    if options.backbone is not None and method == "tpsnet":
-        raise ConfigError("tpsnet needs a text tower beside the image tower: leave the backbone out")
+    if options.model is not None and (options.backbone, options.side) != (None, SIDE):
+        raise ConfigError(
+            "a model of your own says tower and size of pictures: leave --backbone and --side out"
+        )
     if bits < 8 or bits % 8:
         raise ConfigError(f"bits must be a multiple of 8, at least 8, got {bits}")
+
+
+def check_towers(method: str, text: TextTower | None, options: FitOptions) -> None:
+    """Before anything is encoded. Raises ConfigError for prompts without a text tower that takes them."""
+    if method != "tpsnet" or options.preset == "plus":
+        return
+    if text is None:
+        raise ConfigError(
+            "tpsnet learns prompts and needs a text tower beside the image tower: take an open_clip model, "
+            "or --preset plus, which leaves prompts and phase images out"
+        )
+    PromptTower(text)

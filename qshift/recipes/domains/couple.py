@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from adapters.offline.couple import fit
-from adapters.offline.couple_config import plus
+from adapters.offline.couple_config import paper, plus
 from adapters.offline.couple_results import Couple
 from core.types import Floats
 from encoders.head import HashHead
@@ -67,15 +67,16 @@ def _trained(
     """The fit, and the state of the tower where it was trained along."""
     options, image = material.options, material.image
     backbone = None
+    preset = paper if options.preset == "paper" else plus
     if options.tower_rate:
         rows = [image.collate(pixels, len(pixels)).numpy() for pixels in material.pixels]
         backbone = Centred(image.raw, torch.from_numpy(mean))
-        config = plus(
+        config = preset(
             seed=options.seed, epochs=EPOCHS, batch=BATCH, pairs=PAIRS, backbone_rate=options.tower_rate
         )
     else:
         rows = [own - mean for own in unit]
-        config = plus(seed=options.seed)
+        config = preset(seed=options.seed)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
     head = projection_head(unit[0].shape[1], options.bits, options.seed)

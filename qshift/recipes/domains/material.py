@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from adapters.offline.parallel import Team
 from core.types import Codes, Floats
 from encoders.base_model import Fusion
+from encoders.clip_source import ClipSource
 from encoders.head import HashHead
 from encoders.images import Pixels
 from encoders.projection import Projection
@@ -22,6 +23,7 @@ from encoders.text import TextTower
 from encoders.vision import ImageTower
 from qshift.recipes.encode import BATCH, Progress
 
+Preset = Literal["paper", "plus"]
 SIDE = 112  # pixels: the packaged tower's
 
 
@@ -35,6 +37,8 @@ class FitOptions:
         side: of the pictures that the tower takes, in pixels.
         backbone: a torchvision backbone as the image tower; None takes the packaged one.
         weights: of the backbone; None starts it from random ones.
+        model: towers of the user's own in place of both; pictures are prepared as these want them.
+        preset: "paper" or "plus", see the method's page; None takes paper of TPSNet, plus of the others.
         tower_rate: learning rate of the image tower in COUPLE and TPSNet; 0 leaves it frozen.
         epochs: of COUPLE and of TPSNet's second stage; None takes their own.
         name: of the base; the method's without it.
@@ -45,6 +49,8 @@ class FitOptions:
     side: int = SIDE
     backbone: str | None = None
     weights: Path | None = None
+    model: ClipSource | None = None
+    preset: Preset | None = None
     tower_rate: float = 0.0
     epochs: int | None = None
     name: str = ""

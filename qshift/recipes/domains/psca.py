@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from adapters.offline.psca import fit
-from adapters.offline.psca_config import PscaConfig
+from adapters.offline.psca_config import paper, plus
 from encoders.head import HashHead
 from index.codes import pack
 from qshift.recipes.domains.material import Learnt, Material, unit_features
@@ -18,7 +18,8 @@ def psca_head(material: Material) -> Learnt:
 
     The source keeps the codes that were learned with it.
     """
-    config = PscaConfig(bits=material.options.bits, seed=material.options.seed)
+    preset = paper if material.options.preset == "paper" else plus
+    config = preset(bits=material.options.bits, seed=material.options.seed)
     material.progress(0, 1, "fitting PSCA")
     unit = unit_features(None, material.source), unit_features(None, material.target)
     found = fit(unit[0], material.labels, unit[1], config)

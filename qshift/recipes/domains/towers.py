@@ -11,10 +11,13 @@ from torch import Tensor
 from core.artifacts import digest
 from core.errors import ConfigError
 from encoders.clip import open_clip_towers
+from encoders.clip_source import ClipSource
 from encoders.packages import replace_image_tower
+from encoders.plain_towers import is_plain
 from encoders.projection import Projection
 from encoders.text import TextTower
 from encoders.vision import IMAGENET, Backbone, ImageTower, read_backbone, vision_tower, write_backbone
+from qshift.recipes.brought_towers import bring
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
 
@@ -28,7 +31,7 @@ class Start:
         image: the tower.
         text: of the same model, if it has one.
         name: where it is from.
-        backbone: its name in torchvision; None for the packaged one.
+        backbone: its name in torchvision or timm; None for a pair of open_clip.
     """
 
     folder: Path
@@ -50,12 +53,14 @@ class Start:
 
 
 def start(folder: Path, options: FitOptions) -> Start:
-    """The packaged tower, or a torchvision backbone, for pictures of `options.side` pixels.
+    """The packaged tower, or a torchvision backbone, for pictures of `options.side` pixels; or a user's own.
 
     Raises:
-        ConfigError: no such backbone, or one that does not take pictures of this size.
+        ConfigError: no such backbone or model, or one that does not take pictures of this size.
         ArtifactError: weights that do not fit, or the packages of the demo extra are missing.
     """
+    if options.model is not None:
+        return _own(folder, options.model, options)
     if options.backbone is None:
         pair = packaged_towers(folder, options.side)
         return Start(folder, pair.image, pair.text, IMAGE_TOWER)
@@ -74,3 +79,13 @@ def start(folder: Path, options: FitOptions) -> Start:
     else:
         origin = f"weights from {options.weights.name} ({digest(options.weights)[:16]})"
     return Start(folder, tower, None, f"torchvision {name}, {origin}", name)
+
+
+def _own(folder: Path, source: ClipSource, options: FitOptions) -> Start:
+    brought = bring(folder, source, seed=options.seed)
+    plain = is_plain(source.model or "")
+    if options.tower_rate and not plain:
+        replace_image_tower(folder, brought.image.raw.state_dict())  # refused now, and not after the fit
+    where = {key: brought.about[key] for key in ("model", "weights")}
+    name = f"{where['model']}, weights {where['weights']}"
+    return Start(folder, brought.image, brought.text, name, source.model if plain else None)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from adapters.offline.parallel import Team
 from adapters.offline.tpsnet import TpsNet, cluster, fit
-from adapters.offline.tpsnet_config import TpsConfig
+from adapters.offline.tpsnet_config import TpsConfig, paper, plus
 from core.types import Floats
 from encoders.base_model import Fusion
 from encoders.clip import Towers
 from encoders.head import HashHead, itq
 from encoders.images import Pixels
 from encoders.phase import Ask, PhaseFusion, Reduced, own_state, phase_image
+from encoders.text import TextTower
 from encoders.vision import ImageTower
 from qshift.recipes.domains.material import Learnt, Material, batches, raw_features, unit_features
 from qshift.recipes.encode import BATCH, Progress
@@ -33,30 +34,30 @@ UNTIED = (
 def tpsnet_head(material: Material) -> Learnt:
     """TPSNet's fused encoder, and ITQ codes of both domains. Source labels only say how many classes."""
     options, image = material.options, material.image
-    config = TpsConfig(
-        classes=int(material.labels.max()) + 1, seed=options.seed, tower_rate=options.tower_rate
-    )
+    preset = plus if options.preset == "plus" else paper
+    config = preset(classes=int(material.labels.max()) + 1, seed=options.seed, tower_rate=options.tower_rate)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
-    assert material.text is not None  # `fit_domain_base` checks it
-    towers = Towers(image, material.text)
     raw = [material.source, material.target]
-    phases = [phases_of(image, rows) for rows in material.pixels]
+    phases = [phases_of(image, rows) for rows in material.pixels] if config.phase else None
     pictures = [image.collate(rows, len(rows)) for rows in material.pixels] if config.tower_rate else None
     network, found = fitted_tpsnet(
-        towers, raw, phases, config, "class_queries", material.progress, material.team, pictures
+        image, material.text, raw, phases, config, "class_queries", material.progress, material.team, pictures
     )
     moved = config.tower_rate > 0 and bool(found.losses)
     if moved:
         raw = [raw_features(image, rows) for rows in material.pixels]
-    both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, phases))
+    inner = phases or (None, None)
+    both = tuple(fused_features(network, rows, phase) for rows, phase in zip(raw, inner))
     everything = np.concatenate(both)
     centre = everything.mean(0)
     weight = itq(everything, centre, options.bits, seed=options.seed)
     head = HashHead(weight, np.zeros(options.bits, np.float32), {"image": centre})
     tensors = {name: tensor.detach().numpy() for name, tensor in own_state(network).items()}
     clusters = found.clusters
-    gauges = {"prompts": clusters.losses[-1], "returned": clusters.returned}
+    gauges = {"returned": clusters.returned}
+    if clusters.losses:
+        gauges["prompts"] = clusters.losses[-1]
     if found.losses:
         gauges["fusion"] = found.losses[-1]
     fusion = Fusion(network.settings(), tensors)
@@ -68,7 +69,8 @@ def tpsnet_head(material: Material) -> Learnt:
 
 
 def fitted_tpsnet(
-    towers: Towers,
+    image: ImageTower,
+    text: TextTower | None,
     raw: Sequence[Floats],
     phases: Sequence[Tensor] | None,
     config: TpsConfig,
@@ -80,7 +82,7 @@ def fitted_tpsnet(
     """Both stages, on frozen features unless the configuration trains the tower along.
 
     Args:
-        towers: of one model.
+        image, text: towers of one model; prompts need that for texts.
         raw: [n_d, raw width] of the two domains by its image tower, of any length.
         phases: of the same pictures; None leaves the phase out.
         config: see there; without text, prompts are neither learnt nor asked.
@@ -93,15 +95,18 @@ def fitted_tpsnet(
     mean = unit.mean(0)
     width = min(WIDTH, *unit.shape)
     axes = np.linalg.svd(unit - mean, full_matrices=False)[2][:width].T
-    reduced = Reduced(towers.image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
+    reduced = Reduced(image.raw, torch.from_numpy(mean), torch.from_numpy(axes.copy()))
     features = [reduced.reduced(torch.from_numpy(rows)) for rows in raw]
-    template = learnable(towers, reduced.axes, progress) if config.text else None
+    template = None
+    if config.text:
+        assert text is not None  # `check_towers` has looked
+        template = learnable(Towers(image, text), reduced.axes, progress)
     clusters = cluster(features, template, config, progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        text = clusters.text.flatten(0, 1)
+        prompts = clusters.text.flatten(0, 1)
         network = PhaseFusion(
-            reduced, text, width, ask=ask if config.text else "none", phase=phases is not None
+            reduced, prompts, width, ask=ask if config.text else "none", phase=phases is not None
         )
     found = fit(features, phases, clusters, network, config, pictures=pictures, progress=progress, team=team)
     return network, found
