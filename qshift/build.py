@@ -44,6 +44,7 @@ from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
 from stream.retrieval import Retrieval
+from stream.sampling import Sampling
 
 log = logging.getLogger("qshift.build")
 
@@ -142,6 +143,7 @@ def assemble(
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, versions),
+        sampling(config),
     )
     labels, sure = config.labels, Confidence(evidence, base.extras, versions.version)
     codec = Codec(
@@ -152,6 +154,15 @@ def assemble(
         decisions=Decisions(sure, config.answer.fuse != "none"),
     )
     return Engine(config, base, versions, pipeline, codec, fusion)
+
+
+def sampling(config: Config) -> Sampling:
+    """Which queries the frozen twin is asked for where a sample is enough: all whose label is asked for."""
+    key, share = config.labels.key, max(config.labels.rate, config.answer.frozen_share)
+    # Without evidence a weight says nothing, and one of the adapted twin alone is 1.
+    if share == 1.0 or config.answer.fuse != "mixture" or config.answer.evidence is None:
+        return Sampling()
+    return Sampling(lambda at: included(at, key, share))
 
 
 def corrections(config: Config, versions: GalleryVersions, fusion: TwinFusion) -> Corrections | None:

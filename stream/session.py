@@ -37,6 +37,8 @@ class Session:
         """None where labels only measure."""
         self.expects_shift = False
         """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
+        self.lasting = 0
+        """For how many batches a shift has been strong, see `stream.sampling`."""
         self._hash: str | None = None
         self.gallery = ""
         """Version that a batch is to be repeated with, as the journal has it; "" for the one in use."""
@@ -78,6 +80,8 @@ class Session:
         if self.steering is not None:
             tensors, state["steering"] = self.steering.snapshot()
             out.update({f"steering.{name}": array for name, array in tensors.items()})
+        if self.lasting:
+            state["lasting"] = self.lasting
         return out, state
 
     def restore(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
@@ -87,6 +91,7 @@ class Session:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         if self.steering is not None:
             self.steering.restore(part(tensors, "steering."), meta.get("steering", {}))
+        self.lasting = int(meta.get("lasting", 0))
         self.changed()
 
     def reset(self) -> None:
@@ -95,7 +100,14 @@ class Session:
         self.aligner = self._pipeline.new_aligner(self.modality)
         self.steering = _steering(self._pipeline)
         self.expects_shift = False
+        self.lasting = 0
         self.changed()
+
+    def lasted(self, batches: int) -> None:
+        """Notes for how many batches a shift has been strong, the newest included."""
+        if batches != self.lasting:
+            self.lasting = batches
+            self.changed()
 
     def changed(self) -> None:
         """Forgets the cached hash after the state was written to."""
