@@ -167,7 +167,8 @@ class BatchPass:
             alone = self.side.mended | ~self.side.paired
             self.served, self.weights = self._view.together(self.frozen, self.adapted, alone)
             self._frozen_entropy = self.side.entropy(self._pipeline.entropy, self.mask)
-        self.strong = strong(self.weights[~alone])
+        alike = (self.served.keys[:, :1] == self.adapted.answer.keys[:, :1]).all(1)
+        self.strong = strong(self.weights[~alone], alike[~alone])
 
     def update(self) -> None:
         """One update of the adapter, unless the batch is too small for any."""

@@ -1,10 +1,11 @@
 """The frozen twin asked for a sample: a lane under a strong shift that has lasted knows what it would say.
 
-Where the adapted twin outvotes the frozen one in most rows of batch after batch, the frozen forward runs for
-the queries whose label is asked for, and for as many others as fill its rows. They give the evidence of the
-batch, and all figures that compare the twins; the other rows are the adapted twin's. A sample that does not
-say the same again has the frozen twin asked for the rest before anything is answered, so that the end of a
-shift is met by both twins. How long a shift has lasted is part of a lane's state.
+Where the adapted twin outvotes the frozen one in batch after batch, so that the frozen vote hardly changes an
+answer, the frozen forward runs for the queries whose label is asked for, and for as many others as fill its
+rows. They give the evidence of the batch, and all figures that compare the twins; the other rows are the
+adapted twin's. A sample that does not say the same again has the frozen twin asked for the rest before
+anything is answered, so that the end of a shift is met by both twins. How long a shift has lasted is part of
+a lane's state.
 
 Ours; docs/methods/fusion.md.
 """
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 STRONG, MOST = 4.0, 0.75
 """The adapted twin's largest finite weight (`index.weighing.MORE`), and the share of rows that have it."""
+DIFFER, SLACK = 0.06, 1.5
+"""Share of rows in which the frozen twin's vote may still change the first item, and rows more by chance. In
+blur it does so in one row of eight, and without its vote two points are lost: docs/lab/log.md."""
 LASTING = 3
 """Batches in a row that show a strong shift before the frozen twin is asked for a sample."""
 STEP, FEWEST = 8, 16
@@ -71,6 +75,12 @@ def padded(count: int) -> int:
     return -(-count // STEP) * STEP
 
 
-def strong(weights: Floats) -> bool:
-    """Whether the adapted twin's weights [n] say that most of these rows are under a strong shift."""
-    return len(weights) >= FEWEST and float((weights >= STRONG).mean()) >= MOST
+def strong(weights: Floats, alike: NDArray[np.bool_]) -> bool:
+    """Whether the adapted twin can do without the frozen one in a batch like this.
+
+    Args:
+        weights: [n] of the adapted twin, in rows that both have read.
+        alike: [n] where what is served begins with what the adapted twin would answer alone.
+    """
+    most = len(weights) >= FEWEST and float((weights >= STRONG).mean()) >= MOST
+    return most and int((~alike).sum()) <= DIFFER * len(alike) + SLACK

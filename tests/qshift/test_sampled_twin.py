@@ -20,11 +20,11 @@ from index.weighing import MORE
 from monitoring.judged import included
 from qshift.build import Engine, assemble
 from stream.frozen import Glance, Seen
-from stream.sampling import FEWEST, LASTING, STRONG, Sampling, padded
+from stream.sampling import FEWEST, LASTING, STRONG, Sampling, padded, strong
 from stream.session import Session
 
 World = tuple[Base, VersionedGallery, Floats]
-DARK, CLEAN = 0.3, 1.0
+DARK, DARKER, CLEAN = 0.45, 0.2, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_the_frozen_twin_is_asked_for_the_labelled_and_pairs_them_as_ever(world:
 
 @pytest.mark.parametrize("clean", [SIZE, SIZE // 2])
 def test_the_end_of_a_shift_is_met_by_both_twins_at_once(world: World, clean: int) -> None:
-    """Where the sample is not shifted, or not as strongly, all rows are asked for before anything is answered."""
+    """Where the sample is not shifted, or not as strongly, all rows are asked for before it is answered."""
     sampled, whole = built(world), built(world, share=1.0)
     session = lasting(world, sampled)
     other, one = copied(whole, session), batch(world, LASTING, DARK, clean=clean)
@@ -182,6 +182,25 @@ def test_a_sample_holds_what_is_drawn_and_fills_its_rows(world: World) -> None:
     assert Sampling(lambda at: False).rows(session, some).all()
     assert [padded(count) for count in (1, 8, 9, 19)] == [8, 8, 16, 24]
     assert STRONG == MORE
+
+
+def test_where_the_frozen_vote_still_counts_it_is_asked_for_all(world: World) -> None:
+    """The adapted twin outvotes it four to one in all rows, and yet many answers are others without it."""
+    session = Session(built(world).pipeline, "image")
+    for seq in range(LASTING + 2):
+        outcome = through(session, batch(world, seq, DARKER))
+        assert outcome.paired.all() and (outcome.weights == STRONG).all()
+
+
+def test_the_adapted_twin_has_to_outvote_and_to_answer_as_both_do() -> None:
+    def said(rows: int, weighty: int, differing: int) -> bool:
+        return strong(
+            np.where(np.arange(rows) < weighty, 4.0, 2.0).astype(np.float32), np.arange(rows) >= differing
+        )
+
+    assert said(64, 48, 5) and not said(64, 47, 0) and not said(64, 64, 6)
+    assert said(16, 12, 2) and not said(16, 11, 0) and not said(16, 16, 3) and not said(15, 15, 0)
+    assert strong(np.full(16, np.inf, np.float32), np.ones(16, np.bool_))  # labels may say so
 
 
 def test_a_glance_sees_what_a_whole_forward_sees(world: World) -> None:
