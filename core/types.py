@@ -141,7 +141,7 @@ class Outcome:
     step: AdaptationStep | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 0
-    """Passes of the batch through the encoder, the frozen one included."""
+    """Passes of the batch, or of a part of it, through the encoder, the frozen one included."""
     quiet: bool = False
     """True where nothing showed a shift: the adapted twin was not asked, and what stands for it is frozen."""
     repeated: bool = False

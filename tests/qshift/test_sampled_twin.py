@@ -18,12 +18,15 @@ from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
 from index.weighing import MORE
 from monitoring.judged import included
+from qshift.benchmarks.suite.judge import Judge
 from qshift.build import Engine, assemble
+from qshift.observers import ranked
 from stream.frozen import Glance, Seen
 from stream.sampling import FEWEST, LASTING, STRONG, Sampling, padded, strong
 from stream.session import Session
 
 World = tuple[Base, VersionedGallery, Floats]
+ITEMS_SHOWN = 128
 DARK, DARKER, CLEAN = 0.45, 0.2, 1.0
 
 
@@ -220,3 +223,16 @@ def test_a_glance_sees_what_a_whole_forward_sees(world: World) -> None:
     assert len(whole) == 4 and glance.seen.keys() == {0, 2}
     assert all(torch.equal(glance.seen[layer], expected[layer]) for layer in (0, 2))
     torch.testing.assert_close(encoder.encode(pixels), features)  # and leaves nothing behind
+
+
+def test_the_benchmark_judges_the_frozen_twin_of_all_rows(world: World) -> None:
+    sampled, whole = built(world), built(world, share=1.0)
+    session = lasting(world, sampled)
+    other, one = copied(whole, session), batch(world, LASTING, DARK)
+    part, full = through(session, one), through(other, one)
+    labels = {query.at.offset: world[1].identifier(query.at.offset % ITEMS_SHOWN) for query in one.queries}
+    judges = [Judge(labels, ranked(sampled), {}, lambda _: full.frozen) for _ in range(2)]
+    for judge, outcome in zip(judges, (part, full)):
+        judge.observe(outcome)
+    assert len(judges[0].frozen) == SIZE and judges[0].frozen == judges[1].frozen
+    assert judges[0].adapted == judges[1].adapted
