@@ -207,6 +207,9 @@ class AnswerConfig(Section):
     rerank: bool = True
     index: IndexKind = "flat"  # most others look at a part of 10,000 items or more
     effort: int | None = Field(None, ge=1, le=1 << 20)  # None: what `index` does by default
+    # Share of the queries that the frozen twin is still asked for under a strong shift that has lasted, never
+    # less than labels.rate; 1: all. docs/lab/log.md 2026-11-30
+    frozen_share: float = Field(1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -336,7 +339,9 @@ class Config(Section):
         Label settings are among them: they decide `label_wanted` in the answers. The key goes in hashed only.
         """
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
-        texts = {name: self.model_dump_json(include={name}) for name in names}
+        # What is off by default stays what it was before there was a setting.
+        unset = {"answer": {"frozen_share"}} if self.answer.frozen_share == 1 else None
+        texts = {name: self.model_dump_json(include={name}, exclude=unset) for name in names}
         steer = " steer" if self.labels.steer else ""  # what labels do by default stays what it was
         texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}{steer}"
         return {name: _digest(text, 8) for name, text in texts.items()}

@@ -265,7 +265,7 @@ class Aligner(Protocol):
         """The layers whose inputs in the frozen forward `begin` wants to see."""
 
     def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> Hook:
-        """The hook to encode a batch with, from the frozen features [B, D] of its rows. Changes nothing."""
+        """The hook to encode a batch with, from its frozen features [B, D], NaN: unknown. Changes nothing."""
 
     def again(self, done: Hook, moved: Tensor, mask: Tensor) -> Hook:
         """Starts it anew from the features [B, D] that the first pass gave (two-pass alignment)."""

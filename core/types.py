@@ -141,8 +141,15 @@ class Outcome:
     step: AdaptationStep | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     forwards: int = 0
-    """Passes of the batch through the encoder, the frozen one included."""
+    """Passes of the batch, or of a part of it, through the encoder, the frozen one included."""
     quiet: bool = False
     """True where nothing showed a shift: the adapted twin was not asked, and what stands for it is frozen."""
     repeated: bool = False
     """True while a restart answers again what an earlier run had journalled."""
+    asked: NDArray[np.bool_] | None = None
+    """[B] of which the frozen twin was asked; in other rows the adapted one stands for it. None: of all."""
+
+    @property
+    def paired(self) -> NDArray[np.bool_]:
+        """[B] True where both twins have answers of their own: what compares them looks at these rows."""
+        return np.ones(len(self.batch), np.bool_) if self.asked is None else self.asked

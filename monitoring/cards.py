@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from core.records import Coordinates
 from core.types import Hits, Outcome, Query
 
@@ -70,14 +72,14 @@ class Card:
 
 
 def chosen(outcome: Outcome, first: int, sampled: Callable[[Coordinates], bool]) -> list[Card]:
-    """Three queries of a batch, evenly spread; of those whose label was asked for, if there are any.
+    """Three queries that both twins read, evenly spread; of those whose label was asked for, if any.
 
     Args:
         first: how many queries came before the batch.
         sampled: whether the label of a query is asked for.
     """
     queries = outcome.batch.queries
-    rows = list(range(len(outcome.batch)))
+    rows = np.flatnonzero(outcome.paired).tolist()
     asked = [row for row in rows if sampled(queries[row].at)]
     pool = asked or rows
     return [

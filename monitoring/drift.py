@@ -192,13 +192,14 @@ class DriftMonitor:
             return
         window = self._windows.pop(batch.lane, None) or _Window(self._window)
         self._windows[batch.lane] = window  # moved to the end: the first is the longest silent
-        window.features.extend(row for row in outcome.frozen.features if np.isfinite(row).all())
+        asked = outcome.paired
+        window.features.extend(row for row in outcome.frozen.features[asked] if np.isfinite(row).all())
         # The refined entropy is taken within a batch and grows with its size: others do not compare.
         if len(batch) == reference.batch:
             window.entropy.extend(float(e) for e in outcome.frozen_entropy if np.isfinite(e))
         hits = outcome.frozen.hits
         if hits.keys.shape[1]:
-            near = hits.distances[hits.keys[:, 0] >= 0, 0]
+            near = hits.distances[asked & (hits.keys[:, 0] >= 0), 0]
             window.nearest.extend(float(d) for d in near)
         panel = self._panel(batch.lane, window, reference)
         with self._lock:

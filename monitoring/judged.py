@@ -131,11 +131,12 @@ class JudgedQuality:
     def observe(self, outcome: Outcome) -> None:
         """Remembers the sampled queries of a batch, and judges those whose label came first."""
         with self._lock:
+            paired = outcome.paired
             for row, query in enumerate(outcome.batch.queries):
                 # A restart answers again what it had answered: the first memory is byte-identical.
                 if query.at in self._memory or query.at in self._gone:
                     continue
-                if self.sampled(query.at):
+                if paired[row] and self.sampled(query.at):
                     self._remember(query.at, outcome, row)
                 self._seen += 1
             self._forget()

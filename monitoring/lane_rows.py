@@ -42,8 +42,9 @@ class LaneRows:
             del self._rows[next(iter(self._rows))]
         row.queries += len(outcome.batch)
         row.seq, row.state_hash = outcome.batch.seq, outcome.state_hash
-        if len(outcome.batch):
-            row.flip_share = float(np.unpackbits(outcome.adapted.codes ^ outcome.frozen.codes).mean())
+        flipped = (outcome.adapted.codes ^ outcome.frozen.codes)[outcome.paired]
+        if len(flipped):
+            row.flip_share = float(np.unpackbits(flipped).mean())
         step = outcome.step
         if step is not None:
             row.updates += step.updated

@@ -119,7 +119,8 @@ class Metrics:
         self._histograms["qshift_batch_rows"].observe(count)
         self._adaptation(lane, outcome)
         self._meaning(lane, outcome)
-        health = self._bits.setdefault(lane, BitWindow()).add(outcome.adapted.codes, outcome.frozen.codes)
+        frozen, adapted = (twin.codes[outcome.paired] for twin in (outcome.frozen, outcome.adapted))
+        health = self._bits.setdefault(lane, BitWindow()).add(adapted, frozen)
         if health is not None:
             self._codes(lane, health)
         if self._drift is not None:
@@ -201,8 +202,8 @@ class Metrics:
     def _meaning(self, lane: str, outcome: Outcome) -> None:
         if self._semantics is None or outcome.batch.modality != "image" or not len(outcome.batch):
             return
-        for encoder, features in (("frozen", outcome.frozen.features), ("adapted", outcome.adapted.features)):
-            for name, value in self._semantics(features).items():
+        for encoder, twin in (("frozen", outcome.frozen), ("adapted", outcome.adapted)):
+            for name, value in self._semantics(twin.features[outcome.paired]).items():
                 self._set(name, value, lane, encoder)
 
     def _adaptation(self, lane: str, outcome: Outcome) -> None:

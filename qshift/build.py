@@ -49,6 +49,7 @@ from stream.directory import DirectoryStore
 from stream.pipeline import Pipeline
 from stream.preparation import Repair
 from stream.retrieval import Retrieval
+from stream.sampling import Sampling
 
 if TYPE_CHECKING:
     from index.milvus import Milvus
@@ -193,6 +194,7 @@ def assemble(
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,
         repair(config, base, versions),
+        sampling(config),
     )
     pipeline.other = Others(config, base, where)
     labels, sure = config.labels, Confidence(evidence, base.extras, versions.version)
@@ -222,6 +224,15 @@ class Others:
         config = self._config.model_copy(update={"adapt": adapt})
         aligners = self._aligners.setdefault(method, Aligners(config, self._base, self._where))
         return adapter(config, self._base, modality, self._where), aligners(modality), adapt.align.passes
+
+
+def sampling(config: Config) -> Sampling:
+    """Which queries the frozen twin is asked for where a sample is enough: all whose label is asked for."""
+    key, share = config.labels.key, max(config.labels.rate, config.answer.frozen_share)
+    # Without evidence a weight says nothing, and one of the adapted twin alone is 1.
+    if share == 1.0 or config.answer.fuse != "mixture" or config.answer.evidence is None:
+        return Sampling()
+    return Sampling(lambda at: included(at, key, share))
 
 
 def corrections(config: Config, versions: GalleryVersions, fusion: TwinFusion) -> Corrections | None:

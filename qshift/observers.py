@@ -131,7 +131,8 @@ def expected(engine: Engine) -> ExpectedMonitor | None:
         if frozen is None:
             return None
         adapted = None if outcome.quiet else evidence.drops(gallery, "image", outcome.adapted)
-        return frozen, frozen if adapted is None else adapted
+        paired = outcome.paired
+        return frozen[paired], (frozen if adapted is None else adapted)[paired]
 
     return ExpectedMonitor(read(base.extras[EXPECTED]), drops)
 

@@ -79,6 +79,8 @@ class Answer:
     """The average precision to expect of each served answer, 0 to 1; None where the base cannot say."""
     abstained: NDArray[np.bool_]
     """[B] whose confidence is below the threshold: nothing is served to them."""
+    paired: NDArray[np.bool_]
+    """[B] True where `frozen` was asked for; elsewhere the adapted answer stands for it."""
     _pass: BatchPass
 
 
@@ -195,6 +197,7 @@ class Session:
             said.by,
             said.confidence,
             said.abstained,
+            found.side.paired,
             found,
         )
 

@@ -1,8 +1,4 @@
-"""What happens to one micro-batch: answer(batch), then learn(answered). Knows protocols only.
-
-The frozen twin's forward serves three ends: it is the baseline that every figure is compared with, the
-reference of gradient decoupling, and a voter in the served answer (fusion).
-"""
+"""What happens to one micro-batch: answer(batch), then learn(answered). Knows protocols only."""
 
 from __future__ import annotations
 
@@ -10,26 +6,22 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from core.config import Config
-from core.hooks import Watch
 from core.protocols import Adapter, Aligner, Encoder
 from core.types import AdaptationStep, Modality, Outcome, QueryBatch
+from stream.frozen import Entropy, FrozenSide
 from stream.patches import shuffle_patches
-from stream.preparation import Preparation, Repair, read_again
+from stream.preparation import Preparation, Repair
 from stream.retrieval import Retrieval
+from stream.sampling import EVERY, Sampling, strong
 from stream.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from core.protocols import Hook, Params
     from stream.session import Other, Session
-
-Entropy = Callable[[Modality, Tensor, Tensor, Tensor], Tensor]
-"""(modality, queries [B, D], neighbours [B, D], mask [B]) -> refined entropy [B]."""
 
 
 class Pipeline:
@@ -41,15 +33,17 @@ class Pipeline:
         new_adapter, new_aligner: fresh state for a session of a modality.
         entropy: the refined entropy of the objectives, for drift.
         repair: mends misspelt texts; None leaves them.
+        sampling: which rows the frozen twin is asked for.
     """
 
     def __init__(
         self, config: Config, encoders: Mapping[Modality, Encoder], retrieval: Retrieval,
         new_adapter: Callable[[Modality], Adapter], new_aligner: Callable[[Modality], Aligner | None],
-        entropy: Entropy, device: str = "cpu", repair: Repair | None = None,
+        entropy: Entropy, device: str = "cpu", repair: Repair | None = None, sampling: Sampling = EVERY,
     ) -> None:  # fmt: skip
         self.config, self.encoders, self.entropy = config, encoders, entropy
-        self.new_adapter, self.new_aligner, self.device = new_adapter, new_aligner, device
+        self.new_adapter, self.new_aligner = new_adapter, new_aligner
+        self.device, self.sampling = device, sampling
         self.retrieval, self.admit = retrieval, Preparation(encoders, repair, config.answer.shortlist)
         self.other: Other | None = None
 
@@ -73,6 +67,9 @@ class Pipeline:
                 answered.learn_first()
         answered.ask_adapted()
         answered.fuse()
+        if not answered.strong and answered.ask_others():  # a sample does not speak for the others
+            answered.ask_adapted()
+            answered.fuse()
         return answered
 
     def learn(self, session: Session, answered: BatchPass) -> Outcome:
@@ -83,6 +80,7 @@ class Pipeline:
                     answered.update()
                 answered.take_in()
                 session.changed()
+            session.lasted(self.sampling.lasted(session, answered.strong))
         return answered.outcome()
 
 
@@ -98,50 +96,42 @@ class BatchPass:
         self.mask = torch.arange(self._rows, device=pipeline.device) < len(batch)
         self.ids = tuple(str(query.at) for query in batch.queries)
         self.gallery_version, self.state_hash = self._view.version, session.state_hash()
-        self._mended = np.array([bool(query.repaired) for query in batch.queries])
         self._params = session.adapter.parameters()
         self._early = () if session.aligner is None else session.aligner.early
         self._trainable = any(tensor.requires_grad for tensor in self._params.values())
-        self._watch: Watch | None = None
         self.aligned: Hook | None = None
         self._moved: Tensor | None = None
         self._ready: Tensor | None = None
+        wanted = pipeline.sampling.rows(session, batch)
+        self.side = FrozenSide(self._encoder, view, batch, self._rows, wanted, self._forward, self.timed)
         self._step: AdaptationStep | None = None
 
-    # -- steps, in order --------------------------------------------------------------------------------
-
     def ask_frozen(self) -> None:
-        """The frozen twin answers what was asked; all else starts from what was meant (`source`)."""
-        queries, early, session = self.batch.queries, self._early, self._session
+        """The frozen twin answers what was asked, or a sample of it."""
         # To keep what enters early layers costs a twentieth of a forward: not on clean traffic.
-        self._watch = Watch(early) if early and session.expects_shift else None
-        with self.timed("collate"):
-            self._asked = self._inputs = self._encoder.collate([q.prepared for q in queries], self._rows)
-        with self.timed("encode_frozen"):
-            self._plain = self.source = self._forward(self._asked, None, self._watch)
-            if self._mended.any():
-                self._inputs, self.source = read_again(self._encoder, queries, self._plain)
-                self._forwards += 1
-        with self.timed("search"):
-            self.frozen = self._view.twin(self._plain, len(queries))
-            self.quiet = session.orders.frozen or self._view.quiet(self.frozen, self._mended)
-        session.expects_shift = not self.quiet
+        quiet = self.side.ask(self._early if self._session.expects_shift else ())
+        self.quiet = quiet or self._session.orders.frozen
+        self._session.expects_shift = not self.quiet
+
+    def ask_others(self) -> bool:
+        """What a sample has left out; False where there was no sample."""
+        if self.side.paired.all():
+            return False
+        self.quiet = self.side.ask_others()
+        self._session.expects_shift = not self.quiet
+        return True
 
     def align(self) -> None:
-        """Alignment for this batch; changes nothing that is remembered."""
-        aligner, early = self._session.aligner, self._early
+        """Alignment for this batch, from what was meant; changes nothing that is remembered."""
+        aligner, side = self._session.aligner, self.side
         if aligner is None:
             return
-        if early and self._watch is None:  # the onset of a shift
-            self._watch = Watch(early)
-            with self.timed("encode_frozen"):
-                self._forward(self._asked, None, self._watch)
+        seen = side.early(self._early) if self._early else ()
         with self.timed("encode_adapted"):
-            seen = () if self._watch is None else self._watch.inputs()
-            self.aligned = aligner.begin(self.source, self.mask, seen)
+            self.aligned = aligner.begin(side.meant, self.mask, seen)
             if self._session.passes == 2:
                 with torch.no_grad():
-                    first = self._forward(self._inputs, self._params, self.aligned)
+                    first = self._forward(side.inputs, self._params, self.aligned)
                 self.aligned = aligner.again(self.aligned, first, self.mask)
 
     def encode_adapted(self) -> None:
@@ -149,8 +139,8 @@ class BatchPass:
         learns = self._trainable and len(self.batch) >= self._pipeline.config.batch.floor
         if self.aligned is not None or self._params:
             with self.timed("encode_adapted"), nullcontext() if learns else torch.no_grad():
-                self._moved = self._forward(self._inputs, self._params, self.aligned)
-        self._ready = self.source if self._moved is None else self._moved
+                self._moved = self._forward(self.side.inputs, self._params, self.aligned)
+        self._ready = self.side.meant if self._moved is None else self._moved
 
     def learn_first(self) -> None:
         """`answer_from = "paper"`: the answer comes from the parameters after the update."""
@@ -160,23 +150,27 @@ class BatchPass:
             self._session.changed()
         if self._moved is None:
             with self.timed("encode_adapted"), torch.no_grad():
-                self._moved = self._forward(self._inputs, adapter.parameters(), self.aligned)
+                self._moved = self._forward(self.side.inputs, adapter.parameters(), self.aligned)
 
     def ask_adapted(self) -> None:
         """The adapted twin, where it was asked; else the frozen one stands for it."""
-        self.adapted = self.frozen
-        if not self.quiet or self._mended.any():
-            with self.timed("search"):
-                features = (self.source if self._moved is None else self._moved).detach()
-                if not self.quiet:
-                    features = self._session.adapter.transform(features, self)
-                self.adapted = self._view.twin(features, len(self.batch))
+        if self.quiet and not self.side.mended.any():
+            self.frozen = self.adapted = self.side.twin()
+            return
+        features = (self.source if self._moved is None else self._moved).detach()
+        with self.timed("search"):
+            if not self.quiet:
+                features = self._session.adapter.transform(features, self)
+            self.frozen, self.adapted = self.side.twin(features), self._view.twin(features, len(self.batch))
 
     def fuse(self) -> None:
-        """What is served; and the entropy of the frozen twin, for drift."""
+        """What is served, by the evidence of the rows that both twins read; and the frozen twin's entropy."""
         with self.timed("search"):
-            self.served, self.weights = self._view.together(self.frozen, self.adapted, self._mended)
-            self._frozen_entropy = self._entropy()
+            alone = self.side.mended | ~self.side.paired
+            self.served, self.weights = self._view.together(self.frozen, self.adapted, alone)
+            self._frozen_entropy = self.side.entropy(self._pipeline.entropy, self.mask)
+        alike = (self.served.keys[:, :1] == self.adapted.answer.keys[:, :1]).all(1)
+        self.strong = strong(self.weights[~alone], alike[~alone])
 
     def update(self) -> None:
         """One update of the adapter, unless the batch is too small for any."""
@@ -199,10 +193,14 @@ class BatchPass:
         return Outcome(
             self.batch, self.frozen, self.adapted, self.served, self.weights,
             self.gallery_version, self.state_hash, self._frozen_entropy,
-            step, dict(self.timed.seconds), self._forwards, self.quiet, self._repeated,
+            step, dict(self.timed.seconds), self._forwards, self.quiet, self._repeated, self.side.paired,
         )  # fmt: skip
 
-    # -- what adapters see ------------------------------------------------------------------------------
+    @property
+    def source(self) -> Tensor:
+        """[B, D] by the frozen encoder; whoever looks at it has all rows asked for."""
+        self.ask_others()
+        return self.side.meant
 
     def encode(self, params: Params) -> Tensor:
         """Features [B, D] under given parameters, alignment included.
@@ -215,21 +213,14 @@ class BatchPass:
             self._ready = None
         if ready is not None and (ready.requires_grad or not self._trainable):
             return ready
-        return self._forward(self._inputs, params, self.aligned)
+        return self._forward(self.side.inputs, params, self.aligned)
 
     def scrambled(self, params: Params) -> Tensor | None:
         if self.batch.modality != "image":
             return None
-        shuffled = shuffle_patches(self._inputs, self.ids, self._pipeline.config.seed)
+        shuffled = shuffle_patches(self.side.inputs, self.ids, self._pipeline.config.seed)
         return self._forward(shuffled, params, self.aligned)
 
     def _forward(self, inputs: Any, params: Params | None, hook: Hook | None = None) -> Tensor:
         self._forwards += 1
         return self._encoder.encode(inputs, params, hook)
-
-    @torch.no_grad()
-    def _entropy(self) -> NDArray[np.float32]:
-        """Refined entropy [n] of the frozen features of the real rows."""
-        nearest = self._view.nearest(self._plain, self.frozen.hits)
-        entropy = self._pipeline.entropy(self.batch.modality, self._plain, nearest, self.mask)
-        return entropy[: len(self.batch)].cpu().numpy().astype(np.float32)

@@ -62,7 +62,9 @@ class Preparation:
         return replace(query, repaired=text, repaired_prepared=self._encoders["text"].prepare(text))
 
 
-def read_again(encoder: Encoder, queries: Sequence[Query], asked: Tensor) -> tuple[Any, Tensor]:
+def read_again(
+    encoder: Encoder, queries: Sequence[Query], asked: Tensor, forward: Callable[[Any, None, None], Tensor]
+) -> tuple[Any, Tensor]:
     """What was meant by the queries of a batch: its inputs, and the source encoder's features [B, D].
 
     Only mended queries are encoded: what was meant by the others is what was asked.
@@ -70,11 +72,12 @@ def read_again(encoder: Encoder, queries: Sequence[Query], asked: Tensor) -> tup
     Args:
         queries: at least one of them mended.
         asked: features [B, D] of what was asked, padding included.
+        forward: encodes collated inputs by the source parameters.
     """
     meant = [query.meant for query in queries]
     mended = [row for row, query in enumerate(queries) if query.repaired]
     features = asked.clone()
-    features[mended] = encoder.encode(encoder.collate([meant[row] for row in mended], len(mended)))
+    features[mended] = forward(encoder.collate([meant[row] for row in mended], len(mended)), None, None)
     return encoder.collate(meant, len(asked)), features
 
 

@@ -45,6 +45,8 @@ class Session:
         """None where labels only measure."""
         self.expects_shift = False
         """Whether the last batch showed one. Saves a forward where it is right and decides nothing else."""
+        self.lasting = 0
+        """For how many batches a shift has been strong, see `stream.sampling`."""
         self._hash: str | None = None
         self.gallery = ""
         """Version that a batch is to be repeated with, as the journal has it; "" for the one in use."""
@@ -101,6 +103,8 @@ class Session:
             out.update({f"steering.{name}": array for name, array in tensors.items()})
         if orders := self.orders.snapshot():
             state["orders"] = orders
+        if self.lasting:
+            state["lasting"] = self.lasting
         return out, state
 
     def restore(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
@@ -114,6 +118,7 @@ class Session:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         if self.steering is not None:
             self.steering.restore(part(tensors, "steering."), meta.get("steering", {}))
+        self.lasting = int(meta.get("lasting", 0))
         self.changed()
 
     def go_back(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
@@ -127,6 +132,7 @@ class Session:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         if self.steering is not None:
             self.steering.correction.restore(part(tensors, "steering."), meta["steering"])
+        self.lasting = int(meta.get("lasting", 0))
         self.changed()
 
     def forget(self) -> None:
@@ -158,12 +164,19 @@ class Session:
             adapter, aligner, passes = pipeline.other(method, self.modality)
         self.adapter, self.aligner, self.passes, self.orders.method = adapter, aligner, passes, method
         self.expects_shift = False
+        self.lasting = 0
 
     def reset(self) -> None:
         """Forgets everything that was learned: back to the source."""
         self._begin(self.orders.method)
         self.steering = _steering(self._pipeline)
         self.changed()
+
+    def lasted(self, batches: int) -> None:
+        """Notes for how many batches a shift has been strong, the newest included."""
+        if batches != self.lasting:
+            self.lasting = batches
+            self.changed()
 
     def changed(self) -> None:
         """Forgets the cached hash after the state was written to."""

@@ -152,7 +152,10 @@ class ContentAlignment:
         return len(self._states)
 
     def begin(self, source: Tensor, mask: Tensor, early: Sequence[Tensor] = ()) -> _Pass:
-        """Starts a batch from its frozen features [B, D] and that forward's early inputs [B, C, H, W]."""
+        """Starts a batch from its frozen features [B, D] and that forward's early inputs [B, C, H, W].
+
+        Features are NaN in rows that the frozen twin was not asked for.
+        """
         routing, labels = None, torch.zeros(len(mask), dtype=torch.int64, device=mask.device)
         if self._styles is not None and early and bool(mask.any()):
             routing = self._styles.route(self._styles.styles([inputs[mask] for inputs in early]))
@@ -168,6 +171,7 @@ class ContentAlignment:
     def _pass(self, features: Tensor, mask: Tensor, labels: Tensor, routing: Routing | None) -> _Pass:
         kinds = sorted(set(labels[mask].tolist()))
         rows = torch.stack([mask & (labels == kind) for kind in kinds]) if kinds else mask[None][:0]
+        known = features.detach()  # but for rows of which the frozen twin was not asked
         shares = [int(count) / self._batch for count in rows.sum(1).tolist()]
         return _Pass(
             self._domain.layers,
@@ -175,7 +179,7 @@ class ContentAlignment:
             kinds,
             [self._states.get(kind) or self._fresh(FOUNDED) for kind in kinds],
             rows.to(torch.float32),
-            self._domain.targets([features.detach()[of] for of in rows]),
+            self._domain.targets([known[of & ~known[:, 0].isnan()] for of in rows]),
             [float(self._config.forgetting**share) for share in shares],
             shares,
             labels,

@@ -64,7 +64,7 @@ class _Watch:
 
     def __init__(self, advance: Callable[[int], None] = lambda _: None) -> None:
         self._advance = advance
-        self.queries = self.first = self.forwards = self.backwards = self.repaired = 0
+        self.queries = self.compared = self.first = self.forwards = self.backwards = self.repaired = 0
         self.items = self.seconds = 0.0
         self.weights: list[float] = []
 
@@ -76,7 +76,9 @@ class _Watch:
         self.repaired += sum(bool(query.repaired) for query in outcome.batch.queries)
         self.seconds += sum(outcome.seconds.values())
         self.weights += [weight for weight in outcome.weights.tolist() if 0 < weight < math.inf]
-        for served, frozen in zip(outcome.served.keys, outcome.frozen.answer.keys):
+        paired = outcome.paired
+        self.compared += int(paired.sum())
+        for served, frozen in zip(outcome.served.keys[paired], outcome.frozen.answer.keys[paired]):
             wanted = {int(key) for key in frozen[: len(served)] if key >= 0}
             self.first += int(served[0] == frozen[0])
             self.items += len(wanted & set(served.tolist())) / len(wanted) if wanted else 1.0
@@ -88,6 +90,9 @@ class _Watch:
 
     def share(self, count: float) -> float:
         return count / self.queries if self.queries else math.nan
+
+    def agreed(self, count: float) -> float:
+        return count / self.compared if self.compared else math.nan
 
 
 def run_records(
@@ -156,7 +161,7 @@ def _row(
     return OwnRow(
         name, report.queries, report.dead_letters, found.n, found.map_served, found.r1_served, found.diff,
         found.low, found.high, watch.share(watch.forwards), watch.share(watch.backwards),
-        100.0 * watch.share(watch.first), 100.0 * watch.share(watch.items), found.map_adapted,
+        100.0 * watch.agreed(watch.first), 100.0 * watch.agreed(watch.items), found.map_adapted,
         median(watch.weights) if fused and watch.weights else math.nan, watch.repaired,
         1000.0 * watch.share(watch.seconds),
         sum(decode_answer(record.value or b"").abstained for record in sink.records["answers"]),

@@ -64,6 +64,8 @@ def outcomes(built: Engine) -> list[Outcome]:
         replace(found[0], repeated=True),
         replace(last, quiet=True, adapted=last.frozen, served=last.frozen.answer, step=refused),
         replace(last, step=None, seconds={}),
+        replace(last, asked=np.arange(SIZE) % 3 == 0, frozen_entropy=last.frozen_entropy[:0]),
+        replace(last, asked=np.zeros(SIZE, np.bool_), frozen_entropy=last.frozen_entropy[:0]),
         first_rows(last, 1),
         first_rows(last, 0),
         broken(last),
@@ -85,6 +87,7 @@ def first_rows(outcome: Outcome, count: int) -> Outcome:
         outcome, batch=replace(outcome.batch, queries=outcome.batch.queries[:count]),
         frozen=twin(outcome.frozen), adapted=twin(outcome.adapted), served=hits(outcome.served),
         weights=outcome.weights[:count], frozen_entropy=outcome.frozen_entropy[:count],
+        asked=outcome.paired[:count],
     )  # fmt: skip
 
 

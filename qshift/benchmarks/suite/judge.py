@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from core.records import Coordinates, Judgement, Refusal
-from core.types import Outcome
+from core.types import Outcome, Twin
 from monitoring.judged import Ranked, Remembered
 from monitoring.ranking import Levels, class_average_precision
 
@@ -62,6 +62,7 @@ class Judge:
         labels: by offset; "" where nothing is right, and nothing is judged.
         ranked: full rankings of a remembered query, see `monitoring.judged.Ranked`.
         known: scores of frozen rankings, shared by the methods of one stream: computed once.
+        whole: the frozen twin of all rows of a batch that has asked it for a sample alone.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class Judge:
         labels: Mapping[int, str],
         ranked: Ranked,
         known: dict[tuple[int, bytes], Score],
+        whole: Callable[[Outcome], Twin] = lambda outcome: outcome.frozen,
     ) -> None:
-        self._labels, self._ranked, self._known = labels, ranked, known
+        self._labels, self._ranked, self._known, self._whole = labels, ranked, known, whole
         self.frozen: dict[int, Score] = {}
         self.adapted: dict[int, Score] = {}
         self.served: dict[int, Score] = {}
@@ -90,6 +92,8 @@ class Judge:
                 sum(outcome.seconds.values()),
             )
         )
+        if not outcome.paired.all():
+            outcome = replace(outcome, frozen=self._whole(outcome))
         for row, query in enumerate(outcome.batch.queries):
             if self._labels[query.at.offset]:
                 self._score(query.at, outcome, row)

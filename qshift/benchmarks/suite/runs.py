@@ -14,7 +14,7 @@ from core.checkpoints import JournalEntry
 from core.config import OWN_METHOD, Config, DecoupleConfig
 from core.errors import QshiftError
 from core.records import Coordinates, Record
-from core.types import Modality
+from core.types import Modality, Outcome, Twin
 from encoders.base_model import Base
 from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
@@ -95,7 +95,7 @@ def run_stream(
         encoder.saved_seconds = 0.0
         engine = build.assemble(own, base, GalleryVersions(gallery), encoders=shared)
         adapts = _adapts(engine.pipeline, task.modality)
-        judge = _one(engine, log, planned(log, stream, own, lateness(name)), known)
+        judge = _one(engine, log, planned(log, stream, own, lateness(name)), known, encoder)
         if judge.refused:
             first = judge.refused[0]
             raise QshiftError(
@@ -139,9 +139,17 @@ def planned(log: Log, stream: Stream, config: Config, late: int | None) -> list[
 
 
 def _one(
-    engine: Engine, log: Log, journal: Sequence[JournalEntry], known: dict[tuple[int, bytes], Score]
-) -> Judge:
-    judge = Judge(log.labels, ranked(engine), known)
+    engine: Engine, log: Log, journal: Sequence[JournalEntry], known: dict[tuple[int, bytes], Score],
+    encoder: SharedEncoder,
+) -> Judge:  # fmt: skip
+    def whole(outcome: Outcome) -> Twin:
+        batch, saved = outcome.batch, encoder.saved_seconds
+        prepared = [query.prepared for query in batch.queries]
+        features = encoder.encode(encoder.collate(prepared, engine.pipeline.rows(len(batch))))
+        encoder.saved_seconds = saved  # the service does not ask for these
+        return engine.pipeline.retrieval.view(batch.modality, batch.queries).twin(features, len(batch))
+
+    judge = Judge(log.labels, ranked(engine), known, whole)
     run_offline(engine, log.records, [judge], journal)
     return judge
 
