@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.http import HttpConfig
 from core.milvus import MilvusConfig
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
@@ -265,17 +266,6 @@ class LimitConfig(Section):
     message_bytes: int = Field(1 << 20, ge=1, le=1 << 30)  # Kafka counts bytes in 32 bits
     reference_root: Location | None = None  # references are refused unless a root is given
     pending_queries: int = Field(4096, ge=64)  # bounded memory: polling pauses above it
-
-
-class HttpConfig(Section):
-    """The process that shows metrics and the live page."""
-
-    enabled: bool = True
-    host: Name = "127.0.0.1"
-    port: int = Field(8765, ge=0, le=65535)
-    token_file: Location | None = None  # whoever looks has to show what stands there; probes are open
-    token_env: Name | None = None  # or what this variable of the environment holds
-    hosts: tuple[Name, ...] = ()  # served besides this machine's local names; "*": every name
 
 
 class Config(Section):

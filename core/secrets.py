@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from core.config import HttpConfig
 from core.errors import ConfigError
+from core.http import HttpConfig
 from core.milvus import MilvusConfig
 from core.readers.places import bytes_of, shown
 from core.security import SecurityConfig

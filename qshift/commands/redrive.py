@@ -62,7 +62,7 @@ def redrive(
     back = _Back(kafka, settings.limits.message_bytes, rate, dry_run)
     try:
         with bars(CONSOLE) as progress, KafkaLog(kafka.bootstrap_servers, kafka.security) as log:
-            redrive(log, kafka, wanted, back.send, found, reporter(progress))
+            redrive(log, kafka, wanted, back, found, reporter(progress))
         back.flush()
     finally:
         back.close()
@@ -82,7 +82,7 @@ class _Back:
         self._sink = KafkaSink(kafka.bootstrap_servers, kafka, message_bytes)
         self._rate, self._dry, self._sent, self._began = rate, dry, 0, time.monotonic()
 
-    def send(
+    def __call__(
         self, topic: str, partition: int, value: bytes | None, key: bytes | None,
         headers: Sequence[tuple[str, bytes]],
     ) -> None:  # fmt: skip
