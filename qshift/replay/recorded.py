@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from core.checkpoints import JournalEntry
 from core.config import KafkaConfig, LimitConfig
 from core.errors import ArtifactError, ConfigError, OffsetGoneError
 from core.records import Coordinates, Judgement, Partition, Record
 from stream.codec import Codec
-from stream.history.windows import Log
 from stream.memory import MemorySource
 from stream.recording import KafkaLog
 from stream.states import entry_from_bytes, settled
@@ -27,6 +27,19 @@ LEAST_MS = 10**11
 """Plain numbers from here on are milliseconds (March 1973), below it offsets."""
 MOST_MS = 10**14
 FORMS = "an offset (1200), a time (2026-11-22T08:00:00Z) or milliseconds since 1970 (1795334400000)"
+
+
+class Log(Protocol):
+    """Where recordings lie: `stream.recording.KafkaLog`, or a list in tests."""
+
+    def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Partition -> (first offset, the one after the last); {} for a topic that does not exist."""
+
+    def at_time(self, topic: str, time_ms: int) -> dict[int, int | None]:
+        """Partition -> the first offset with a timestamp of at least `time_ms`; None where there is none."""
+
+    def read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> list[Record]:
+        """Records of each partition from its first offset up to before its second, by place."""
 
 
 @dataclass(frozen=True, slots=True)

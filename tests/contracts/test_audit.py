@@ -42,7 +42,8 @@ LOCAL = {
     "qshift/benchmarks/suite/work.py:Tasks": "how a process of the suite gets its tasks",
     "stream/steering.py:Correction": "what labels teach a lane of its weights: the twin fusion's own option",
     "qshift/demo/items_topic.py:Log": "what taking in items asks of Kafka",
-    "stream/history/windows.py:Log": "what reading recorded topics asks of Kafka",
+    "qshift/replay/recorded.py:Log": "what reading a recording asks of Kafka",
+    "stream/history/windows.py:Log": "what checking recorded topics asks of Kafka",
 }
 """Protocols that are no seam of the repository: one module's own, and why."""
 
