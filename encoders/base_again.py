@@ -12,7 +12,7 @@ from core.artifacts import read_manifest, writing
 from core.references import Calibration, DriftReference, SourceConstants
 from core.types import Modality
 from encoders.base_files import KIND, Arrays, of_modality, save_arrays
-from encoders.base_parts import check_calibration, check_width
+from encoders.base_parts import check_calibration, check_reference, check_width
 from encoders.base_writing import calibration_arrays, reference_arrays
 
 OWN = ("kind", "format", "files")
@@ -55,7 +55,7 @@ def write_again(source: Path, folder: Path, measured: Measured) -> None:
 
 def _manifest(old: Mapping[str, Any], measured: Measured) -> dict[str, Any]:
     kept = {key: value for key, value in old.items() if key not in OWN}
-    found = {
+    found: dict[str, Mapping[str, Any]] = {
         "constants": {modality: asdict(value) for modality, value in measured.constants.items()},
         "bn_widths": {modality: list(value.widths) for modality, value in measured.calibration.items()},
         "reference_batch": {modality: value.batch for modality, value in measured.reference.items()},
@@ -75,6 +75,6 @@ def _arrays(measured: Measured, width: int) -> dict[str, Arrays]:
         check_calibration(modality, statistics)
         found[of_modality("calibration", modality)] = calibration_arrays(statistics)
     for modality, clean in measured.reference.items():
-        check_width(f"{modality} reference features", clean.features, width)
+        check_reference(modality, clean, width)
         found[of_modality("reference", modality)] = reference_arrays(clean)
     return found | {f"{extra}.safetensors": dict(tensors) for extra, tensors in measured.extras.items()}

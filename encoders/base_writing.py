@@ -100,7 +100,8 @@ def calibration_arrays(measured: Calibration) -> Arrays:
 
 def reference_arrays(clean: DriftReference) -> Arrays:
     """Clean queries as they are stored."""
-    return {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest}
+    own = {} if clean.own is None else {"own": clean.own}
+    return {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest, **own}
 
 
 def _write_memory(draft: Path, modality: Modality, pairs: SourcePairs) -> None:
