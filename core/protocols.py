@@ -173,8 +173,8 @@ class Gallery(Protocol):
     def codes_of(self, keys: Keys) -> Codes:
         """Codes of keys [...] -> [..., L/8]; rows of key -1 are zero."""
 
-    def identifier(self, key: int) -> str:
-        """The user's own name of an item."""
+    def identifier(self, key: int) -> str: ...
+    def labels_of(self, key: int) -> tuple[str, ...]: ...
 
     def keys(self) -> Keys:
         """[N] in position order."""

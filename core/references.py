@@ -47,13 +47,15 @@ class DriftReference:
     """Clean source queries as the frozen encoder sees them: features [n, D], entropies [n], nearest [n].
 
     `entropy` is the refined entropy E_i within batches of `batch`; `nearest` the distance (bits) to the
-    nearest gallery code.
+    nearest gallery code. `own` [n, D], where queries were made of items (crops, pictures taken again) and
+    those that will come are not: the features of these items, which are nobody's neighbour then.
     """
 
     features: Floats
     entropy: Floats
     nearest: Floats
     batch: int = 64
+    own: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)

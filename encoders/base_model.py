@@ -25,6 +25,7 @@ from encoders.base_parts import (
     Parts,
     check_calibration,
     check_memory,
+    check_reference,
     check_vocabulary,
     check_width,
 )
@@ -135,8 +136,11 @@ def _reference(folder: Path, manifest: Mapping[str, Any], width: int) -> dict[Mo
     found: dict[Modality, DriftReference] = {}
     for modality, batch in manifest["reference_batch"].items():
         arrays = read_arrays(folder / of_modality("reference", modality))
-        check_width(f"{modality} reference features", arrays["features"], width)
-        found[modality] = DriftReference(arrays["features"], arrays["entropy"], arrays["nearest"], int(batch))
+        own = arrays.get("own")  # none in older bases, and where no query is made of an item
+        found[modality] = DriftReference(
+            arrays["features"], arrays["entropy"], arrays["nearest"], int(batch), own
+        )
+        check_reference(modality, found[modality], width)
     return found
 
 

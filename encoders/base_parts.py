@@ -70,7 +70,7 @@ def check_parts(parts: Parts) -> None:
         check_width(f"{modality} calibration features", measured.features, width)
         check_calibration(modality, measured)
     for modality, clean in parts.reference.items():
-        check_width(f"{modality} reference features", clean.features, width)
+        check_reference(modality, clean, width)
     for modality, pairs in parts.memory.items():
         if modality not in parts.head.means:
             raise ArtifactError(
@@ -86,6 +86,18 @@ def check_width(what: str, features: NDArray[Any], width: int) -> None:
         raise ArtifactError(
             f"{what} have shape {features.shape}, expected [n, {width}]: build the base again"
         )
+
+
+def check_reference(modality: str, clean: DriftReference, width: int) -> None:
+    """Clean queries [n, width], and the items that they were made of."""
+    check_width(f"{modality} reference features", clean.features, width)
+    if clean.own is not None:
+        check_width(f"{modality} reference items", clean.own, width)
+        if len(clean.own) != len(clean.features):
+            raise ArtifactError(
+                f"{modality} reference has {len(clean.features)} queries and {len(clean.own)} items: "
+                "build the base again"
+            )
 
 
 def check_calibration(modality: str, found: Calibration) -> None:

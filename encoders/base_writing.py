@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from core.artifacts import writing
-from core.references import SourcePairs
+from core.references import Calibration, DriftReference, SourcePairs
 from core.types import Modality
 from encoders.base_files import (
     FUSION,
@@ -93,12 +93,21 @@ def _write_head(path: Path, head: HashHead) -> None:
 
 def _write_measured(draft: Path, parts: Parts) -> None:
     for modality, measured in parts.calibration.items():
-        arrays: Arrays = {"features": measured.features}
-        arrays |= {"mean": measured.mean.astype(np.float16), "sd": measured.sd.astype(np.float16)}
-        save_arrays(draft / of_modality("calibration", modality), arrays)
+        save_arrays(draft / of_modality("calibration", modality), calibration_arrays(measured))
     for modality, clean in parts.reference.items():
-        arrays = {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest}
-        save_arrays(draft / of_modality("reference", modality), arrays)
+        save_arrays(draft / of_modality("reference", modality), reference_arrays(clean))
+
+
+def calibration_arrays(measured: Calibration) -> Arrays:
+    """Statistics as they are stored."""
+    halves = {"mean": measured.mean.astype(np.float16), "sd": measured.sd.astype(np.float16)}
+    return {"features": measured.features, **halves}
+
+
+def reference_arrays(clean: DriftReference) -> Arrays:
+    """Clean queries as they are stored."""
+    own = {} if clean.own is None else {"own": clean.own}
+    return {"features": clean.features, "entropy": clean.entropy, "nearest": clean.nearest, **own}
 
 
 def _write_memory(draft: Path, modality: Modality, pairs: SourcePairs) -> None:

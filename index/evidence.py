@@ -27,7 +27,7 @@ from core.protocols import Gallery
 from core.references import DriftReference
 from core.types import Codes, Encoded, Floats, Hits, Keys, Modality, Twin
 from index.fusion import cosine_of
-from index.weighing import Drop, limited, weight
+from index.weighing import CLASSES, Drop, limited, weight
 
 if TYPE_CHECKING:
     from core.protocols import Hash
@@ -39,6 +39,8 @@ MOST_ALIKE = 0.99
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
+NEIGHBOURS = 10
+"""Nearest items of a query that are asked whether they carry the label of the first."""
 KEPT = 64
 """Gallery versions, times modalities, whose clean figures are remembered: a gallery may change for ever."""
 
@@ -66,13 +68,18 @@ class Evidence:
         """Weights [B], each one of `WEIGHTS`, by the evidence of the rows that count."""
         if self._answer.evidence is None:
             return np.ones(len(counted))
-        lost = self.drops(gallery, modality, frozen)
         rows = _distinct(frozen.codes, counted)
-        if lost is None or not len(rows):
+        if not self._compared(modality) or not len(rows):
             return np.zeros(len(counted))
-        left = self._standardised(gallery, modality, adapted)
+        near = [cosines(gallery, twin.encoded, twin.hits) for twin in (frozen, adapted)]
+        lost, left = (self.below(gallery, modality, found.max(axis=1)) for found in near)
         before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
-        drop = Drop.of(lost[rows], left[rows], (before - after) / (1.0 - self._clean_together(modality)))
+        apart = (before - after) / (1.0 - self._clean_together(modality))
+        shares = [
+            agreement(gallery, twin.hits.keys[rows], found[rows])
+            for twin, found in zip((frozen, adapted), near)
+        ]
+        drop = Drop.of(lost[rows], left[rows], apart, _agreed(*shares))
         return limited(weight(drop, self._answer.evidence), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -87,15 +94,17 @@ class Evidence:
 
     def drops(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64] | None:
         """How far a twin's nearest cosines [B] lie below clean ones, in sd; None: nothing to compare with."""
-        if modality in self._clean_queries:
-            return self._standardised(gallery, modality, twin)
-        if modality not in self._said:
+        return self._standardised(gallery, modality, twin) if self._compared(modality) else None
+
+    def _compared(self, modality: Modality) -> bool:
+        """Whether there are clean queries to compare with; where there are none it is said once."""
+        if modality not in self._clean_queries and modality not in self._said:
             self._said.add(modality)
             log.warning(
                 "the base model has no clean reference for such queries: the frozen twin answers alone",
                 extra={"modality": modality},
             )
-        return None
+        return modality in self._clean_queries
 
     def _standardised(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
         return self.below(gallery, modality, nearest(gallery, twin.encoded, twin.hits))
@@ -121,10 +130,11 @@ class Evidence:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
         key = (gallery.version, modality)
         if key not in self._clean:
-            features = self._clean_queries[modality].features
+            clean = self._clean_queries[modality]
+            features = clean.features
             codes = self._hash(torch.from_numpy(np.array(features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
-            found = nearest(gallery, Encoded(features, codes), hits, itself=False)
+            found = nearest(gallery, Encoded(features, codes), hits, itself=False, made_of=clean.own)
             made = (float(found.mean()), max(float(found.std()), 1e-6))
             self._clean[key] = made
             while len(self._clean) > KEPT:
@@ -140,6 +150,32 @@ def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
     return firsts
 
 
+def _agreed(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """Standard errors by which neighbours agree more than before; inf where items share no labels."""
+    if max(before.mean(), after.mean()) <= CLASSES:
+        return math.inf
+    more = after - before
+    return float(more.mean() / max(more.std() / math.sqrt(len(more)), 1e-6))
+
+
+def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share [n] of the nearest items of a shortlist that carry a label of the nearest of all.
+
+    The labels are the gallery's: of no query's label is anything known.
+
+    Args:
+        keys, cosine: [n, K] of the shortlist; key -1 is no item.
+    """
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :NEIGHBOURS]
+    near = np.take_along_axis(keys, order, 1)
+    labels = {key: frozenset(gallery.labels_of(key)) for key in np.unique(near).tolist() if key >= 0}
+    shares = np.zeros(len(near))
+    for row, found in enumerate(near.tolist()):
+        first, *others = [labels[key] for key in found if key >= 0] or [frozenset()]
+        shares[row] = (1 + sum(not first.isdisjoint(one) for one in others)) / (1 + len(others))
+    return shares
+
+
 def together(features: Floats) -> float:
     """Mean cosine of two different ones of unit features [n, D]; 0 of fewer than two."""
     count = len(features)
@@ -150,17 +186,31 @@ def together(features: Floats) -> float:
 
 
 def nearest(
-    gallery: Gallery, queries: Encoded, hits: Hits, itself: bool = True, but: Keys | None = None
+    gallery: Gallery,
+    queries: Encoded,
+    hits: Hits,
+    itself: bool = True,
+    but: Keys | None = None,
+    made_of: Floats | None = None,
 ) -> NDArray[np.float64]:
     """Cosine [B] to the nearest item of the shortlist.
 
-    Without `itself` the query's own copy is left out, by its cosine; `but` [B] are keys that are left out.
+    Without `itself` the query's own copy is left out, by its cosine; `but` [B] are keys that are left out,
+    and `made_of` [B, D] features of items that are.
     """
-    cosine = cosine_of(gallery.features(hits.keys), queries)
-    cosine[hits.keys < 0] = -1.0
+    cosine = cosines(gallery, queries, hits)
     if not itself:
         cosine[cosine > COPY] = -1.0
+    if made_of is not None:
+        cosine[np.einsum("bkd,bd->bk", gallery.features(hits.keys), made_of) > COPY] = -1.0
     if but is not None:
         cosine[hits.keys == but[:, None]] = -1.0
     found: NDArray[np.float64] = cosine.max(axis=1)
     return found
+
+
+def cosines(gallery: Gallery, queries: Encoded, hits: Hits) -> NDArray[np.float64]:
+    """Cosine [B, K] to every item of the shortlist; -1 in places that nothing fills."""
+    cosine = cosine_of(gallery.features(hits.keys), queries)
+    cosine[hits.keys < 0] = -1.0
+    return cosine

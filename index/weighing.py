@@ -3,7 +3,8 @@
 After a moderate shift the adapted twin has no say unless it brings the queries nearer to the gallery again,
 or apart again where they had gathered; after a severe one there is little left to lose. It counts more than
 the frozen twin only where most queries have shifted, where it undoes a good part of that, and does not gather
-them. On clean queries the weight is 0.
+them. In a gallery of classes it counts the less, the less its neighbours agree. On clean queries the weight
+is 0.
 
 Ours; measured in docs/methods/fusion.md.
 """
@@ -35,6 +36,10 @@ which it counts, and fully. Noise gathers the queries of a transformer; as they 
 GATHERED = (0.02, 0.05)
 """The same the other way: queries that the adapted twin gathers give it no more than the frozen one's say.
 Another domain's pictures come nearer to the gallery so, and to its wrong items."""
+AGREED, SURE, CLASSES = (-1.0, 1.0), (0.0, 2.0), 0.2
+"""Standard errors by which the adapted twin's nearest items agree more on their label than the frozen twin's,
+from which it counts and counts fully, and counts more than the frozen one; and the share of agreeing items
+from which a gallery has classes, so that this says anything: docs/lab/log.md."""
 NEAR, FARTHER = (0.0, 0.25), (1.0, 0.5)
 """A query that has lost no more than so much, and one that the adapted twin takes farther away by so much, in
 sd, and the largest weights that they get."""
@@ -46,7 +51,8 @@ class Drop:
 
     `mean` and `median` of the frozen twin; `hit` the mean of the queries that are hit, of all where none is,
     and `back` how much of it the adapted twin wins back. `apart` is how far it takes the queries from each
-    other, see `APART`.
+    other, see `APART`; `agreed` how much more its nearest items agree on their label, see `AGREED`; inf where
+    that says nothing.
     """
 
     mean: float
@@ -55,13 +61,16 @@ class Drop:
     back: float
     apart: float
     rows: int
+    agreed: float = math.inf
 
     @classmethod
-    def of(cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float) -> Drop:
+    def of(
+        cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float, agreed: float = math.inf
+    ) -> Drop:
         """From the drops [n] of the frozen and of the adapted twin, n > 0."""
         hit = lost > HIT if (lost > HIT).any() else np.ones(len(lost), bool)
         hurt, back = float(lost[hit].mean()), float((lost - left)[hit].mean())
-        return cls(float(lost.mean()), float(np.median(lost)), hurt, back, apart, len(lost))
+        return cls(float(lost.mean()), float(np.median(lost)), hurt, back, apart, len(lost), agreed)
 
 
 def weight(drop: Drop, evidence: tuple[float, float]) -> float:
@@ -78,10 +87,12 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
     unsure = 2.0 / math.sqrt(drop.rows)  # two standard errors of a mean
     anyhow = max(_ramp(drop.median - unsure, SEVERE), _ramp(drop.apart, APART))
     say = _ramp(drop.mean - unsure, evidence) * max(_ramp(drop.back, (0.0, RECOVERED)), anyhow)
+    say *= _ramp(drop.agreed, AGREED)
     if say == 0.0:
         return 0.0
     good = max(_ramp(drop.back / max(drop.hit, RECOVERED), GOOD), anyhow)
     trusted = _ramp(drop.median - unsure, MOST) * good * (1.0 - _ramp(-drop.apart, GATHERED))
+    trusted *= _ramp(drop.agreed, SURE)
     return _listed(say * (1.0 + (MORE - 1.0) * trusted))
 
 

@@ -20,6 +20,7 @@ EXAMPLES = (
     "`qshift fit couple photos --target paintings --backbone mobilenet_v2 --weights w.pth --tower-rate 1e-4`"
     "\n\n"
     "`qshift fit couple photos --target paintings --pretrained my-open-clip-folder --preset paper`"
+    "\n\n`qshift fit calibrate my-pictures --base qshift-data/old --out qshift-data/base`"
     "\n\n`qshift fit vectors pictures.npy --queries texts.npy --base qshift-data/base`"
 )
 
@@ -38,21 +39,25 @@ def fit(
             help="two-tower: heads on packaged towers; may be left out. distil: a small open_clip model that "
             "learns the features of two-tower, 5 minutes. open_clip: the same from scratch, 7-10 minutes. "
             "clip: an open_clip model of your own, as it is. vectors: of any model or API. "
-            "psca, couple, tpsnet: from a labelled and an unlabelled domain."
+            "psca, couple, tpsnet: from a labelled and an unlabelled domain. calibrate: trains nothing, "
+            "measures what clean queries look like to the base in --base: for one fitted by an older version."
         ),
     ] = "two-tower",
     data: Annotated[
         Path | None,
         typer.Argument(
             help="Captioned pictures, the emoji without it; for two domains the source, a folder per class; "
-            "for clip pictures with captions or by class, or a .txt file with a text a line; for vectors "
-            "a .npy, .npz or .parquet file."
+            "for clip and calibrate pictures with captions or by class, for clip a .txt file with a text a "
+            "line, too; for vectors a .npy, .npz or .parquet file."
         ),
     ] = None,
     target: Annotated[
         Path | None, typer.Option(help="Pictures of the other domain; their classes are not looked at.")
     ] = None,
     base: Annotated[Path, typer.Option(help="Where the base model goes.")] = DATA / "base",
+    out: Annotated[
+        Path | None, typer.Option(help="calibrate: where the measured base goes; replaces it without.")
+    ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(help="vectors: clean queries, where they are of another kind than what is searched."),
@@ -111,7 +116,8 @@ def fit(
         ),
     ] = None,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="clip: of the body; normalisation stays fp32.")
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(help="clip, calibrate: of the body; normalisation stays fp32."),
     ] = "fp32",
     train: Annotated[
         Literal["heads"] | None,
@@ -136,6 +142,12 @@ def fit(
 
         if holds_vectors(Path(method)):
             method, data = "vectors", Path(method)
+    if method == "calibrate":
+        from qshift.demo.fit_calibrate import fit_calibrate
+
+        return fit_calibrate(data, base, out, seed, precision, CONSOLE, given(context))
+    if out is not None:
+        raise ConfigError(f"--out is of calibrate: {shown(method)} writes --base")
     if method == "vectors":
         from qshift.demo.vectors import fit_vectors
 

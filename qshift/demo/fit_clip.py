@@ -94,6 +94,11 @@ def _data(place: Path) -> EmojiSet | TextSet:
         return load_texts(place)
     if not is_folder(place):
         raise ConfigError(f"no folder {shown(place)}: name one of pictures, or a {SUFFIX} file of texts")
+    return captioned_or_sorted(place)
+
+
+def captioned_or_sorted(place: Path) -> EmojiSet:
+    """A folder of pictures with captions, or sorted by class, which is their label. Raises ConfigError."""
     pictures = load_pictures(place)
     found = folder_set(place, pictures, Looks(pictures))
     return replace(found, labels=pictures.classes) if pictures.classes else found

@@ -85,23 +85,30 @@ def fit_brought_base(
     """
     check_bits(len(data), bits, brought.image.width)
     asking = len(drawn(len(data), seed, PURPOSE))
-    texts = 0 if brought.text is None else batches_of(asking, min(MEANS, len(data)))
     learning = steps(data) if heads else 0
-    count = Count(batches_of(len(data), asking) + texts + learning + BATCHES, progress)
-    found = in_a_file(brought.image, _contents(data), cache, count)
+    count = Count(OwnPictures.steps(data, asking, brought.text is not None) + learning, progress)
+    found = in_a_file(brought.image, contents_of(data), cache, count)
     check_bits(len(found), bits, brought.image.width)
     learnt = []
     if heads:
         trained = with_heads(brought, data, found, cache, seed, count)
         brought, found, learnt = trained.brought, trained.found, [trained.note]
-    own = _Own(brought, data, found, seed, count)
+    own = OwnPictures(brought, data, found, seed, count)
     parts, clean, hits = own.measured(bits, name)
     finish_base(folder, parts, clean, own.expected)
     return [*left_out(found, data.hexcodes), *learnt, *filter(None, [hits])]
 
 
-class _Own:
-    """The pictures that were taken, by place: their items lie at `found.items` of the set."""
+class OwnPictures:
+    """The pictures that were taken, by place: their items lie at `found.items` of the set.
+
+    Args:
+        brought: the towers that see them.
+        data: the set.
+        found: features of what was taken, in order.
+        seed: of every draw.
+        count: takes `OwnPictures.steps` steps.
+    """
 
     def __init__(self, brought: Brought, data: EmojiSet, found: Stored, seed: int, count: Count) -> None:
         self._brought, self._data, self._found = brought, data, found
@@ -114,8 +121,14 @@ class _Own:
         places = np.array([place for place, _ in self._asked], np.int64)
         self._copies: NDArray[np.int64] | None = places if shared else None
 
-    def measured(self, bits: int, name: str) -> tuple[Parts, dict[Modality, Clean], str]:
-        """All but what `finish_base` measures; and how often clean queries find what they ask for."""
+    @staticmethod
+    def steps(data: EmojiSet, asking: int, texts: bool) -> int:
+        """Steps of a count for a set of which so many pictures ask, the encoding of the set among them."""
+        words = batches_of(asking, min(MEANS, len(data))) if texts else 0
+        return batches_of(len(data), asking) + words + BATCHES
+
+    def clean(self) -> tuple[dict[Modality, Calibration], dict[Modality, Clean], dict[str, float]]:
+        """Statistics of clean pictures, clean queries, and how often these find what they ask for."""
         image, text, gallery = self._brought.image, self._brought.text, self._found.features
         looks = self._taken_again(self._asked, "")
         calibration: dict[Modality, Calibration] = {}
@@ -126,15 +139,22 @@ class _Own:
             queries = encoded(image, looks, self._count)
         step = STEPS["image"] if calibration else PLAIN
         clean: dict[Modality, Clean] = {"image": Clean(queries, gallery, step, own=self._copies)}
-        seen = {"image": gallery[self._draw(BLOCK, "head")]}
         first: dict[str, float] = {}
         if self._copies is None:
             asked = [self._labels[place] for place, _ in self._asked]
             first["image_to_image_r1"] = first_hits(queries, gallery, self._labels, asked)
         if text is not None:
             words, first["text_to_image_r1"] = self._words(text)
-            seen["text"] = self._captions(text)
             clean["text"] = Clean(words, gallery, STEPS["text"])
+        return calibration, clean, first
+
+    def measured(self, bits: int, name: str) -> tuple[Parts, dict[Modality, Clean], str]:
+        """All but what `finish_base` measures; and how often clean queries find what they ask for."""
+        text, gallery = self._brought.text, self._found.features
+        calibration, clean, first = self.clean()
+        seen = {"image": gallery[self._draw(BLOCK, "head")]}
+        if text is not None:
+            seen["text"] = self._captions(text)
         parts = Parts(
             name=name,
             towers=self._brought.folder,
@@ -147,9 +167,9 @@ class _Own:
             },
             memory=self._memory(),
             vocabulary={} if text is None else count_words(self._all_captions()),
-            preprocess=image.preprocess,
+            preprocess=self._brought.image.preprocess,
         )  # fmt: skip
-        return parts, clean, _said(first, len(self._found))
+        return parts, clean, said_of(first, len(self._found))
 
     def expected(self, base: Base) -> ExpectedQuality | None:
         """The curve of pictures taken once more, among items drawn where there are too many."""
@@ -218,7 +238,8 @@ class _Own:
         return pairs
 
 
-def _contents(data: EmojiSet) -> Iterator[Callable[[], Content]]:
+def contents_of(data: EmojiSet) -> Iterator[Callable[[], Content]]:
+    """What gives each picture of a set; a file that cannot be opened raises Refused."""
     return (partial(_content, data, item) for item in range(len(data)))
 
 
@@ -229,7 +250,8 @@ def _content(data: EmojiSet, item: int) -> Content:
         raise Refused("image", str(error)) from error
 
 
-def _said(first: dict[str, float], items: int) -> str:
+def said_of(first: dict[str, float], items: int) -> str:
+    """How often clean queries find what they ask for first, as a sentence; "" where none was measured."""
     names = {"image_to_image_r1": "pictures taken again", "text_to_image_r1": "captions"}
     shares = ", ".join(f"{100 * share:.1f} % of {names[key]}" for key, share in first.items())
     return f"in floats, what they ask for comes first among {items:,} items for {shares}" if shares else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from adapters.online.objectives import gap, refined
 from core.references import DriftReference, SourceConstants
 from core.types import Codes, Floats, Modality
 from encoders.head import HashHead
+from index.evidence import COPY
 from qshift.recipes.encode import BATCH
 
 SHORTLIST = 100
@@ -75,7 +76,15 @@ def measure(
         items = torch.from_numpy(gallery)
         blocks = (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
         codes = np.concatenate([hashing.codes(block, gallery_modality) for block in blocks])
-    return measure_among(queries, codes, lambda at: gallery[at], hashing, modality, step, own)
+    constants, reference = measure_among(queries, codes, lambda at: gallery[at], hashing, modality, step, own)
+    if own is not None and modality == gallery_modality:
+        reference = replace(reference, own=_made_of(queries, gallery[own]))
+    return constants, reference
+
+
+def _made_of(queries: Floats, items: Floats) -> Floats | None:
+    """The items [n, D] that queries were made of; None where all are exact copies, which tell themselves."""
+    return None if (np.einsum("nd,nd->n", queries, items) > COPY).all() else items
 
 
 def measure_among(

@@ -13,11 +13,11 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, KEPT, Evidence, together
+from index.evidence import COPY, KEPT, NEIGHBOURS, Evidence, agreement, cosines, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
-from index.weighing import HIT, SEVERE, Drop, limited, weight
+from index.weighing import CLASSES, HIT, SEVERE, Drop, limited, weight
 from monitoring.judged import Remembered
 from monitoring.ranking import Levels, ap_and_first, average_precision, counted_levels, recall_at_1
 
@@ -310,6 +310,21 @@ def test_the_reference_leaves_its_own_copies_out() -> None:
     assert max(expected) > 0, "against themselves all would lie far below"
 
 
+def test_pictures_taken_again_do_not_pass_for_their_own_neighbours() -> None:
+    """Crops of items lie nearest to these items, where the pictures of whoever asks will not."""
+    world = World(shortlist=ITEMS)
+    crops, zeros = near(world.items, 0.2, 8), np.zeros(ITEMS, np.float32)
+    known = {"vector": DriftReference(crops, zeros, zeros, own=world.items)}
+    found = Evidence(world.config.answer, known, world.head.codes).clean(world.gallery, "vector")
+    others = [
+        max(float(world.feature(key) @ crop) for key in world.gallery.keys().tolist() if key != own)
+        for crop, own in zip(crops.astype(np.float64), world.gallery.keys().tolist())
+    ]
+    assert found == pytest.approx((np.mean(others), np.std(others)), abs=1e-3)
+    known = {"vector": DriftReference(crops, zeros, zeros)}
+    assert Evidence(world.config.answer, known, world.head.codes).clean(world.gallery, "vector")[0] > 0.9
+
+
 def test_after_a_moderate_shift_who_recovers_nothing_has_no_say() -> None:
     world = World(shortlist=ITEMS, evidence=(-5.0, -4.0))
     frozen = near(world.items, 0.6, 6)
@@ -371,6 +386,51 @@ def test_queries_that_are_gathered_give_no_more_than_an_equal_say() -> None:
     """Another domain's pictures come nearer to the gallery, and nearer to each other: to its wrong items."""
     found = [weight(Drop(2.0, 2.0, 2.0, 1.5, apart, 64), (0.15, 0.75)) for apart in (0.0, -0.02, -0.04, -0.3)]
     assert found == [4.0, 4.0, 2.0, 1.0]
+
+
+def test_in_a_gallery_of_classes_neighbours_that_do_not_agree_take_the_say_away() -> None:
+    """By standard errors: none at -1, an equal say at most at 0, all at 2."""
+    found = [
+        weight(Drop(2.0, 2.0, 2.0, 1.5, 0.0, 64, agreed), (0.15, 0.75))
+        for agreed in (-2.0, -1.0, -0.5, 0.0, 1.0, 2.0, math.inf)
+    ]
+    assert found == [0.0, 0.0, 0.25, 0.5, 2.0, 4.0, 4.0]
+    severe = Drop(3.0, 2.9, 3.0, -0.7, 0.0, 64, -1.0)
+    assert weight(severe, (0.15, 0.75)) == 0.0, "worse neighbours are no way out of a severe shift"
+
+
+def test_agreement_is_the_share_of_the_labels_of_the_first() -> None:
+    world = World(classes=3, shortlist=ITEMS)
+    queries = near(world.items[:7], 0.8, 9)
+    rows, twin = np.array([0, 2, 5]), world.seen(queries)
+    shares = []
+    for row in rows:
+        order = sorted(
+            world.gallery.keys().tolist(), key=lambda key: -float(world.feature(key) @ queries[row])
+        )
+        labels = [world.gallery.labels_of(key)[0] for key in order[:NEIGHBOURS]]
+        shares.append(labels.count(labels[0]) / NEIGHBOURS)
+    found = agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))[rows]
+    assert found.tolist() == pytest.approx(shares) and 0.2 < found.mean() < 1
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classes: int) -> None:
+    """Where every item has a label of its own nothing agrees, and nothing is concluded from it."""
+    world = World(classes=classes, shortlist=ITEMS, evidence=(-8.0, 0.0))
+    frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.1, 7)
+    twins = [world.seen(queries) for queries in (frozen, adapted)]
+    before, after = (
+        agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))
+        for twin in twins
+    )
+    assert (max(before.mean(), after.mean()) > CLASSES) == bool(classes)
+    for one, other, more in ((adapted, frozen, after - before), (frozen, adapted, before - after)):
+        lost, left = (np.array(world.drops(side, world.usual(world.clean))) for side in (other, one))
+        apart = (alike(other) - alike(one)) / (1 - alike(world.clean))
+        agreed = float(more.mean() / (more.std() / math.sqrt(ITEMS))) if classes else math.inf
+        expected = weight(Drop.of(lost, left, apart, agreed), (-8.0, 0.0))
+        assert world.answer(one, other).weights.max() == expected
 
 
 def test_how_alike_queries_are_equals_pair_by_pair() -> None:

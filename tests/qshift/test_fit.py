@@ -123,6 +123,21 @@ def test_first_hits() -> None:
     assert first_hits(texts, gallery, ("a", "c", "c", "a")) == 1.0
 
 
+def test_the_reference_knows_what_its_queries_were_made_of() -> None:
+    draw = np.random.default_rng(0)
+    gallery = draw.standard_normal((100, 16)).astype(np.float32)
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    own = draw.permutation(100)[:64]
+    crops = gallery[own] + 0.05 * draw.standard_normal((64, 16)).astype(np.float32)
+    crops /= np.linalg.norm(crops, axis=1, keepdims=True)
+    head = hash_head({"image": gallery, "composed": gallery}, 16)
+    found = measure(crops, gallery, head, "image", choose_step("image"), own=own)[1].own
+    assert found is not None and (found == gallery[own]).all()
+    assert measure(crops, gallery, head, "image", choose_step("image"))[1].own is None
+    composed = measure(crops, gallery, head, "composed", choose_step("image"), own=own)
+    assert composed[1].own is None  # a change leads away from the picture, which may well come back
+
+
 def test_large_galleries_are_measured_block_by_block() -> None:
     """What is looked at in blocks is what it is in one piece."""
     draw = np.random.default_rng(0)
@@ -139,7 +154,7 @@ def test_large_galleries_are_measured_block_by_block() -> None:
         distances = np.bitwise_count(code ^ theirs).sum(1).astype(float)
         distances[own[row]] = np.inf
         assert reference.nearest[row] == distances.min()
-    assert np.isfinite(constants.source_gap)
+    assert np.isfinite(constants.source_gap) and reference.own is None  # exact copies tell themselves
     wanted = [int((gallery @ query).argmax()) for query in queries]
     assert first_hits(queries, gallery, range(len(gallery)), wanted) == 1.0
 

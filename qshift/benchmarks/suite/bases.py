@@ -45,11 +45,13 @@ RAISED: Mapping[str, str] = MappingProxyType(
     {
         **{word_tasks.BASE_OF_FASHION: "4", "composition": "4", "captions": "2"},
         **{"emoji": "3", "noto": "3", "distil": "3"},
+        **dict.fromkeys(("pictures-office-dslr", "pictures-office-webcam"), "2"),
     }
 )
 """Bases whose own recipe has changed since, by their names. Fashion 2: pictures without a margin.
 Composition 2: with clean statistics of its LayerNorms. The last but one of each: with clean composed queries
-(of the composition with clean clips, too). The last: nothing is learned from texts."""
+(of the composition with clean clips, too). The last: nothing is learned from texts. Small galleries of
+Office 2: crops do not find their own picture."""
 
 
 @dataclass(frozen=True, slots=True)
