@@ -19,6 +19,7 @@ import pytest
 
 from stream.history.verify import verify
 from stream.recording import KafkaLog
+from tests.nightly.counts import count
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
@@ -39,7 +40,7 @@ _integration = _fixtures_of_integration()
 topics, vector_world = _integration.topics, _integration.vector_world
 nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
 
-WORKER_KILLS, BROKER_KILLS, SIGTERMS = 15, 5, 20
+WORKER_KILLS, BROKER_KILLS, SIGTERMS = count("worker_kills"), count("broker_kills"), count("sigterms")
 PACE = 60
 """Queries between two events."""
 SLEEP_SECONDS = 20.0
@@ -112,12 +113,12 @@ def test_worker_kills(site: Any, messages: Any) -> None:
     traffic, worker, rng = Traffic(site, messages), site.worker(), np.random.default_rng(1)
     for _ in range(WORKER_KILLS):
         site.wait(lambda: "serving" in worker.output())  # noqa: B023 (used within the turn)
-        traffic.send(PACE)
+        traffic.send(count("queries_between_kills"))
         time.sleep(rng.uniform(0.0, 0.6))  # joining, loading, answering, cutting
         worker.kill()
         traffic.send(PACE // 4, bursts=1)
         worker = site.worker()
-    traffic.settle()
+    traffic.settle(180 + WORKER_KILLS)
     worker.terminate()
     traffic.figures(f"{WORKER_KILLS} worker kills")
 

@@ -718,15 +718,16 @@ def mutated(value: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_twenty_thousand_mutants_never_raise(root: Path) -> None:
-    draw = random.Random(20260)
+def mutants_never_raise(root: Path, count: int, seed: int = 20260) -> None:
+    """R5; in its long form in tests/nightly/test_damage.py."""
+    draw = random.Random(seed)
     one = made(reference_root=root)
     seeds = [path.read_bytes() for path in sorted(GOLDEN.iterdir())]
     seeds += [reference("within"), reference("pipe"), reference("../secret.png"), PNG]
     names = ["content-type", "x-modality", "x-query-id", "x-tenant", "traceparent", "x-attempt", "other"]
     texts = [b"image/png", b"image", b"text", b"", b"\xff", b"1", b"a" * 300]
     seen: Counter[str] = Counter()
-    for number in range(20_000):
+    for number in range(count):
         headers = [(draw.choice(names), draw.choice(texts)) for _ in range(draw.choice((0, 0, 0, 1, 2)))]
         topic = draw.choice((TOPICS.queries, TOPICS.queries, TOPICS.labels))
         at = Coordinates(topic, draw.randrange(3), number)
@@ -746,6 +747,10 @@ def test_twenty_thousand_mutants_never_raise(root: Path) -> None:
                 assert isinstance(found.content, np.ndarray) and np.isfinite(found.content).all()
     assert seen["decode"] > 1000 and seen["validate"] > 1000 and seen["fetch"] > 50, seen
     assert seen["Query"] > 500 and seen["Judgement"] > 50, seen
+
+
+def test_twenty_thousand_mutants_never_raise(root: Path) -> None:
+    mutants_never_raise(root, 20_000)
 
 
 def test_the_last_net_turns_a_bug_into_a_dead_letter() -> None:

@@ -11,6 +11,7 @@ import pytest
 from core.errors import ArtifactError
 from stream.journal import Journal
 from stream.session import Session
+from tests.nightly.counts import count
 from tests.toys.simulation import simulated
 
 KINDS = ("crash", "fail", "late", "fenced", "stop", "compact")
@@ -50,7 +51,7 @@ def test_an_engine_that_breaks_its_promises_is_found(
 def test_ten_thousand_histories(make_world: Any) -> None:
     """R1. `QSHIFT_FIRST_SEED` goes on elsewhere."""
     first = int(os.environ.get("QSHIFT_FIRST_SEED", "1000"))
-    play(make_world, range(first, first + int(os.environ.get("QSHIFT_SEEDS", "10000"))))
+    play(make_world, range(first, first + int(os.environ.get("QSHIFT_SEEDS", str(count("histories"))))))
 
 
 def test_a_seed_is_one_history(make_world: Any) -> None:
