@@ -131,11 +131,13 @@ class KafkaSource:
         Returns:
             Where reading goes on.
         """
+        if not parts:  # nobody has made the topic: whoever commands makes it
+            return {}
         self._labels.assign(parts)
         places = dict.fromkeys(parts, 0)
         try:
             self._labels.seek_to_beginning(*parts)
-            ends = self._labels.end_offsets(parts) if parts else {}
+            ends = self._labels.end_offsets(parts)
             deadline = time.monotonic() + LOOKUP_SECONDS
             while any(places[part] < end for part, end in ends.items()) and time.monotonic() < deadline:
                 self._early += self._poll(self._labels, 0.1)

@@ -42,10 +42,10 @@ globals().update(_contract("test_sinks", "sink_of"))
 @pytest.fixture
 def config(broker: Broker, topics: Callable[[str], str]) -> KafkaConfig:
     """Topics of its own, made: of one partition each, a dead letter of up to a megabyte."""
-    names = {name: topics(name) for name in ("group", "queries", "answers", "labels", "dead_letters")}
+    kinds = ("queries", "answers", "labels", "dead_letters", "control", "audit")
+    names = {name: topics(name) for name in ("group", *kinds)}
     made = KafkaConfig(**names, delivery_timeout_seconds=10)
-    wanted = (made.queries, made.answers, made.labels, made.dead_letters)
-    ensure_topics(broker.bootstrap_servers, {name: (1, {}) for name in wanted})
+    ensure_topics(broker.bootstrap_servers, {names[kind]: (1, {}) for kind in kinds})
     return made
 
 
@@ -73,7 +73,7 @@ def sink_of(
 ) -> Iterator[tuple[KafkaSink, Callable[[Channel], list[Record]]]]:
     names = {
         "queries": config.queries, "answers": config.answers, "labels": config.labels,
-        "dead-letters": config.dead_letters,
+        "dead-letters": config.dead_letters, "control": config.control, "audit": config.audit,
     }  # fmt: skip
     sink = KafkaSink(broker.bootstrap_servers, config)
     yield sink, lambda channel: read_all(broker.bootstrap_servers, names[channel])
