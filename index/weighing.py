@@ -85,14 +85,16 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
             the frozen one.
     """
     unsure = 2.0 / math.sqrt(drop.rows)  # two standard errors of a mean
-    anyhow = max(_ramp(drop.median - unsure, SEVERE), _ramp(drop.apart, APART))
+    parted = _ramp(drop.apart, APART)
+    anyhow = max(_ramp(drop.median - unsure, SEVERE), parted)
     say = _ramp(drop.mean - unsure, evidence) * max(_ramp(drop.back, (0.0, RECOVERED)), anyhow)
-    say *= _ramp(drop.agreed, AGREED)
+    # In the corner where all had gathered neighbours agree, too, on a wrong label: who parts is not asked.
+    say *= max(_ramp(drop.agreed, AGREED), parted)
     if say == 0.0:
         return 0.0
     good = max(_ramp(drop.back / max(drop.hit, RECOVERED), GOOD), anyhow)
     trusted = _ramp(drop.median - unsure, MOST) * good * (1.0 - _ramp(-drop.apart, GATHERED))
-    trusted *= _ramp(drop.agreed, SURE)
+    trusted *= max(_ramp(drop.agreed, SURE), parted)
     return _listed(say * (1.0 + (MORE - 1.0) * trusted))
 
 

@@ -395,6 +395,8 @@ def test_in_a_gallery_of_classes_neighbours_that_do_not_agree_take_the_say_away(
         for agreed in (-2.0, -1.0, -0.5, 0.0, 1.0, 2.0, math.inf)
     ]
     assert found == [0.0, 0.0, 0.25, 0.5, 2.0, 4.0, 4.0]
+    gathered = Drop(2.0, 2.0, 2.0, 1.5, 0.2, 64, -9.0)
+    assert weight(gathered, (0.15, 0.75)) == 4.0, "who parts queries that had gathered is not asked"
     severe = Drop(3.0, 2.9, 3.0, -0.7, 0.0, 64, -1.0)
     assert weight(severe, (0.15, 0.75)) == 0.0, "worse neighbours are no way out of a severe shift"
 
