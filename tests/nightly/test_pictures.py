@@ -1,4 +1,4 @@
-"""Damaged pictures, as many as the bar R6 asks for, with bombs at the cap among them."""
+"""Damaged pictures, as many as the bar R6 asks for, with headers of bombs above the cap among them."""
 
 from __future__ import annotations
 
