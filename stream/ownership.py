@@ -81,16 +81,23 @@ class Ownership:
         if assigned != self.assigned:
             self.tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
-        for partition in gained:  # all of them first: what was polled must come again if one fails
-            offsets = [r.at.offset for r in records if (r.at.topic, r.at.partition) == partition]
-            offsets += [self._first[partition]] if partition in self._first else []
-            if offsets:
-                self._first[partition] = min(offsets)
+        self._note_firsts(records)
         sought: set[Partition] = set(gained)
         for partition in sorted(gained):
             sought |= self._own(partition)
         # The source may have read from elsewhere than where the state continues: read again from there.
         return [r for r in records if (r.at.topic, r.at.partition) not in sought] if gained else records
+
+    def _note_firsts(self, records: list[Record]) -> None:
+        """Where reading begins of partitions of which nothing was taken yet.
+
+        Before any of them is loaded or any record is taken: whatever fails, what was polled must come again.
+        """
+        fresh = {p for p in self.assigned if p not in self.owned or self.owned[p].first is None}
+        for at in (record.at for record in records if fresh):
+            partition = (at.topic, at.partition)
+            if partition in fresh:
+                self._first[partition] = min(at.offset, self._first.get(partition, at.offset))
 
     def _own(self, partition: Partition) -> set[Partition]:
         """Newest complete checkpoint wins over the group's offset; the journal after it is obeyed.

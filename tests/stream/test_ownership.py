@@ -10,7 +10,7 @@ import pytest
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, DeliveryError, NameTaken, PartitionsLost
 from core.identity import difference, identity
-from core.records import Partition, Record
+from core.records import Coordinates, Partition, Record
 from stream.events import Delivering, Event, LanesChanged
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore
@@ -280,6 +280,63 @@ def test_partitions_that_come_back_are_loaded_again(make_world: Any, answers_of:
     assert shaky.asked > 12
     assert report.state_sha256 == expected.state_sha256 and report.recoveries == 0
     assert answers_of(again) == answers_of(sink)
+
+
+class Joined(MemorySource):
+    """Each partition has a place of its own, as in Kafka; the second is assigned when both have records."""
+
+    def __init__(self, records: list[Record]) -> None:
+        super().__init__(records, [TOPIC])
+        self._records, self._polls = records, 0
+        self._places = {0: 0, 1: 0}
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        self._polls += 1
+        if self._polls == 1:  # nothing is there yet
+            return []
+        numbers = {number for _, number in self.assignment()}
+        found = [r for r in self._records if r.at.partition in numbers]
+        found = [r for r in found if r.at.offset >= self._places[r.at.partition]]
+        self._places |= {r.at.partition: r.at.offset + 1 for r in found}
+        return found
+
+    def assignment(self) -> frozenset[Partition]:
+        return frozenset({(TOPIC, 1)} if self._polls < 2 else {(TOPIC, 0), (TOPIC, 1)})
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        self._places[partition[1]] = offset
+
+    @property
+    def exhausted(self) -> bool:
+        return self._polls > 4
+
+
+class FailsOnce(MemoryStore):
+    """Cannot be read when the first partition is loaded for the first time."""
+
+    failed = False
+
+    def load(self, partition: Partition) -> Checkpoint | None:
+        if partition[1] == 0 and not self.failed:
+            self.failed = True
+            raise DeliveryError("Kafka is away")
+        return super().load(partition)
+
+
+def test_first_records_that_came_with_another_partition_that_failed_come_again(make_world: Any) -> None:
+    """What was polled is thrown away then; of a partition that was never read nobody knew where it began."""
+    world = make_world()
+    records = [
+        replace(record, at=Coordinates(TOPIC, number, record.at.offset))
+        for number in (0, 1)
+        for record in world.queries(20)
+    ]
+    sink = MemorySink()
+    run(
+        Joined(records), world.pipeline, world.codec, sink, FailsOnce(), [], world.config,
+        backoff_seconds=(0.0, 0.0),
+    )  # fmt: skip
+    assert {record.key for record in sink.records["answers"]} == {str(r.at).encode() for r in records}
 
 
 def test_a_refused_commit_drops_the_partition_before_the_next_answer(make_world: Any) -> None:

@@ -225,6 +225,8 @@ class SimulatedSource:
     def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
         self._cluster.step(self._client)
         self._known(offsets)
+        known = {p: self._positions[p] if offset is None else offset for p, offset in offsets.items()}
+        self._cluster.committed.update({p: (offset, metadata) for p, offset in known.items()})
 
     def _known(self, offsets: Mapping[Partition, int | None] | Mapping[Partition, int]) -> None:
         cluster, client = self._cluster, self._client
