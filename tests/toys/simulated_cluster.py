@@ -185,8 +185,15 @@ class SimulatedSource:
     def poll(self, budget_seconds: float) -> list[Record]:
         cluster, client = self._cluster, self._client
         cluster.step(client)
+        missed = client.generation + 1 < cluster.generation
         if client.name not in cluster.members:
             cluster.join(client)
+            missed = True
+        if (
+            missed and client.assigned
+        ):  # others may have had them meanwhile: the client is told that they are lost
+            client.assigned = frozenset()
+            return []
         if client.generation != cluster.generation:
             client.generation = cluster.generation
             assigned = cluster.assignment(client)
