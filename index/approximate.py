@@ -19,9 +19,9 @@ import numpy as np
 from core.config import IndexKind
 from core.errors import ConfigError
 from core.types import Codes, Distances, Hits, Keys
-from index.binary import FaissIndex
 from index.codes import checked
 from index.exact import checked_k, unused
+from index.over_exact import OverExact
 
 KINDS: tuple[IndexKind, ...] = ("ivf", "hnsw", "multi-hash")
 EFFORT: dict[str, int] = {"ivf": 64, "hnsw": 128, "multi-hash": 2}
@@ -36,7 +36,7 @@ PIECE = 16
 """Bits of a piece, at most; about one item a cell is best: log2 of the items."""
 
 
-class ApproximateIndex:
+class ApproximateIndex(OverExact):
     """Codes by key, as `FaissIndex` on a CPU. Searches may run side by side, changes not.
 
     Args:
@@ -57,42 +57,9 @@ class ApproximateIndex:
         if effort is not None and effort < 1:
             raise ConfigError(f"expected an effort of at least 1 for {kind}, got {effort}")
         self.kind, self.effort = kind, EFFORT[kind] if effort is None else effort
-        self._exact = FaissIndex(bits, threads=threads)
+        super().__init__(bits, threads)
         self._near: Any = None
         self._parts: list[Any] = []  # what FAISS refers to and does not own
-
-    def __len__(self) -> int:
-        return len(self._exact)
-
-    @property
-    def bits(self) -> int:
-        return self._exact.bits
-
-    @property
-    def keys(self) -> Keys:
-        """[N] ascending."""
-        return self._exact.keys
-
-    @property
-    def codes(self) -> Codes:
-        """[N, L/8] in the order of `keys`."""
-        return self._exact.codes
-
-    def add(self, keys: Keys, codes: Codes) -> None:
-        """Adds items and builds anew: segments get all of theirs at once. Raises GalleryError."""
-        self._exact.add(keys, codes)
-        self._build()
-
-    def remove(self, keys: Keys) -> int:
-        """Removes the items that are there and builds anew; returns how many were."""
-        count = self._exact.remove(keys)
-        if count:
-            self._build()
-        return count
-
-    def distances(self, codes: Codes) -> Distances:
-        """[B, L/8] -> [B, N] int32 in the order of `keys`."""
-        return self._exact.distances(codes)
 
     def search(self, codes: Codes, k: int, allowed: Keys | None = None) -> Hits:
         """K near [B, K] by (distance, key); rows in which fewer were found are searched exactly."""
@@ -124,7 +91,7 @@ class ApproximateIndex:
             case "multi-hash":
                 self._near.nflip = effort
 
-    def _build(self) -> None:
+    def _changed(self) -> None:
         self._near, self._parts = None, []
         if len(self) < FEWEST:
             return

@@ -12,12 +12,13 @@ import threading
 
 from core.config import IndexKind
 from core.errors import GalleryError
-from core.types import Codes, Distances, Hits, Keys
+from core.types import Codes, Hits, Keys
 from index.approximate import FEWEST
-from index.binary import FaissIndex, settle
+from index.binary import settle
 from index.codes import checked
 from index.exact import checked_k, unused
 from index.milvus import MOST, Milvus
+from index.over_exact import OverExact
 
 log = logging.getLogger("qshift.milvus")
 TYPES: dict[str, str] = {"milvus": "BIN_FLAT", "milvus-ivf": "BIN_IVF_FLAT"}
@@ -25,7 +26,7 @@ PROBES = 64
 """Groups looked into by BIN_IVF_FLAT, as by "ivf"."""
 
 
-class MilvusIndex:
+class MilvusIndex(OverExact):
     """Codes by key, as `FaissIndex`. Searches may run side by side, changes not.
 
     Args:
@@ -41,49 +42,16 @@ class MilvusIndex:
         self, bits: int, kind: IndexKind, server: Milvus, effort: int | None = None,
         threads: int | None = None, fewest: int = FEWEST,
     ) -> None:  # fmt: skip
+        super().__init__(bits, threads)
         self._type, self._server, self._fewest = TYPES[kind], server, fewest
         self._effort = (effort or PROBES) if kind == "milvus-ivf" else None
-        self._exact = FaissIndex(bits, threads=threads)
         self._name = ""  # of the collection; empty: it is not known to hold these codes
         self._writing = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._exact)
-
-    @property
-    def bits(self) -> int:
-        return self._exact.bits
-
-    @property
-    def keys(self) -> Keys:
-        """[N] ascending."""
-        return self._exact.keys
-
-    @property
-    def codes(self) -> Codes:
-        """[N, L/8] in the order of `keys`."""
-        return self._exact.codes
 
     @property
     def served(self) -> bool:
         """Whether Milvus is searched now."""
         return bool(self._name)
-
-    def add(self, keys: Keys, codes: Codes) -> None:
-        """Adds items and writes all: segments get theirs at once. Raises GalleryError for bad items."""
-        self._exact.add(keys, codes)
-        self._changed()
-
-    def remove(self, keys: Keys) -> int:
-        """Removes the items that are there and writes the others anew; returns how many were."""
-        count = self._exact.remove(keys)
-        if count:
-            self._changed()
-        return count
-
-    def distances(self, codes: Codes) -> Distances:
-        """[B, L/8] -> [B, N] int32 in the order of `keys`; here."""
-        return self._exact.distances(codes)
 
     def search(self, codes: Codes, k: int, allowed: Keys | None = None) -> Hits:
         """K near [B, K] by (distance, key); filters, and what Milvus does not answer, are searched here."""

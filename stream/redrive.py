@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from core.config import KafkaConfig
 from core.records import Coordinates, Record
@@ -133,15 +133,11 @@ def _original(log: Log, letter: _Letter) -> Record | None:
     """The record as its client sent it; from its source where the letter was cut."""
     said, at = dict(letter.record.headers), letter.source
     if "x-source-truncated" not in said:
-        return letter.record if "x-source-null" not in said else _without_value(letter.record)
+        return letter.record if "x-source-null" not in said else replace(letter.record, value=None)
     low, high = log.bounds(at.topic).get(at.partition, (0, 0))
     if not low <= at.offset < high:
         return None
     return next(iter(log.read(at.topic, {at.partition: (at.offset, at.offset + 1)})), None)
-
-
-def _without_value(record: Record) -> Record:
-    return Record(record.at, None, record.key, record.headers, record.timestamp_ms)
 
 
 def _number(text: str) -> int:

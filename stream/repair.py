@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
-
 from core.config import Config, KafkaConfig
-from core.errors import ArtifactError, BrokerError
+from core.errors import ArtifactError
 from core.readers.places import bytes_of
 from core.records import Partition
 from stream.cluster import delete_before, group_members
 from stream.directory import entry_line, line_entry, write_whole
 from stream.mending import Mended, mended
-from stream.options import client_options
+from stream.recording import KafkaLog
 from stream.states import entry_to_bytes
 from stream.topic_log import TopicLog
 
@@ -45,17 +42,9 @@ def repair(config: Config, write: bool) -> Iterator[Mended]:
 
 
 def _ends(kafka: KafkaConfig) -> dict[Partition, int]:
-    try:
-        reader = KafkaConsumer(group_id=None, **client_options(kafka.bootstrap_servers, kafka.security))
-        try:
-            parts = [
-                TopicPartition(kafka.queries, n) for n in reader.partitions_for_topic(kafka.queries) or ()
-            ]
-            return {(part.topic, part.partition): end for part, end in reader.end_offsets(parts).items()}
-        finally:
-            reader.close()
-    except KafkaError as error:
-        raise BrokerError(f"Kafka cannot be asked for the end of {kafka.queries}: {error}") from error
+    with KafkaLog(kafka.bootstrap_servers, kafka.security) as log:
+        bounds = log.bounds(kafka.queries)
+    return {(kafka.queries, number): end for number, (_, end) in bounds.items()}
 
 
 def _topic(kafka: KafkaConfig, ends: dict[Partition, int], write: bool) -> Iterator[Mended]:

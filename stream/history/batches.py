@@ -45,15 +45,13 @@ class Batches:
                 self._verdict.noticed("unreadable", f"{record.at}: {error}")
                 continue
             if (entry.topic, entry.partition) == self._at:
-                self.take([entry])
+                self._take(entry)
         self._settle()
 
-    def take(self, entries: Iterable[JournalEntry]) -> None:
-        """Takes entries, in order."""
-        for entry in entries:
-            short = replace(entry, offsets=())
-            self._rows[id(short)] = np.array(entry.offsets, np.int64)
-            self._entries.append(short)
+    def _take(self, entry: JournalEntry) -> None:
+        short = replace(entry, offsets=())
+        self._rows[id(short)] = np.array(entry.offsets, np.int64)
+        self._entries.append(short)
 
     def find(self, lane: str, seq: int) -> tuple[JournalEntry, NDArray[np.int64]] | None:
         """The boundary that counts, and its offsets."""

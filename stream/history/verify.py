@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from core.config import KafkaConfig
 from core.errors import ConfigError
+from core.records import Record
 from stream.history.answered import Answered, letter_source, read_answer
 from stream.history.batches import Batches
 from stream.history.chain import Chain
@@ -43,14 +44,31 @@ def verify(
     }
     queries = _chosen(kafka, ends, partitions)
     verdict = Verdict()
-    chains = _chains(log, kafka, {n: ends[kafka.state].get(n, (0, 0)) for n in queries}, verdict, progress)
-    batches = _batches(
-        log, kafka, {n: ends[kafka.journal].get(n, (0, 0)) for n in queries}, verdict, progress
-    )
+    chains, batches = {}, {}
+    for number in queries:
+        at = kafka.queries, number
+        state, journal = (ends[topic].get(number, (0, 0)) for topic in (kafka.state, kafka.journal))
+        chains[number] = Chain(at, verdict)
+        chains[number].read(windows(log, kafka.state, {number: state}, progress))
+        batches[number] = Batches(at, journal[0] == 0, verdict)
+        batches[number].read(windows(log, kafka.journal, {number: journal}, progress))
     found = {n: Answered(*bounds, batches[n], verdict) for n, bounds in queries.items()}
+
+    def answer(record: Record) -> None:
+        one = read_answer(record, verdict)
+        if one is not None and one.source.topic == kafka.queries and one.source.partition in found:
+            verdict.answers += 1
+            found[one.source.partition].take(record, one)
+
+    def letter(record: Record) -> None:
+        at = letter_source(record)
+        if at is not None and at.topic == kafka.queries and at.partition in found:
+            verdict.dead_letters += 1
+            found[at.partition].refused(at)
+
     since = max(
-        _answers(log, kafka, ends[kafka.answers], found, verdict, progress),
-        _letters(log, kafka, ends[kafka.dead_letters], found, verdict, progress),
+        _taken(log, topic, ends[topic], take, progress)
+        for topic, take in ((kafka.answers, answer), (kafka.dead_letters, letter))
     )
     for number, answered in found.items():
         batches[number].hold_against(chains[number])
@@ -73,55 +91,13 @@ def _chosen(kafka: KafkaConfig, ends: Mapping[str, Bounds], partitions: Collecti
     return {number: held[number] for number in sorted(partitions or held)}
 
 
-def _chains(
-    log: Log, kafka: KafkaConfig, ranges: Bounds, verdict: Verdict, progress: Progress
-) -> dict[int, Chain]:
-    chains = {}
-    for number, bounds in ranges.items():
-        chains[number] = Chain((kafka.queries, number), verdict)
-        chains[number].read(windows(log, kafka.state, {number: bounds}, progress))
-    return chains
-
-
-def _batches(
-    log: Log, kafka: KafkaConfig, ranges: Bounds, verdict: Verdict, progress: Progress
-) -> dict[int, Batches]:
-    batches = {}
-    for number, bounds in ranges.items():
-        batches[number] = Batches((kafka.queries, number), bounds[0] == 0, verdict)
-        batches[number].read(windows(log, kafka.journal, {number: bounds}, progress))
-    return batches
-
-
-def _answers(
-    log: Log, kafka: KafkaConfig, ranges: Bounds, found: Mapping[int, Answered], verdict: Verdict,
-    progress: Progress,
-) -> int:  # fmt: skip
-    """Returns the time in ms before which answers may have been removed; 0 where none was."""
+def _taken(log: Log, topic: str, ranges: Bounds, take: Callable[[Record], None], progress: Progress) -> int:
+    """Hands every record on. Returns the time in ms before which some may have been removed; 0: none was."""
     since = 0
-    for record in windows(log, kafka.answers, ranges, progress):
+    for record in windows(log, topic, ranges, progress):
         if record.at.offset == ranges[record.at.partition][0] > 0:
             since = max(since, record.timestamp_ms)
-        answer = read_answer(record, verdict)
-        if answer is not None and answer.source.topic == kafka.queries and answer.source.partition in found:
-            verdict.answers += 1
-            found[answer.source.partition].take(record, answer)
-    return since
-
-
-def _letters(
-    log: Log, kafka: KafkaConfig, ranges: Bounds, found: Mapping[int, Answered], verdict: Verdict,
-    progress: Progress,
-) -> int:  # fmt: skip
-    """As `_answers`."""
-    since = 0
-    for record in windows(log, kafka.dead_letters, ranges, progress):
-        if record.at.offset == ranges[record.at.partition][0] > 0:
-            since = max(since, record.timestamp_ms)
-        at = letter_source(record)
-        if at is not None and at.topic == kafka.queries and at.partition in found:
-            verdict.dead_letters += 1
-            found[at.partition].refused(at)
+        take(record)
     return since
 
 

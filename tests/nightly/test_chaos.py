@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from integration_fixtures import fixtures_of_integration
 
 from stream.history.verify import verify
 from stream.recording import KafkaLog
@@ -24,19 +23,7 @@ from tests.nightly.counts import count
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
 
-def _fixtures_of_integration() -> Any:
-    """Broker, small world and worker processes are those of the integration tests."""
-    name = "qshift_integration_fixtures"
-    if name not in sys.modules:
-        path = Path(__file__).parents[1] / "integration" / "conftest.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-_integration = _fixtures_of_integration()
+_integration = fixtures_of_integration()
 topics, vector_world = _integration.topics, _integration.vector_world
 nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from changing_items import Changes, check_answers, check_from_scratch
 from how_to import environment
+from integration_fixtures import fixtures_of_integration
 from kafka import KafkaProducer
 
 from core.config import LimitConfig
@@ -40,18 +40,7 @@ WORKER_EVERY, FOLLOWER_EVERY = 12, 9
 LINGER_SECONDS = 0.2
 
 
-def _fixtures_of_integration() -> Any:
-    name = "qshift_integration_fixtures"
-    if name not in sys.modules:
-        path = Path(__file__).parents[1] / "integration" / "conftest.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-_integration = _fixtures_of_integration()
+_integration = fixtures_of_integration()
 topics, vector_world, broker = _integration.topics, _integration.vector_world, _integration.broker
 nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
 
