@@ -58,7 +58,7 @@ class Evidence:
         self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], hash_: Hash
     ) -> None:
         self._answer, self._clean_queries, self._hash = config, reference, hash_
-        self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
+        self._clean: dict[tuple[str, Modality], tuple[float, float, float]] = {}
         self._together: dict[Modality, float] = {}
         self._said: set[Modality] = set()
 
@@ -75,11 +75,14 @@ class Evidence:
         lost, left = (self.below(gallery, modality, found.max(axis=1)) for found in near)
         before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
         apart = (before - after) / (1.0 - self._clean_together(modality))
-        shares = [
-            agreement(gallery, twin.hits.keys[rows], found[rows])
-            for twin, found in zip((frozen, adapted), near)
-        ]
-        drop = Drop.of(lost[rows], left[rows], apart, _agreed(*shares))
+        agreed = math.inf
+        if self.agreement_of_clean(gallery, modality) > CLASSES:
+            shares = [
+                agreement(gallery, twin.hits.keys[rows], found[rows])
+                for twin, found in zip((frozen, adapted), near)
+            ]
+            agreed = _agreed(*shares)
+        drop = Drop.of(lost[rows], left[rows], apart, agreed)
         return limited(weight(drop, self._answer.evidence), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -128,14 +131,23 @@ class Evidence:
 
     def clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
+        return self._of_clean(gallery, modality)[:2]
+
+    def agreement_of_clean(self, gallery: Gallery, modality: Modality) -> float:
+        """Mean `agreement` of the clean source queries in this gallery."""
+        return self._of_clean(gallery, modality)[2]
+
+    def _of_clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float, float]:
         key = (gallery.version, modality)
         if key not in self._clean:
             clean = self._clean_queries[modality]
             features = clean.features
             codes = self._hash(torch.from_numpy(np.array(features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
-            found = nearest(gallery, Encoded(features, codes), hits, itself=False, made_of=clean.own)
-            made = (float(found.mean()), max(float(found.std()), 1e-6))
+            near = others(gallery, Encoded(features, codes), hits, itself=False, made_of=clean.own)
+            found = near.max(axis=1)
+            shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
+            made = (float(found.mean()), max(float(found.std()), 1e-6), float(shares.mean()))
             self._clean[key] = made
             while len(self._clean) > KEPT:
                 self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
@@ -151,9 +163,7 @@ def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def _agreed(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    """Standard errors by which neighbours agree more than before; inf where items share no labels."""
-    if max(before.mean(), after.mean()) <= CLASSES:
-        return math.inf
+    """Standard errors by which neighbours agree more than before."""
     more = after - before
     return float(more.mean() / max(more.std() / math.sqrt(len(more)), 1e-6))
 
@@ -193,7 +203,20 @@ def nearest(
     but: Keys | None = None,
     made_of: Floats | None = None,
 ) -> NDArray[np.float64]:
-    """Cosine [B] to the nearest item of the shortlist.
+    """Cosine [B] to the nearest item of the shortlist, but for those that `others` leaves out."""
+    found: NDArray[np.float64] = others(gallery, queries, hits, itself, but, made_of).max(axis=1)
+    return found
+
+
+def others(
+    gallery: Gallery,
+    queries: Encoded,
+    hits: Hits,
+    itself: bool = True,
+    but: Keys | None = None,
+    made_of: Floats | None = None,
+) -> NDArray[np.float64]:
+    """Cosine [B, K] to every item of the shortlist; -1 for what is left out.
 
     Without `itself` the query's own copy is left out, by its cosine; `but` [B] are keys that are left out,
     and `made_of` [B, D] features of items that are.
@@ -205,8 +228,7 @@ def nearest(
         cosine[np.einsum("bkd,bd->bk", gallery.features(hits.keys), made_of) > COPY] = -1.0
     if but is not None:
         cosine[hits.keys == but[:, None]] = -1.0
-    found: NDArray[np.float64] = cosine.max(axis=1)
-    return found
+    return cosine
 
 
 def cosines(gallery: Gallery, queries: Encoded, hits: Hits) -> NDArray[np.float64]:

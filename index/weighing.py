@@ -36,10 +36,10 @@ which it counts, and fully. Noise gathers the queries of a transformer; as they 
 GATHERED = (0.02, 0.05)
 """The same the other way: queries that the adapted twin gathers give it no more than the frozen one's say.
 Another domain's pictures come nearer to the gallery so, and to its wrong items."""
-AGREED, SURE, CLASSES = (-1.0, 1.0), (0.0, 2.0), 0.2
+AGREED, SURE, CLASSES = (-1.0, 1.0), (0.0, 2.0), 2 / 3
 """Standard errors by which the adapted twin's nearest items agree more on their label than the frozen twin's,
-from which it counts and counts fully, and counts more than the frozen one; and the share of agreeing items
-from which a gallery has classes, so that this says anything: docs/lab/log.md."""
+from which it counts and counts fully, and counts more than the frozen one; and how many neighbours of clean
+queries agree in a gallery that has classes, where this says anything: docs/lab/log.md."""
 NEAR, FARTHER = (0.0, 0.25), (1.0, 0.5)
 """A query that has lost no more than so much, and one that the adapted twin takes farther away by so much, in
 sd, and the largest weights that they get."""

@@ -64,13 +64,16 @@ class World:
         codes = self.codes(self.items)
         names = [f"item-{i}" for i in range(count)]
         keys = np.arange(count, dtype=np.int64) * 3 + 7  # not the positions
-        labels = [f"class-{i % classes}" for i in range(count)] if classes else names
+        labels = names
+        if classes:
+            self.items = unit(self.items + directions(9, classes)[np.arange(count) % classes])
+            codes, labels = self.codes(self.items), [f"class-{i % classes}" for i in range(count)]
         self.gallery = VersionedGallery(BITS, names, codes, labels, self.items, keys=keys, backend="exact")
         self.clean = near(self.items[np.arange(60) % count], 0.5, 2) if reference is None else reference
         zeros = np.zeros(len(self.clean), np.float32)
         self.known = {"vector": DriftReference(self.clean, zeros, zeros)}
-        evidence = Evidence(self.config.answer, self.known, self.head.codes)
-        self.fusion = TwinFusion(self.config.answer, evidence)
+        self.weigher = Evidence(self.config.answer, self.known, self.head.codes)
+        self.fusion = TwinFusion(self.config.answer, self.weigher)
         self.judge = Judge(self.config.answer, self.fusion)
 
     def levels(self, kept: Remembered, label: str) -> list[Levels]:
@@ -416,21 +419,22 @@ def test_agreement_is_the_share_of_the_labels_of_the_first() -> None:
     assert found.tolist() == pytest.approx(shares) and 0.2 < found.mean() < 1
 
 
-@pytest.mark.parametrize("classes", [0, 2])
-def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classes: int) -> None:
-    """Where every item has a label of its own nothing agrees, and nothing is concluded from it."""
+@pytest.mark.parametrize(("classes", "asked"), [(0, False), (2, True), (10, False)])
+def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classes: int, asked: bool) -> None:
+    """Where labels have one item, or three, ten neighbours cannot agree: nothing is concluded from it."""
     world = World(classes=classes, shortlist=ITEMS, evidence=(-8.0, 0.0))
-    frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.1, 7)
+    frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.6, 7)
     twins = [world.seen(queries) for queries in (frozen, adapted)]
     before, after = (
         agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))
         for twin in twins
     )
-    assert (max(before.mean(), after.mean()) > CLASSES) == bool(classes)
+    assert (world.weigher.agreement_of_clean(world.gallery, "vector") > CLASSES) == asked
+    assert not classes or after.mean() != before.mean()
     for one, other, more in ((adapted, frozen, after - before), (frozen, adapted, before - after)):
         lost, left = (np.array(world.drops(side, world.usual(world.clean))) for side in (other, one))
         apart = (alike(other) - alike(one)) / (1 - alike(world.clean))
-        agreed = float(more.mean() / (more.std() / math.sqrt(ITEMS))) if classes else math.inf
+        agreed = float(more.mean() / (more.std() / math.sqrt(ITEMS))) if asked else math.inf
         expected = weight(Drop.of(lost, left, apart, agreed), (-8.0, 0.0))
         assert world.answer(one, other).weights.max() == expected
 
