@@ -210,7 +210,7 @@ class AnswerConfig(Section):
     effort: int | None = Field(None, ge=1, le=1 << 20)  # None: what `index` does by default
     # Share of the queries that the frozen twin is still asked for under a strong shift that has lasted, never
     # less than labels.rate; 1: all. docs/lab/log.md 2026-11-30
-    frozen_share: float = Field(1.0, ge=0, le=1)
+    frozen_share: float = Field(0.3, ge=0, le=1)
 
     @model_validator(mode="after")
     def _enough(self) -> Self:

@@ -138,13 +138,13 @@ def test_how_long_it_has_lasted_is_part_of_the_state(world: World) -> None:
 
 
 def test_asked_for_all_nothing_is_counted(world: World) -> None:
-    """The default: states are what they were before there was a setting."""
+    """States are what they were before there was a setting."""
     session = lasting(world, built(world, share=1.0))
     assert session.lasting == 0 and "lasting" not in session.snapshot()[1]
     default = Config()
-    other = default.model_copy(update={"answer": default.answer.model_copy(update={"frozen_share": 0.3})})
-    assert "frozen_share" not in str(default.decisions())
-    assert {name for name, part in default.decisions().items() if other.decisions()[name] != part} == {
+    whole = default.model_copy(update={"answer": default.answer.model_copy(update={"frozen_share": 1.0})})
+    assert "frozen_share" not in str(whole.decisions()) and default.answer.frozen_share == 0.3
+    assert {name for name, part in whole.decisions().items() if default.decisions()[name] != part} == {
         "answer"
     }
 
