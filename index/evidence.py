@@ -41,6 +41,9 @@ COPY = 1 - 1e-5
 
 NEIGHBOURS = 10
 """Nearest items of a query that are asked whether they carry the label of the first."""
+PICTURE_SHARE = 0.5
+"""Of a composed query: the other half is text, which shifts with no picture, so that half as large a drop is
+as much evidence: docs/lab/log.md."""
 KEPT = 64
 """Gallery versions, times modalities, whose clean figures are remembered: a gallery may change for ever."""
 
@@ -83,7 +86,7 @@ class Evidence:
             ]
             agreed = _agreed(*shares)
         drop = Drop.of(lost[rows], left[rows], apart, agreed)
-        return limited(weight(drop, self._answer.evidence), drop, lost, left)
+        return limited(weight(drop, self._bounds(modality)), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
         """Whether the weight is 0 whatever the adapted twin answers: the frozen side shows no shift."""
@@ -93,7 +96,12 @@ class Evidence:
         if lost is None or not len(rows):
             return True
         best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf)
-        return weight(best, self._answer.evidence) == 0.0
+        return weight(best, self._bounds(modality)) == 0.0
+
+    def _bounds(self, modality: Modality) -> tuple[float, float]:
+        low, high = self._answer.evidence or (0.0, 0.0)
+        share = PICTURE_SHARE if modality == "composed" else 1.0
+        return share * low, share * high
 
     def drops(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64] | None:
         """How far a twin's nearest cosines [B] lie below clean ones, in sd; None: nothing to compare with."""

@@ -628,3 +628,22 @@ def test_a_label_of_no_item_has_no_levels() -> None:
     code = world.codes(world.items[:1])[0]
     kept = Remembered(Coordinates("q", 0, 0), "v", 0, code, code, world.items[0], world.items[0])
     assert not any(levels.any() for levels in world.levels(kept, "unheard of"))
+
+
+def test_a_composed_query_needs_half_the_evidence() -> None:
+    """Half of it is text, which no shift of pictures moves."""
+    world = World(shortlist=ITEMS)
+    clean = DriftReference(world.clean, np.zeros(60, np.float32), np.zeros(60, np.float32))
+    head = HashHead(
+        np.random.default_rng(1).normal(size=(BITS, WIDTH)).astype(np.float32), np.zeros(BITS, np.float32),
+        {"image": np.zeros(WIDTH, np.float32), "composed": np.zeros(WIDTH, np.float32)},
+    )  # fmt: skip
+    evidence = Evidence(world.config.answer, {"image": clean, "composed": clean}, head.codes)
+    counted, quiet = np.ones(ITEMS, bool), {}
+    for spread in (*np.linspace(0.5, 0.7, 41), 1.2):
+        twin = world.seen(near(world.items, spread, 6))
+        quiet[spread] = [
+            evidence.quiet(world.gallery, modality, twin, counted) for modality in ("image", "composed")
+        ]
+    assert quiet[0.5] == [True, True] and quiet[1.2] == [False, False]
+    assert [True, False] in quiet.values() and [False, True] not in quiet.values()
