@@ -12,11 +12,10 @@ from typing import TypeVar
 from core.errors import ConfigError
 from qshift.benchmarks.streams import Look, Stream, check_corruption
 from qshift.benchmarks.suite.late import with_late
-from qshift.benchmarks.suite.rates import split
 from qshift.benchmarks.suite.rows import FROZEN
 from qshift.benchmarks.suite.work import Tasks
 from qshift.benchmarks.suites import Plan, Suite
-from qshift.methods import METHODS, SUITE_METHODS
+from qshift.methods import METHODS, SUITE_METHODS, split
 from qshift.methods import known as known_method
 from qshift.shifts.corruptions import IMAGE_CORRUPTIONS
 from qshift.shifts.wording import TEXT_CORRUPTIONS

@@ -11,31 +11,12 @@ from collections.abc import Mapping
 
 from adapters.online.gradient import Settings
 from core.config import Config
-from core.errors import ConfigError
 from core.types import Modality
 from encoders.base_model import Base
+from qshift.methods import split
 
-MARK = "*"
 TUNED: Mapping[str, Mapping[str, float]] = {}
 """Data of a task (`emoji` of `emoji/picture-noto`) -> method -> factor. Not named: 1."""
-
-
-def split(name: str) -> tuple[str, float | None]:
-    """A method of the suite without its factor, and the factor; None where none is named.
-
-    Raises:
-        ConfigError: a factor that is no number above 0.
-    """
-    method, mark, written = name.partition(MARK)
-    if not mark:
-        return name, None
-    try:
-        factor = float(written)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < float("inf"):
-        raise ConfigError(f"method {name!r}: behind {MARK} stands a number above 0, as in tent{MARK}3")
-    return method, factor
 
 
 def factor_of(name: str, task: str) -> float:
