@@ -2,9 +2,9 @@
 
 PYTHONPATH=. python tests/qshift/measure_latency.py CACHE [LONE] [BURST]
 
-The demo's base and `qshift serve` as a process. Lone queries are sent one by one, each after the answer of
-the one before and a second; then BURST at once. Clean ones first, then noisy ones. Milliseconds by the clocks of
-the log, from sending to the answer's record.
+The demo's base and `qshift serve` as a process. Lone queries are sent one by one, each a second after the
+answer of the one before; then BURST at once. Clean ones first, then noisy ones. Milliseconds by the clocks
+of the log, from sending to the answer's record.
 """
 
 import subprocess
