@@ -61,6 +61,7 @@ SUITE_METHODS = (
 )  # fmt: skip
 """What `qshift bench` compares where no `--method` is named."""
 EXTRAS = ("fused", "repair")
+FACTOR = "*"
 
 
 def known(name: str) -> bool:
@@ -80,6 +81,24 @@ def _own(method: str) -> bool:
 
     imported(method)
     return True
+
+
+def split(name: str) -> tuple[str, float | None]:
+    """A method, and the factor of its learning rate as `qshift bench` knows it; None where none is named.
+
+    Raises:
+        ConfigError: a factor that is no number above 0.
+    """
+    method, mark, written = name.partition(FACTOR)
+    if not mark:
+        return name, None
+    try:
+        factor = float(written)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise ConfigError(f"method {name!r}: behind {FACTOR} stands a number above 0, as in tent{FACTOR}3")
+    return method, factor
 
 
 def check_known(names: Iterable[str]) -> None:

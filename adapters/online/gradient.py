@@ -43,10 +43,10 @@ class Settings:
 
     @classmethod
     def resolve(cls, config: AdaptConfig, constants: SourceConstants) -> Settings:
-        """The preset `tcr-paper` wins over every key; rate and temperature fall back to the base model's."""
-        if config.preset == "tcr-paper":  # TCR code, all published configurations (BLIP t2i: rate 3e-5)
-            return cls(3e-4, 0.02, 0.1, 3, "paper", "queue", 1.0, None, 1e-4)
+        """The preset `tcr-paper` leaves only the rate to choose; else the base has rate and temperature."""
         rate, temperature = config.learning_rate, config.temperature
+        if config.preset == "tcr-paper":  # TCR code, all published configurations (BLIP t2i: rate 3e-5)
+            return cls(3e-4 if rate is None else rate, 0.02, 0.1, 3, "paper", "queue", 1.0, None, 1e-4)
         return cls(
             learning_rate=constants.learning_rate if rate is None else rate,
             temperature=constants.temperature if temperature is None else temperature,

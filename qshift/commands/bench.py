@@ -67,7 +67,7 @@ def bench(
     """Compare methods on suites of shifted queries, each judged against its frozen twin."""
     from core.config_file import load
 
-    settings, chosen = load(config), methods_named(method)
+    settings, chosen = load(config), methods_named(method, factors=True)
     check_files(None, (json_file, markdown_file, html_file))
     from qshift.benchmarks.suite.bench import run_suite
     from qshift.benchmarks.suite.chosen import Options

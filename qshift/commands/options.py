@@ -72,12 +72,12 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def methods_named(texts: Iterable[str] | None) -> tuple[str, ...]:
-    """Every method named, once. Raises ConfigError for an unknown one."""
-    from qshift.methods import check_known  # pydantic takes as long as all of --help
+def methods_named(texts: Iterable[str] | None, factors: bool = False) -> tuple[str, ...]:
+    """Every method named, once; with `factors` tent*3 is one, too. Raises ConfigError for an unknown one."""
+    from qshift.methods import check_known, split  # pydantic takes as long as all of --help
 
     found = tuple(dict.fromkeys(name for text in texts or () for name in names(text)))
-    check_known(found)
+    check_known(split(name)[0] if factors else name for name in found)
     return found
 
 

@@ -439,3 +439,17 @@ def test_suites_are_those_of_the_command_line() -> None:
     assert set(qshift.benchmarks.suites.SUITES) == {
         "core", "develop", "decoupling", "safety", "chain", "labels"
     }  # fmt: skip
+
+
+def test_a_factor_multiplies_the_learning_rate_of_a_method(replayed: Callable[..., Report]) -> None:
+    """`rest*1` is rest; steps a hundred times as long answer otherwise."""
+    named = ("rest", "rest*1", "rest*100")
+    report = replayed(methods=named, seeds=1, streams=("there-and-back",))
+    found = {name: [row.map for row in report.rows if row.method == name] for name in named}
+    assert found["rest"] == found["rest*1"] != found["rest*100"]
+
+
+@pytest.mark.parametrize("written", ["rest*", "rest*-1", "rest*0", "rest*much", "rest*inf"])
+def test_a_factor_that_is_none_is_said(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"a number above 0, as in tent\*3"):
+        methods_of((written,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from rich.console import Console
@@ -181,7 +182,8 @@ def _results(
                 f"the result of {gone[0]} on {job.stream.task} {job.stream.name} is damaged or gone: "
                 "run the command again"
             )
-        found = {method: result for method, result in loaded.items() if result is not None}
+        # One file serves two names that mean the same, as tent and tent*1 do.
+        found = {name: replace(result, method=name) for name, result in loaded.items() if result is not None}
         by_stream.setdefault(job.stream, []).append(found)
     return list(by_stream.items())
 

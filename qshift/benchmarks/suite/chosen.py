@@ -15,7 +15,7 @@ from qshift.benchmarks.suite.late import with_late
 from qshift.benchmarks.suite.rows import FROZEN
 from qshift.benchmarks.suite.work import Tasks
 from qshift.benchmarks.suites import Plan, Suite
-from qshift.methods import METHODS, SUITE_METHODS
+from qshift.methods import METHODS, SUITE_METHODS, split
 from qshift.methods import known as known_method
 from qshift.shifts.corruptions import IMAGE_CORRUPTIONS
 from qshift.shifts.wording import TEXT_CORRUPTIONS
@@ -60,7 +60,7 @@ def methods_of(named: Sequence[str], late: Sequence[int] = ()) -> tuple[str, ...
     Args:
         late: batches that labels come late; each method that answers from both twins is run with them, too.
     """
-    for name in named:
+    for name in (split(name)[0] for name in named):
         if not known_method(name):  # a name may carry extras, as in "rest+fused"
             one_of("method", name, METHODS)
     chosen = named or SUITE_METHODS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from core.config import Config
-from qshift.methods import with_method
+from qshift.methods import split, with_method
 
 MARK = "@"
 
@@ -14,7 +14,7 @@ def with_late(names: Iterable[str], late: Sequence[int]) -> list[str]:
     """The methods, and those that answer from both twins once more for every lateness."""
     found: list[str] = []
     for name in names:
-        method, *extras = name.split("+")
+        method, *extras = split(name)[0].split("+")
         both = method == "default" or "fused" in extras
         found += [name, *(f"{name}{MARK}{one}" for one in late if both)]
     return found
@@ -27,6 +27,7 @@ def lateness(name: str) -> int | None:
 
 
 def config_of(config: Config, name: str) -> Config:
-    """The configuration of a method of the suite."""
+    """The configuration of a method of the suite, but for the learning rate, which is the base's."""
     labels = config.labels.model_copy(update={"steer": lateness(name) is not None})
-    return with_method(config, name.partition(MARK)[0]).model_copy(update={"labels": labels})
+    method, _ = split(name.partition(MARK)[0])
+    return with_method(config, method).model_copy(update={"labels": labels})

@@ -19,6 +19,7 @@ from qshift.benchmarks.streams import Stream
 from qshift.benchmarks.suite.bases import prepare
 from qshift.benchmarks.suite.fingerprint import Fingerprints
 from qshift.benchmarks.suite.late import config_of, lateness
+from qshift.benchmarks.suite.rates import rated
 from qshift.benchmarks.suite.results import Identity, Result, ResultFiles
 from qshift.benchmarks.suite.runs import code_of, data_hash, run_stream
 from qshift.benchmarks.suite.tasks import load_task
@@ -150,15 +151,23 @@ class Worker:
                     config.decision_hash() + ("" if (late := lateness(method)) is None else f"@{late}"),
                     self._fingerprints.of(code_of(config, base, task.modality)),
                 )
-                for method, config in self._configs.items()
+                for method, config in self._rated(ready).items()
             },
         )
+
+    def _rated(self, ready: Ready) -> Mapping[str, Config]:
+        task = ready.task
+        return {
+            method: rated(config, method, task.name, ready.base, task.modality)
+            for method, config in self._configs.items()
+        }
 
     def _run(self, order: RunOrder, report: Report) -> None:
         if self._held is None or self._held.task.name != order.task:
             self._held = None  # let go before the next one is loaded
             self._held = self._tasks.ready(self._tasks.load(order.task))
         ready = self._held
+        configs = self._rated(ready)
 
         def save(method: str, result: Result, milliseconds: float) -> None:
             self._files.save(order.keys[method], result, milliseconds)
@@ -166,7 +175,7 @@ class Worker:
 
         run_stream(
             ready.task, ready.base, ready.gallery, order.stream, order.seed,
-            {method: self._configs[method] for method in order.keys}, save,
+            {method: configs[method] for method in order.keys}, save,
         )  # fmt: skip
 
 
