@@ -161,7 +161,7 @@ class BatchPass:
         with self.timed("search"):
             if not self.quiet:
                 features = self._session.adapter.transform(features, self)
-            self.frozen, self.adapted = self.side.twin(features), self._view.twin(features, len(self.batch))
+            self.frozen, self.adapted = self.side.twins(features)
 
     def fuse(self) -> None:
         """What is served, by the evidence of the rows that both twins read; and the frozen twin's entropy."""
