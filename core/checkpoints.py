@@ -20,6 +20,9 @@ class JournalEntry:
 
     An entry without `offsets` is no batch: there the lane obeyed the command before `control_offset`. In a
     batch's entry that is the place in the control log from which on the lane obeys.
+
+    `learns` is False where another full batch of the lane waited and `adapt.when_behind` is "skip": the batch
+    is answered, and no gradient is taken of it, whoever answers it again.
     """
 
     topic: str
@@ -33,6 +36,7 @@ class JournalEntry:
     gallery: str = ""
     label_offsets: Mapping[str, int] = field(default_factory=dict)
     control_offset: int = 0
+    learns: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def method(name: str) -> str:
 Method = Annotated[str, AfterValidator(method)]
 LEARNING = (
     "steps", "answer_from", "learning_rate", "temperature", "uniformity_scale", "constants", "anchor", "clip",
-    "weight_decay", "columns", "consistency", "reliability", "decouple", "guard",
+    "weight_decay", "columns", "consistency", "reliability", "decouple", "guard", "when_behind",
 )  # fmt: skip
 """Settings of `adapt` that only methods with gradients hear."""
 
@@ -173,6 +173,7 @@ class AdaptConfig(Section):
     preset: Literal["service", "tcr-paper"] = "service"
     steps: int = Field(1, ge=1, le=10)
     answer_from: Literal["before", "after", "paper"] = "before"
+    when_behind: Literal["learn", "skip"] = "learn"
     # None: the base model's manifest, chosen on its training data; the same for the temperature
     learning_rate: float | None = Field(None, gt=0, le=1)
     temperature: float | None = Field(None, gt=0)
@@ -329,8 +330,11 @@ class Config(Section):
         Label settings are among them: they decide `label_wanted` in the answers. The key goes in hashed only.
         """
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
-        # What is off by default stays what it was before there was a setting.
-        unset = {"answer": {"frozen_share"}} if self.answer.frozen_share == 1 else None
+        # What is off by default stays what it was before there was a setting; what the journal says of each
+        # batch decides nothing that is repeated.
+        unset = {"adapt": {"when_behind"}}
+        if self.answer.frozen_share == 1:
+            unset["answer"] = {"frozen_share"}
         texts = {name: self.model_dump_json(include={name}, exclude=unset) for name in names}
         steer = " steer" if self.labels.steer else ""  # what labels do by default stays what it was
         texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}{steer}"

@@ -183,8 +183,10 @@ class Gallery(Protocol):
 class Fusion(Protocol):
     """What is answered from the shortlists of both twins."""
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
-        """What a twin answers by itself, taken from `hits`; `top` items where another number is wanted."""
+    def twin(
+        self, gallery: Gallery, seen: Encoded, hits: Hits, among: Hits | None = None, top: int | None = None
+    ) -> Twin:
+        """A twin, and what it answers by itself: from `among` or all its `hits`, `top` items or as usual."""
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],

@@ -96,6 +96,7 @@ class Twin:
     answer: Hits
     """What it would answer alone, under the filters of the queries."""
     among: Hits | None = None  # the shortlist of its answer where a query has a filter; None: `hits`
+    cosines: NDArray[np.float64] | None = None  # [B, K] to the items of `hits`, -1: no item; None: not taken
 
     @property
     def features(self) -> Floats:

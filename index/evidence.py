@@ -26,7 +26,7 @@ from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.references import DriftReference
 from core.types import Codes, Encoded, Floats, Hits, Keys, Modality, Twin
-from index.fusion import cosine_of
+from index.fusion import cosines
 from index.weighing import CLASSES, Drop, limited, weight
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Evidence:
         rows = _distinct(frozen.codes, counted)
         if not self._compared(modality) or not len(rows):
             return np.zeros(len(counted))
-        near = [cosines(gallery, twin.encoded, twin.hits) for twin in (frozen, adapted)]
+        near = [seen(gallery, twin) for twin in (frozen, adapted)]
         lost, left = (self.below(gallery, modality, found.max(axis=1)) for found in near)
         before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
         apart = (before - after) / (1.0 - self._clean_together(modality))
@@ -118,7 +118,7 @@ class Evidence:
         return modality in self._clean_queries
 
     def _standardised(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
-        return self.below(gallery, modality, nearest(gallery, twin.encoded, twin.hits))
+        return self.below(gallery, modality, seen(gallery, twin).max(axis=1))
 
     def knows(self, modality: Modality) -> bool:
         """Whether the base has clean queries of this kind to compare with."""
@@ -239,8 +239,6 @@ def others(
     return cosine
 
 
-def cosines(gallery: Gallery, queries: Encoded, hits: Hits) -> NDArray[np.float64]:
-    """Cosine [B, K] to every item of the shortlist; -1 in places that nothing fills."""
-    cosine = cosine_of(gallery.features(hits.keys), queries)
-    cosine[hits.keys < 0] = -1.0
-    return cosine
+def seen(gallery: Gallery, twin: Twin) -> NDArray[np.float64]:
+    """A twin's cosines [B, K] to its shortlist: those that its answer was taken by, where it has them."""
+    return cosines(gallery, twin.encoded, twin.hits) if twin.cosines is None else twin.cosines

@@ -52,10 +52,21 @@ class TwinFusion:
     def __init__(self, config: AnswerConfig, evidence: Evidence) -> None:
         self._answer, self._evidence = config, evidence
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
-        """What a twin answers by itself: its shortlist, re-ranked by its own features."""
-        top = self._answer.top if top is None else top
-        return self._best(gallery, encoded, hits, encoded, hits, "none", np.ones(len(hits.keys)), top)
+    def twin(
+        self, gallery: Gallery, seen: Encoded, hits: Hits, among: Hits | None = None, top: int | None = None
+    ) -> Twin:
+        """A twin, and what it answers by itself: its shortlist, re-ranked by its own features.
+
+        Its cosines to the shortlist are taken here, once: answer, evidence and entropy all look at them.
+        """
+        top, chosen = self._answer.top if top is None else top, hits if among is None else among
+        near = cosines(gallery, seen, hits)
+        if self._answer.rerank:
+            score = near if among is None else cosines(gallery, seen, among)
+            alone = _ranked(chosen, score, top)
+        else:
+            alone = fuse(chosen, chosen, seen.codes, seen.codes, gallery.codes_of, top, "none")
+        return Twin(seen, hits, alone, among, near)
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: NDArray[np.bool_],
@@ -90,15 +101,8 @@ class TwinFusion:
         hits = fuse(first_hits, other_hits, first.codes, other.codes, gallery.codes_of, k, mode, weights)
         if not answer.rerank:
             return hits
-        known = hits.keys >= 0
-        score = self.score(gallery.features(hits.keys), known, first, other, mode, weights)
-        score[~known] = -BEHIND
-        order = np.argsort(-score, axis=1, kind="stable")[:, :top]
-        keys, distances = (
-            np.take_along_axis(hits.keys, order, 1),
-            np.take_along_axis(hits.distances, order, 1),
-        )
-        return Hits(keys, distances, np.take_along_axis(score, order, 1))
+        score = self.score(gallery.features(hits.keys), hits.keys >= 0, first, other, mode, weights)
+        return _ranked(hits, score, top)
 
     def score(
         self, items: Floats, known: NDArray[np.bool_], adapted: Encoded, frozen: Encoded, mode: Mode,
@@ -126,10 +130,28 @@ class TwinFusion:
         return belief
 
 
+def cosines(gallery: Gallery, queries: Encoded, hits: Hits) -> Scores:
+    """Cosine [B, K] to every item of the shortlist; -1 in places that nothing fills."""
+    cosine = cosine_of(gallery.features(hits.keys), queries)
+    cosine[hits.keys < 0] = -1.0
+    return cosine
+
+
 def cosine_of(items: Floats, queries: Encoded) -> Scores:
     """[B, K, D] -> [B, K]."""
     cosine: Scores = np.einsum("bkd,bd->bk", items, queries.features).astype(np.float64)
     return cosine
+
+
+def _ranked(hits: Hits, score: Scores, top: int) -> Hits:
+    """The best of a shortlist by scores [B, K], `top` of them."""
+    score = np.where(hits.keys >= 0, score, -BEHIND)
+    order = np.argsort(-score, axis=1, kind="stable")[:, :top]
+    return Hits(
+        np.take_along_axis(hits.keys, order, 1),
+        np.take_along_axis(hits.distances, order, 1),
+        np.take_along_axis(score, order, 1),
+    )
 
 
 def _rows(chosen: NDArray[np.bool_], these: Hits, others: Hits) -> Hits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,18 +101,29 @@ class FrozenSide:
             self._twin = self._view.twin(self.asked, len(self._queries))
             return self._view.quiet(self._twin, self.mended)
 
-    def twin(self, adapted: Tensor | None = None) -> Twin:
-        """The frozen twin; adapted features [B, D] stand for it in rows that it was not asked for."""
-        if adapted is None or self.paired.all():
-            return self._twin
-        return self._view.twin(torch.where(self.asked.isnan(), adapted, self.asked), len(self._queries))
+    def twin(self) -> Twin:
+        """The frozen twin of a batch of which all was asked."""
+        return self._twin
+
+    def twins(self, adapted: Tensor) -> tuple[Twin, Twin]:
+        """Both twins; adapted features [B, D] stand for the frozen ones in rows that were not asked for.
+
+        Who sees the same finds the same: nothing is searched twice. The second is no less a twin of its own.
+        """
+        count = len(self._queries)
+        if not self.paired.all():
+            both = torch.where(self.asked.isnan(), adapted, self.asked)
+            return self._view.twin(both, count), self._view.twin(adapted, count)
+        if torch.equal(adapted, self.asked):
+            return self._twin, replace(self._twin)
+        return self._twin, self._view.twin(adapted, count)
 
     @torch.no_grad()
     def entropy(self, refined: Entropy, mask: Tensor) -> Floats:
         """Refined entropy [n]; [0] of a sample, whose entropy is another."""
         if not self.paired.all():
             return np.zeros(0, np.float32)
-        nearest = self._view.nearest(self.asked, self._twin.hits)
+        nearest = self._view.nearest(self.asked, self._twin)
         found = refined(self._modality, self.asked, nearest, mask)
         return found[: len(self._queries)].cpu().numpy().astype(np.float32)
 

@@ -111,6 +111,8 @@ class Lane:
         if len(self.pending) < config.size and not due:
             return None
         rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]
+        # Who waits is known here alone: the journal tells whoever repeats the batch.
+        self.session.learns = not (self.session.skips and len(self.pending) >= config.size)
         self.session.steer()
         return self._formed(rows), False
 
@@ -122,6 +124,7 @@ class Lane:
             return None
         entry = self.planned.popleft()
         self.session.gallery, self._obeyed = entry.gallery, max(self._obeyed, entry.control_offset)
+        self.session.learns = entry.learns
         self.session.steer(labels)
         chosen, rows = set(wanted), []
         while self.pending and self.pending[0][0].at.offset <= wanted[-1]:

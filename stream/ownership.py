@@ -213,6 +213,7 @@ class Ownership:
             *owned.partition, lane.name, batch.seq, batch.offsets, state, label_offset, self.generation,
             gallery=self._pipeline.retrieval.use(lane.session.orders.gallery),
             label_offsets={} if steering is None else dict(steering.offsets), control_offset=lane.obeys,
+            learns=lane.session.learns,
         )  # fmt: skip
 
     def checkpoint(self, owned: Owned) -> Checkpoint:

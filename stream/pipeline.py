@@ -136,7 +136,7 @@ class BatchPass:
 
     def encode_adapted(self) -> None:
         """The forward that answers; its graph serves the first step of learning."""
-        learns = self._trainable and len(self.batch) >= self._pipeline.config.batch.floor
+        learns = self._trainable and not self._session.refusal(len(self.batch))
         if self.aligned is not None or self._params:
             with self.timed("encode_adapted"), nullcontext() if learns else torch.no_grad():
                 self._moved = self._forward(self.side.inputs, self._params, self.aligned)
@@ -161,7 +161,7 @@ class BatchPass:
         with self.timed("search"):
             if not self.quiet:
                 features = self._session.adapter.transform(features, self)
-            self.frozen, self.adapted = self.side.twin(features), self._view.twin(features, len(self.batch))
+            self.frozen, self.adapted = self.side.twins(features)
 
     def fuse(self) -> None:
         """What is served, by the evidence of the rows that both twins read; and the frozen twin's entropy."""
@@ -173,11 +173,9 @@ class BatchPass:
         self.strong = strong(self.weights[~alone], alike[~alone])
 
     def update(self) -> None:
-        """One update of the adapter, unless the batch is too small for any."""
-        if len(self.batch) < self._pipeline.config.batch.floor:
-            self._step = AdaptationStep(False, "too-small")
-        else:
-            self._step, _ = self._session.adapter.update(self)
+        """One update of the adapter, unless the batch is too small for any, or another one waits."""
+        refused, update = self._session.refusal(len(self.batch)), self._session.adapter.update
+        self._step = AdaptationStep(False, refused) if refused else update(self)[0]
 
     def take_in(self) -> None:
         """Alignment remembers the batch: all there is to learn in a lane without parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,10 +96,10 @@ class View:
         gallery, fusion, limits = self._gallery, self._retrieval.fusion, self._limits
         hits = gallery.search(encoded.codes, self._retrieval.size)
         if limits is None:
-            return Twin(encoded, hits, fusion.alone(gallery, encoded, hits))
+            return fusion.twin(gallery, encoded, hits)
         among = limits.shortlist(gallery, encoded.codes, hits)
-        alone = fusion.alone(gallery, encoded, hits if among is None else among, limits.widest)
-        return Twin(encoded, hits, limits.cut(alone), among)
+        twin = fusion.twin(gallery, encoded, hits, among, limits.widest)
+        return replace(twin, answer=limits.cut(twin.answer))
 
     def quiet(self, frozen: Twin, mended: NDArray[np.bool_]) -> bool:
         """Whether the frozen side shows no shift."""
@@ -124,12 +125,13 @@ class View:
         return _best(rows, self.shortlist(rows), NEAREST)
 
     @torch.no_grad()
-    def nearest(self, features: Tensor, hits: Hits) -> Tensor:
-        """[B, D] with the shortlist [n, K] of its first n rows -> their nearest items [B, D], else zeros."""
-        count = len(hits.keys)
-        candidates = torch.from_numpy(self._gallery.features(hits.keys)).to(features.device)
-        nearest = torch.zeros_like(features)
-        nearest[:count] = _best(features[:count].float(), candidates, 1)[:, 0]
+    def nearest(self, features: Tensor, twin: Twin) -> Tensor:
+        """[B, D] with the twin of its first n rows -> their nearest items [B, D], else zeros."""
+        keys, nearest = twin.hits.keys, torch.zeros_like(features)
+        if twin.cosines is not None:  # one item of each row is looked up instead of its whole shortlist
+            keys = np.take_along_axis(keys, twin.cosines.argmax(1)[:, None], 1)
+        candidates = torch.from_numpy(self._gallery.features(keys)).to(features.device)
+        nearest[: len(keys)] = _best(features[: len(keys)].float(), candidates, 1)[:, 0]
         return nearest
 
     def whole(self) -> Tensor:

@@ -50,6 +50,8 @@ class Session:
         self._hash: str | None = None
         self.gallery = ""
         """Version that a batch is to be repeated with, as the journal has it; "" for the one in use."""
+        self.learns = True
+        """Whether a gradient may be taken of the next batch, as its boundary in the journal has it."""
 
     def answer(self, batch: QueryBatch, repeated: bool = False) -> BatchPass:
         """Answers by what was learned so far; see `Pipeline.answer`."""
@@ -76,6 +78,18 @@ class Session:
     def mixes(self) -> bool:
         """Whether answers come from both twins, by a weight."""
         return self._pipeline.config.answer.fuse != "none"
+
+    @property
+    def skips(self) -> bool:
+        """Whether a batch is not learned from while another full one waits: of methods with gradients."""
+        wanted = self._pipeline.config.adapt.when_behind == "skip" and not self.adapter.learns_first
+        return wanted and bool(self.adapter.parameters())
+
+    def refusal(self, count: int) -> str:
+        """Why nothing is learned from a batch of so many queries; "" where something is."""
+        if count < self._pipeline.config.batch.floor:
+            return "too-small"
+        return "" if self.learns else "behind"
 
     def learn(self, answered: BatchPass) -> Outcome:
         """Learns from a batch that was answered; see `Pipeline.learn`."""

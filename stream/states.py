@@ -48,6 +48,7 @@ class _Entry(_Strict):
     gallery: str = ""
     label_offsets: dict[Place, Count] = {}
     control_offset: Count = 0
+    learns: bool = True
 
 
 class _KeptHead(_Strict):
@@ -217,10 +218,11 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
-    """Canonical JSON of a journal entry. Without gallery, labels and commands it is what 0.2 wrote."""
+    """Canonical JSON of a journal entry. Without gallery, labels, commands and haste it is what 0.2 wrote."""
     more: dict[str, Any] = {"gallery": entry.gallery} if entry.gallery else {}
     more |= {"label_offsets": dict(entry.label_offsets)} if entry.label_offsets else {}
     more |= _said("control_offset", entry.control_offset)
+    more |= {} if entry.learns else {"learns": False}
     return canonical(
         {
             "topic": entry.topic,
@@ -245,6 +247,7 @@ def entry_from_bytes(value: bytes) -> JournalEntry:
     entry = JournalEntry(
         found.topic, found.partition, found.lane, found.seq, tuple(found.offsets), found.state_hash,
         found.label_offset, found.generation, found.gallery, found.label_offsets, found.control_offset,
+        found.learns,
     )  # fmt: skip
     if entry_to_bytes(entry) != value:
         raise ArtifactError("not a journal entry: the JSON is not in its canonical spelling")

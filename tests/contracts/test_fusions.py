@@ -68,7 +68,7 @@ def queries(seed: int, shift: float, rows: int = ROWS) -> np.ndarray:
 def seen(fusion: Fusion, gallery: VersionedGallery, features: np.ndarray) -> Twin:
     encoded = Encoded(features, coded(features))
     hits = gallery.search(encoded.codes, SHORTLIST)
-    return Twin(encoded, hits, fusion.alone(gallery, encoded, hits))
+    return fusion.twin(gallery, encoded, hits)
 
 
 def lists(hits: Hits) -> list[list[int]]:
@@ -94,7 +94,7 @@ def test_a_longer_answer_begins_with_the_usual_one(fusion: Fusion) -> None:
     gallery, none = small(), np.zeros(ROWS, bool)
     longer = []
     for twin in (seen(fusion, gallery, queries(1, 1.0)), seen(fusion, gallery, queries(2, 0.5))):
-        alone = fusion.alone(gallery, twin.encoded, twin.hits, SHORTLIST)
+        alone = fusion.twin(gallery, twin.encoded, twin.hits, top=SHORTLIST).answer
         assert alone.keys.shape == (ROWS, SHORTLIST)
         assert np.array_equal(alone.keys[:, :TOP], twin.answer.keys)
         longer.append((twin, replace(twin, answer=alone)))
@@ -110,7 +110,7 @@ def test_answers_are_taken_from_what_a_filter_lets_through(fusion: Fusion) -> No
     limited, plain = [], []
     for twin in (seen(fusion, gallery, queries(1, 1.0)), seen(fusion, gallery, queries(2, 0.5))):
         among = gallery.search(twin.codes, SHORTLIST, np.arange(0, ITEMS, 3))
-        alone = fusion.alone(gallery, twin.encoded, among)
+        alone = fusion.twin(gallery, twin.encoded, twin.hits, among).answer
         assert {key % 3 for row in lists(alone) for key in row if key >= 0} == {0}
         limited.append(replace(twin, answer=alone, among=among))
         plain.append(twin)
@@ -195,7 +195,7 @@ def test_fewer_items_than_places_and_queries_that_are_no_numbers(fusion: Fusion)
     features[2] = np.nan
     frozen = seen(fusion, gallery, np.nan_to_num(features))
     code = Encoded(features, frozen.codes)
-    adapted = Twin(code, frozen.hits, fusion.alone(gallery, code, frozen.hits))
+    adapted = fusion.twin(gallery, code, frozen.hits)
     served, weights = fusion.together(gallery, "vector", frozen, adapted, np.zeros(ROWS, bool))
     for row in lists(served):
         assert set(row) <= {0, 1, 2, NO_KEY} and row.count(NO_KEY) >= TOP - 3

@@ -52,7 +52,7 @@ def twin(fusion: TwinFusion, seed: int, shift: float, among: Any = None) -> Twin
     encoded = Encoded(features, coded(features))
     hits = GALLERY.search(encoded.codes, ITEMS)
     shortlist = None if among is None else GALLERY.search(encoded.codes, ITEMS, among)
-    return Twin(encoded, hits, fusion.alone(GALLERY, encoded, shortlist or hits), shortlist)
+    return fusion.twin(GALLERY, encoded, hits, shortlist)
 
 
 def expected(features: np.ndarray, keys: np.ndarray) -> list[float]:

@@ -13,7 +13,7 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, KEPT, NEIGHBOURS, Evidence, agreement, cosines, together
+from index.evidence import COPY, KEPT, NEIGHBOURS, Evidence, agreement, seen, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
@@ -92,7 +92,7 @@ class World:
     def seen(self, features: np.ndarray) -> Twin:
         encoded = Encoded(features, self.codes(features))
         hits = self.gallery.search(encoded.codes, self.config.answer.shortlist)
-        return Twin(encoded, hits, self.fusion.alone(self.gallery, encoded, hits))
+        return self.fusion.twin(self.gallery, encoded, hits)
 
     def answer(
         self, adapted: np.ndarray, frozen: np.ndarray, repaired: Any = None, modality: Any = "vector"
@@ -178,6 +178,23 @@ def twins(world: World, rows: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 
 # What is served
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_cosines_that_a_twin_brings_weigh_as_those_taken_anew(classes: int) -> None:
+    """To the bit: they are the answer's own, of the same shortlist."""
+    world = World(evidence=(0.0, 2.0), classes=classes)
+    frozen, adapted = (world.seen(queries) for queries in reversed(twins(world)))
+    anew = [replace(twin, cosines=None) for twin in (frozen, adapted)]
+    none = np.zeros(12, bool)
+    served, weights = world.fusion.together(world.gallery, "vector", frozen, adapted, none)
+    again, same = world.fusion.together(world.gallery, "vector", *anew, none)
+    np.testing.assert_array_equal(weights, same)
+    assert (weights > 0).any() and served.scores is not None and again.scores is not None
+    np.testing.assert_array_equal(served.scores, again.scores)
+    for twin, other in zip((frozen, adapted), anew):
+        assert twin.cosines is not None
+        np.testing.assert_array_equal(twin.cosines, seen(world.gallery, other))
 
 
 @pytest.mark.parametrize("shortlist", [8, ITEMS, 50])
@@ -415,7 +432,7 @@ def test_agreement_is_the_share_of_the_labels_of_the_first() -> None:
         )
         labels = [world.gallery.labels_of(key)[0] for key in order[:NEIGHBOURS]]
         shares.append(labels.count(labels[0]) / NEIGHBOURS)
-    found = agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))[rows]
+    found = agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin))[rows]
     assert found.tolist() == pytest.approx(shares) and 0.2 < found.mean() < 1
 
 
@@ -425,10 +442,7 @@ def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classe
     world = World(classes=classes, shortlist=ITEMS, evidence=(-8.0, 0.0))
     frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.6, 7)
     twins = [world.seen(queries) for queries in (frozen, adapted)]
-    before, after = (
-        agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))
-        for twin in twins
-    )
+    before, after = (agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin)) for twin in twins)
     assert (world.weigher.agreement_of_clean(world.gallery, "vector") > CLASSES) == asked
     assert not classes or after.mean() != before.mean()
     for one, other, more in ((adapted, frozen, after - before), (frozen, adapted, before - after)):

@@ -76,7 +76,7 @@ class NeverQuiet:
     """A fusion that always asks the adapted twin."""
 
     def __init__(self, fusion: Fusion) -> None:
-        self.alone, self.together = fusion.alone, fusion.together
+        self.twin, self.together = fusion.twin, fusion.together
 
     def quiet(self, *_: object) -> bool:
         return False

@@ -20,7 +20,7 @@ from core.expected import EXPECTED, fitted, written
 from core.filters import ANYTHING, Wanted, filter_of, wanted
 from core.records import Coordinates
 from core.references import DriftReference, SourceConstants
-from core.types import Codes, Floats, Hits, Keys, Outcome, Query, QueryBatch, Twin
+from core.types import Codes, Floats, Hits, Keys, Outcome, Query, QueryBatch
 from encoders.base_model import Base
 from encoders.head import HashHead
 from encoders.vector import VectorEncoder
@@ -143,7 +143,7 @@ def test_a_filtered_answer_is_that_of_a_gallery_of_the_allowed_items(
             sides = []
             for twin in (outcome.frozen, outcome.adapted):
                 hits = alone.search(twin.codes, SHORTLIST)
-                sides.append(Twin(twin.encoded, hits, fusion.alone(alone, twin.encoded, hits)))
+                sides.append(fusion.twin(alone, twin.encoded, hits))
                 assert same(twin.answer, sides[-1].answer, row)
             served, _ = fusion.together(alone, "vector", sides[0], sides[1], np.zeros(SIZE, bool))
             assert same(outcome.served, served, row), (seq, row)

@@ -33,8 +33,10 @@ class ToyFusion:
     def __init__(self, top: int) -> None:
         self.top = top
 
-    def alone(self, gallery: Gallery, encoded: Encoded, hits: Hits, top: int | None = None) -> Hits:
-        return hits
+    def twin(
+        self, gallery: Gallery, seen: Encoded, hits: Hits, among: Hits | None = None, top: int | None = None
+    ) -> Twin:
+        return Twin(seen, hits, hits if among is None else among, among)
 
     def together(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, repaired: object,

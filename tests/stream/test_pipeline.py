@@ -65,8 +65,8 @@ class Texts:
         class Adapted:
             """The adapted twin alone is served."""
 
-            def alone(self, gallery: Any, encoded: Encoded, hits: Hits) -> Hits:
-                return hits
+            def twin(self, gallery: Any, encoded: Encoded, hits: Hits) -> Twin:
+                return Twin(encoded, hits, hits)
 
             def together(
                 self, gallery: Any, modality: Any, frozen: Twin, adapted: Twin, repaired: Any, correct: Any
