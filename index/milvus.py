@@ -14,8 +14,10 @@ import hashlib
 import logging
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +80,15 @@ class Milvus:
         self._client: Any = None
         self._until, self._pause = 0.0, 0.0
         self._lock = threading.Lock()
+        self.outage: Callable[[], None] = lambda: None
+        """Called when it stops answering; not again before it has answered."""
+        self._held: Counter[str] = Counter()
+        self._released: deque[str] = deque()
+
+    @property
+    def away(self) -> bool:
+        """Whether its last call failed."""
+        return self._pause > 0.0
 
     @property
     def rested(self) -> bool:
@@ -126,6 +137,35 @@ class Milvus:
             near.distances[row, : len(hits)] = [hit["distance"] for hit in hits]
         return near
 
+    def hold(self, name: str, holder: object) -> Callable[[], object]:
+        """Keeps a collection for as long as `holder` lives, or until what is returned is called."""
+        self._held[name] += 1
+        # A finaliser runs wherever memory is freed, under any lock: it only notes. At the end of the process
+        # nothing is dropped: the next one finds what it wrote.
+        release = finalize(holder, self._released.append, name)
+        release.atexit = False
+        return release
+
+    def sweep(self) -> None:
+        """Drops collections that were held and are no longer; what fails is tried at the next call.
+
+        Other services may still search them: they write them again, and answer alike meanwhile.
+        """
+        while self._released and self.rested:
+            name = self._released.popleft()
+            self._held[name] -= 1
+            if self._held[name] > 0:
+                continue
+            try:
+                self.drop(name)
+            except GalleryError as error:
+                self._held[name] += 1
+                self._released.append(name)
+                log.warning("a collection is dropped later", extra={"error": str(error)})
+            else:
+                del self._held[name]
+                log.info("no version uses a collection: dropped", extra={"collection": name})
+
     def drop(self, name: str) -> None:
         """Removes a collection, if it is there."""
         self._call("drop_collection", WRITE_SECONDS, collection_name=name)
@@ -166,6 +206,8 @@ class Milvus:
         return found
 
     def _failed(self, reason: str) -> GalleryError:
+        if not self.away:
+            self.outage()
         first, longest = REST_SECONDS
         self._pause = min(longest, 2 * self._pause or first)
         self._until = self._clock() + self._pause

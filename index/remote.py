@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from core.config import IndexKind
 from core.errors import GalleryError
@@ -46,6 +47,8 @@ class MilvusIndex(OverExact):
         self._type, self._server, self._fewest = TYPES[kind], server, fewest
         self._effort = (effort or PROBES) if kind == "milvus-ivf" else None
         self._name = ""  # of the collection; empty: it is not known to hold these codes
+        self._held = ""  # the collection that is kept for us
+        self._release: Callable[[], object] = _nothing
         self._writing = threading.Lock()
 
     @property
@@ -101,8 +104,16 @@ class MilvusIndex(OverExact):
         except GalleryError as error:
             self._away(error)
         else:
+            if self._name != self._held:
+                self._release()
+                self._held, self._release = self._name, self._server.hold(self._name, self)
             log.info("Milvus searches", extra={"items": len(self), "collection": self._name})
 
     def _away(self, error: GalleryError) -> None:
         self._name = ""
         log.warning("Milvus is away: items are searched here", extra={"error": str(error)})
+
+
+def _nothing() -> object:
+    """Releases nothing."""
+    return None

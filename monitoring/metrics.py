@@ -170,6 +170,10 @@ class Metrics:
         gauge.labels(version).set(1)
         self._gauges["qshift_index_items"].set(items)
 
+    def gallery_away(self) -> None:
+        """Counts an outage of the server that searches the gallery."""
+        self._counters["qshift_gallery_outages_total"].inc()
+
     def observer_failed(self, name: str) -> None:
         """Counts an error of an observer, by its kind."""
         self._counters["qshift_observer_errors_total"].labels(name).inc()

@@ -142,6 +142,12 @@ SERIES: tuple[Series, ...] = (
     Series("qshift_waiting_queries", "gauge", "Accepted queries that wait for a batch."),
     Series("qshift_index_items", "gauge", "Items in the gallery being searched."),
     Series("qshift_index_info", "gauge", "1 for the gallery version being searched.", ("version",)),
+    Series(
+        "qshift_gallery_outages_total",
+        "counter",
+        "Times that the server which searches the gallery stopped answering: items were searched here.",
+    ),
+    Series("qshift_gallery_away", "gauge", "1 while that server does not answer, 0 else and without one."),
     Series("qshift_observer_errors_total", "counter", "Errors of what watches the run.", ("observer",)),
     Series(
         "qshift_unobserved_total",

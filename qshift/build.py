@@ -21,7 +21,8 @@ from core.config import OWN_METHOD, SERVED, AnswerConfig, Config, LimitConfig
 from core.errors import ConfigError
 from core.identity import identity
 from core.protocols import Adapter, Aligner, Encoder, StateStore
-from core.types import Modality
+from core.readers.places import shown
+from core.types import Encoded, Modality
 from encoders.base_model import Base, load_base
 from encoders.decoding import Decoders
 from encoders.repair import Repairer, count_words, kept_whole
@@ -36,8 +37,8 @@ from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
 from index.versions import GalleryVersions
-from monitoring.judged import included, steers
-from monitoring.ranking import ap_and_first, counted_levels
+from monitoring.judged import JudgedQuality, Ranked, Remembered, included, steers
+from monitoring.ranking import Levels, ap_and_first, counted_levels
 from qshift.lanes import Aligners as Aligners
 from qshift.lanes import adapter as adapter
 from qshift.methods import METHODS
@@ -138,7 +139,7 @@ def server(config: Config, reached: bool = False) -> Milvus | None:
     return made
 
 
-def put_in_place(source: Path, folder: Path, base: Base) -> VersionedGallery:
+def put_in_place(source: Path, folder: Path, base_version: str | None = None) -> VersionedGallery:
     """Puts a whole gallery into the folder of another one, in one step: who follows it, answers from it.
 
     The items topic is taken in from its beginning into what is there then, as into one that was built anew.
@@ -146,15 +147,18 @@ def put_in_place(source: Path, folder: Path, base: Base) -> VersionedGallery:
     Args:
         source: the folder of the new gallery, which stays as it is.
         folder: the one that is followed; what it holds now is kept there for an hour.
-        base: that both were built with.
+        base_version: of the base model that both were built with; None: that of `folder`.
 
     Raises:
         ArtifactError, ConfigError: either cannot be read, or is of another base: nothing is changed.
-        GalleryError: features of another width.
+        GalleryError: codes or features of another width.
     """
-    new = load_gallery(source, base)
     with changing(folder, wait=True):
-        GalleryVersions(VersionedGallery.load(folder, base.version, backend="exact")).check(new)
+        if source.is_dir() and source.samefile(folder):
+            raise ConfigError(f"{shown(source)} is the gallery itself: name the folder of another one")
+        before = VersionedGallery.load(folder, base_version, backend="exact")
+        new = VersionedGallery.load(source, before.base_version, backend="exact")
+        GalleryVersions(before).check(new)
         new.save(folder)
     return new
 
@@ -247,6 +251,31 @@ def corrections(config: Config, versions: GalleryVersions, fusion: TwinFusion) -
         lambda counts: ap_and_first(counted_levels(*counts))[0],
         answer.rerank,
     )
+
+
+def ranked(engine: Engine) -> Ranked:
+    """Rankings of a remembered query by the gallery version that answered it."""
+    judge = Judge(engine.config.answer, engine.fusion)
+
+    def levels(version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
+        gallery = engine.versions.version(version)
+        if gallery is None:
+            return None
+        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
+        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
+        found = judge.rankings(gallery, frozen, adapted, kept.weight, label)
+        return tuple(counted_levels(*counts) for counts in found)
+
+    return levels
+
+
+def judged(engine: Engine) -> JudgedQuality:
+    """Sampled quality against the galleries that are kept."""
+    config, labels = engine.config, engine.config.labels
+    return JudgedQuality(
+        labels.key, labels.rate, labels.ttl_queries, ranked(engine), keep_features=config.answer.rerank,
+        seed=config.seed, report=labels.steer,
+    )  # fmt: skip
 
 
 def limit_pictures(base: Base, limits: LimitConfig) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core.artifacts import MANIFEST
 from core.errors import QshiftError
+from index.folder import newest
 from index.gallery import VersionedGallery
 from qshift.build import Engine, device, load_gallery, put_in_place
 from stream.warm_up import warm_gallery
@@ -39,7 +40,8 @@ class Following:
         self._engine, self._folder, self._shown = engine, folder, shown
         self._newest = engine.versions.current()
         self._seen: tuple[int, int] | None = None
-        self._end = threading.Event()
+        self._told = "composed" not in engine.base.reference
+        self._looking, self._end = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="qshift-gallery", daemon=True)
         engine.pipeline.retrieval.turn = self.turn
 
@@ -62,7 +64,7 @@ class Following:
         Raises:
             ArtifactError, ConfigError, GalleryError: it does not fit, or cannot be read: nothing is changed.
         """
-        new = put_in_place(source, self._folder, self._engine.base)
+        new = put_in_place(source, self._folder, self._engine.base.version)
         self.look()
         return new.version
 
@@ -82,6 +84,10 @@ class Following:
 
         What cannot be read, or does not fit the base, is said once, and the version in use stays.
         """
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         try:
             found = (self._folder / MANIFEST).stat()
         except OSError:
@@ -97,12 +103,19 @@ class Following:
         except QshiftError as error:
             log.error("the gallery stays as it was", extra={"error": str(error)})
         else:
+            if not self._told and new.version != self._newest.version:
+                self._told = True
+                log.info(
+                    "clean composed queries stay those of the base: qshift fit calibrate measures new ones"
+                )
             self._newest = new
 
     def _watch(self) -> None:
         while not self._end.wait(LOOK_SECONDS):
             try:
                 self.look()
+                if (server := self._newest.searched.server) is not None:
+                    server.sweep()
             except Exception:  # a folder is others' to write: nothing in it may stop the answers
                 log.exception("the gallery stays as it was")
 
@@ -113,6 +126,10 @@ class Following:
         kept = self._engine.versions.version(version)
         if kept is not None:
             return kept
+        if version == newest(self._folder):
+            self.look()  # a command may name it before the thread has seen it; it is followed from here on
+            if self._newest.version == version:
+                return self._newest
         try:
             return self._loaded(version)
         except QshiftError as error:

@@ -16,22 +16,20 @@ from adapters.semantics import Semantics
 from core.expected import EXPECTED, read
 from core.protocols import Observer
 from core.records import Partition, Record
-from core.types import Encoded, Floats, Outcome
+from core.types import Floats, Outcome
 from encoders.base_model import Base
 from index.confidence import Confidence
 from index.evidence import Evidence
 from index.gallery import VersionedGallery
-from index.judging import Judge
 from monitoring.aside import Errors
 from monitoring.cards import Item
 from monitoring.drift import DriftMonitor
 from monitoring.expected import ExpectedMonitor
 from monitoring.history import History
-from monitoring.judged import JudgedQuality, Ranked, Remembered
+from monitoring.judged import JudgedQuality
 from monitoring.metrics import Metrics
-from monitoring.ranking import Levels, counted_levels
 from monitoring.registry import fresh_registry
-from qshift.build import Engine
+from qshift.build import Engine, judged
 from stream.decision import Decisions
 from stream.events import Commanded, Event, Rebalanced, Recovered, Restored, Saved
 from stream.kafka import KafkaSource
@@ -67,36 +65,6 @@ class Observers:
         self.metrics.unobserved(kind)
         if kind == "label":
             self.judged.overflowed(1)
-
-
-def ranked(engine: Engine) -> Ranked:
-    """Rankings of a remembered query by the gallery version that answered it."""
-    judge = Judge(engine.config.answer, engine.fusion)
-
-    def levels(version: str, kept: Remembered, label: str) -> tuple[Levels, ...] | None:
-        gallery = engine.versions.version(version)
-        if gallery is None:
-            return None
-        frozen = Encoded(kept.frozen_features[None], kept.frozen_code[None])
-        adapted = Encoded(kept.adapted_features[None], kept.adapted_code[None])
-        found = judge.rankings(gallery, frozen, adapted, kept.weight, label)
-        return tuple(counted_levels(*counts) for counts in found)
-
-    return levels
-
-
-def judged(engine: Engine) -> JudgedQuality:
-    """Sampled quality against the galleries that are kept."""
-    config = engine.config
-    return JudgedQuality(
-        config.labels.key,
-        config.labels.rate,
-        config.labels.ttl_queries,
-        ranked(engine),
-        keep_features=config.answer.rerank,
-        seed=config.seed,
-        report=config.labels.steer,
-    )
 
 
 def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:

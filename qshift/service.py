@@ -84,6 +84,9 @@ class Service:
         self.observers.metrics.watch(
             "qshift_waiting_queries", lambda: float(sum(len(lane.pending) for lane in self._lanes))
         )
+        if (server := self.engine.versions.current().searched.server) is not None:
+            server.outage = self.observers.metrics.gallery_away
+            self.observers.metrics.watch("qshift_gallery_away", lambda: float(server.away))
         if config.http.enabled:
             views = Views(
                 self.observers.history, self.observers.metrics.registry, self.ready, self.state,

@@ -21,14 +21,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.config import Config
+from core.contents import Content, Ranking, Said, modality_of
 from core.errors import ConfigError, QshiftError, Refused
 from core.filters import wanted
-from core.records import Coordinates
+from core.records import Coordinates, Judgement
 from core.types import AdaptationStep, Floats, Hits, Modality, Outcome, Query, QueryBatch
 from index.gallery import Display, Label, VersionedGallery
 from index.merging import tidied
 from index.versions import GalleryVersions
-from qshift.build import Engine, assemble, device, engine, load_gallery, pin_threads
+from monitoring.judged import included
+from monitoring.quality import Quality
+from qshift.build import Engine, assemble, device, engine, judged, load_gallery, pin_threads
 from qshift.methods import METHODS, known, with_method
 from qshift.recipes.gallery import encoded_items
 from qshift.recipes.in_memory import base_in_memory, gallery_in_memory, unit_rows
@@ -40,26 +43,9 @@ from stream.pipeline import BatchPass
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Content = str | bytes | NDArray[Any] | tuple[bytes, str] | tuple[bytes, ...]
-"""A text, an encoded picture or its pixels uint8 [H, W, 3], a vector [D], a picture with a text, or the
-frames of a clip."""
-Said = Mapping[str, Any]
-"""A filter, or the attributes of an item, as JSON says it."""
+LABELS = "session-labels"
+"""Where labels stand: the topic of their own that a service reads them from."""
 State = Mapping[Modality, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """What is found for B queries, best first; places without an item hold key -1 and ""."""
-
-    items: tuple[tuple[str, ...], ...]
-    """Names [B][K]."""
-    keys: NDArray[np.int64]
-    """[B, K]"""
-    distances: NDArray[np.int32]
-    """[B, K] in bits."""
-    scores: NDArray[np.float64] | None = None
-    """[B, K] what the order is by: cosines of one twin, beliefs in a mixture; None: distances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +67,8 @@ class Answer:
     """[B] whose confidence is below the threshold: nothing is served to them."""
     paired: NDArray[np.bool_]
     """[B] True where `frozen` was asked for; elsewhere the adapted answer stands for it."""
+    label_wanted: NDArray[np.bool_]
+    """[B] True where a label of the query counts: the sample of `labels.rate`."""
     _pass: BatchPass
 
 
@@ -147,7 +135,8 @@ class Session:
     def _start(self, engine: Engine) -> None:
         self.config, self._engine = engine.config, engine
         self._lanes: dict[Modality, lanes.Session] = {}
-        self._seq = self._asked = 0
+        self._seq = self._asked = self._told = 0
+        self._judged = judged(engine)
 
     def answer(
         self,
@@ -170,7 +159,7 @@ class Session:
                 is answered then.
             ConfigError: no query, queries of several modalities, or of one that the base does not serve.
         """
-        modality = _modality_of(queries)
+        modality = modality_of(queries)
         several = filter is not None and not isinstance(filter, Mapping)
         filters = list(filter) if several and filter is not None else [filter] * len(queries)
         if len(filters) != len(queries):
@@ -189,17 +178,9 @@ class Session:
             for hits in (withheld(found.served, said.abstained), found.frozen.answer, found.adapted.answer)
         )
         return Answer(
-            served,
-            frozen,
-            adapted,
-            found.weights,
-            found.quiet,
-            said.by,
-            said.confidence,
-            said.abstained,
-            found.side.paired,
-            found,
-        )
+            served, frozen, adapted, found.weights, found.quiet, said.by, said.confidence, said.abstained,
+            found.side.paired, self._wanted(found.batch), found,
+        )  # fmt: skip
 
     def learn(self, answer: Answer) -> AdaptationStep:
         """Learns from a batch that was answered: completely, or not at all; `reason` says why not.
@@ -214,7 +195,45 @@ class Session:
         lane = self._lane(answer._pass.batch.modality)
         if lane.state_hash() != answer._pass.state_hash:
             raise QshiftError("this answer was given by another state: answer the batch again, then learn")
-        return lane.learn(answer._pass)
+        found = lane.learn(answer._pass)
+        self._judged.observe(found)
+        return found
+
+    def label(self, answer: Answer, labels: Sequence[str | None]) -> int:
+        """Says what was relevant to queries of a batch that was learned from, now or many batches later.
+
+        Answers are scored as they were given (`quality`), of the gallery version that gave them while it is
+        one of the four newest. With `labels.steer` half of the labels are not scored and correct the weight
+        of the adapted twin instead, from the next batch on: say them between `learn` and `answer`.
+
+        Args:
+            labels: [B] a label that relevant items carry, None where it is not known. Those outside of
+                `label_wanted` are passed over; of labels that steer the first one of a query counts.
+
+        Returns:
+            How many were not passed over.
+
+        Raises:
+            ConfigError: not one for each query.
+        """
+        batch = answer._pass.batch
+        if len(labels) != len(batch.queries):
+            raise ConfigError(f"{len(labels)} labels for {len(batch.queries)} queries: None where unknown")
+        lane, wanted = self._lane(batch.modality), answer.label_wanted.tolist()
+        said = [(query.at, label) for query, label, of in zip(batch.queries, labels, wanted) if of]
+        told = [(at, label) for at, label in said if label is not None]
+        for number, (at, label) in enumerate(told, self._told):
+            judgement = Judgement(Coordinates(LABELS, 0, number), at, label)
+            self._judged.judge(judgement)
+            if lane.steering is not None:
+                lane.steering.take(judgement)
+        self._told += len(told)
+        lane.steer()
+        return len(told)
+
+    def quality(self) -> Quality:
+        """mAP and R@1 of what labelled queries were served, and of either twin, in points, with intervals."""
+        return self._judged.summary()
 
     @property
     def gallery(self) -> VersionedGallery:
@@ -236,6 +255,8 @@ class Session:
                 Path(gallery), engine.base, device(config), config.threads, config.answer, server=here.server
             )
         engine.versions.swap(gallery)
+        if (server := gallery.searched.server) is not None:
+            server.sweep()
 
     def upsert(
         self,
@@ -256,7 +277,7 @@ class Session:
         Raises:
             GalleryError: an item cannot be read, or a name stands there twice; nothing is changed.
         """
-        modality = _modality_of(contents)
+        modality = modality_of(contents)
         codes, features = encoded_items(self._engine.base, contents, names, modality=modality)
         displays = [Display(title) for title in titles or names]
         more = self.gallery.upsert(names, codes, labels or list(names), features, displays, attributes)
@@ -278,7 +299,10 @@ class Session:
         """
         self.reset()
         for modality, (tensors, meta) in state.items():
-            self._lane(modality).restore(tensors, meta)
+            lane = self._lane(modality)
+            lane.restore(tensors, meta)
+            if lane.steering is not None:  # what it has seen of labels is not seen again
+                self._told = max(self._told, *lane.steering.offsets.values(), 0)
 
     def reset(self) -> None:
         """Forgets all that was learned."""
@@ -303,6 +327,10 @@ class Session:
         except ValueError as error:
             raise Refused("validate", f"query {number}: {error}") from None
 
+    def _wanted(self, batch: QueryBatch) -> NDArray[np.bool_]:
+        labels = self.config.labels
+        return np.array([included(query.at, labels.key, labels.rate) for query in batch.queries])
+
     def _ranking(self, hits: Hits) -> Ranking:
         gallery = self._engine.versions.current()
         names = tuple(
@@ -316,21 +344,3 @@ def _named(method: str, config: Config) -> Config:
         names = ", ".join(METHODS)
         raise ConfigError(f"there is no method {method!r}: choose one of {names}, or module:Class")
     return with_method(config, method)
-
-
-def _modality_of(queries: Sequence[Content] | Tensor) -> Modality:
-    found = {_kind(query) for query in queries}
-    if len(found) != 1:
-        what = " and ".join(sorted(found)) or "none"
-        raise ConfigError(f"expected queries of one modality, got {what}: answer each by itself")
-    return found.pop()
-
-
-def _kind(query: Content | Tensor) -> Modality:
-    if isinstance(query, str):
-        return "text"
-    if isinstance(query, bytes):
-        return "image"
-    if isinstance(query, tuple):
-        return "composed" if len(query) == 2 and isinstance(query[1], str) else "sequence"
-    return "image" if getattr(query, "ndim", 1) == 3 else "vector"

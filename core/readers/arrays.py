@@ -1,7 +1,7 @@
 """Arrays in .npy, .npz and .parquet files: opened without pickle, and judged by their headers first.
 
-A .npy file is mapped, never read whole, and so are the vectors of a .npz, from a copy that has no name; what
-a .parquet holds is read into memory.
+A .npy file is mapped, never read whole, and so are the vectors of a .npz or a .parquet, from a copy that has
+no name; what stands beside the vectors is read into memory.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryFile
 from tokenize import TokenError
-from typing import IO, Any
+from typing import IO, Any, Literal
 from weakref import finalize
 
 import numpy as np
@@ -34,6 +34,8 @@ UNREADABLE = (
 )  # fmt: skip
 """What the readers of NumPy, zipfile and pyarrow raise for files that are damaged, or made to look so."""
 COPIED_BYTES = 1 << 20
+STREAMED_ROWS = 1024
+"""Of a .parquet file, in memory at once: 4 MiB of float32 where vectors have 1,024 numbers."""
 PICKLED = "it holds Python objects, which are never unpickled"
 
 
@@ -106,10 +108,16 @@ def _unpacked(path: Path, member: str) -> Callable[[], NDArray[Any]]:
     copy.seek(0)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, by_columns, dtype = read[np.lib.format.read_magic(copy)](copy)  # as judged before
-    begins = copy.tell()
+    return _mapped(copy, dtype, copy.tell(), shape, "F" if by_columns else "C")
+
+
+def _mapped(
+    copy: IO[bytes], dtype: np.dtype[Any], begins: int, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> Callable[[], NDArray[Any]]:
+    """Opens an array in a file without a name, which is closed when nobody can open it any more."""
 
     def vectors() -> NDArray[Any]:
-        return np.memmap(copy, dtype, "r", begins, shape, "F" if by_columns else "C")
+        return np.memmap(copy, dtype, "r", begins, shape, order)
 
     finalize(vectors, copy.close)
     return vectors
@@ -123,39 +131,64 @@ def _parquet(path: Path) -> Arrays:
         raise ConfigError(
             f"{shown(path)} needs pyarrow: `pip install 'qshift[parquet]'`, or save the vectors as .npy"
         ) from None
-    with parquet.ParquetFile(path) as file:
+    # Without a buffer pyarrow would hold a whole column of a group of rows, which may be all there are.
+    with parquet.ParquetFile(path, buffer_size=COPIED_BYTES, pre_buffer=False) as file:
         schema = file.schema_arrow
         lists = [f.name for f in schema if pyarrow.types.is_list(f.type) or _other_list(pyarrow, f.type)]
         chosen = _one(path, lists, schema.names)
         if chosen not in lists:
             raise ConfigError(f"{shown(path)}: column {chosen!r} holds no lists of numbers")
         names = [name for name in COLUMNS if name in schema.names and name != chosen]
-        table = file.read(columns=[chosen, *names])
-    vectors = _stacked(path, chosen, table.column(chosen))
-    _check(path, f"column {chosen!r}", vectors.shape, vectors.dtype)
+        count = file.metadata.num_rows
+        parts = (part.column(0) for part in file.iter_batches(STREAMED_ROWS, columns=[chosen]))
+        vectors = _streamed(path, chosen, parts, count)
+        table = file.read(columns=names)
     columns = {name: np.array(_whole(path, name, table.column(name).to_pylist())) for name in names}
-    return Arrays(lambda: vectors, columns)
+    return Arrays(vectors, columns)
+
+
+def _streamed(path: Path, name: str, parts: Iterable[Any], count: int) -> Callable[[], NDArray[Any]]:
+    """Lists of one width, some rows at a time, as a map [N, D] of a file without a name."""
+    copy, shape, dtype = TemporaryFile(), (0, 0), np.dtype(np.float32)  # noqa: SIM115 - read from later
+    try:
+        for part in filter(len, parts):
+            rows = _stacked(path, name, part, *shape)
+            _check(path, f"column {name!r}", (count, rows.shape[1]), rows.dtype)
+            copy.write(np.ascontiguousarray(rows).tobytes())
+            shape, dtype = (shape[0] + len(rows), rows.shape[1]), rows.dtype
+        _check(path, f"column {name!r}", shape, dtype)
+        copy.flush()
+    except BaseException:
+        copy.close()
+        raise
+    return _mapped(copy, dtype, 0, shape, "C")
 
 
 def _other_list(pyarrow: Any, kind: Any) -> bool:
     return bool(pyarrow.types.is_fixed_size_list(kind) or pyarrow.types.is_large_list(kind))
 
 
-def _stacked(path: Path, name: str, column: Any) -> NDArray[Any]:
-    """Lists of one width as [N, D]."""
-    numbers = column.combine_chunks()
-    numbers = numbers.chunk(0) if hasattr(numbers, "chunk") else numbers
-    widths = np.array([-1 if width is None else width for width in numbers.value_lengths().to_pylist()])
-    odd = np.flatnonzero(widths != widths[0]) if len(widths) else widths
-    if len(odd) or (len(widths) and widths[0] < 0):
-        row = int(odd[0]) if len(odd) else 0
-        said = "is empty" if widths[row] < 0 else f"has {widths[row]} numbers, row 0 has {widths[0]}"
-        raise ConfigError(f"{shown(path)}, row {row}: column {name!r} {said}: give each row as many")
+def _stacked(path: Path, name: str, numbers: Any, first: int, width: int) -> NDArray[Any]:
+    """Lists of one width as [n, D].
+
+    Args:
+        first: row of the file that they begin with.
+        width: D of the rows before.
+    """
+    widths = np.array([-1 if found is None else found for found in numbers.value_lengths().to_pylist()])
+    width = width if first else int(widths[0])
+    odd = np.flatnonzero((widths != width) | (widths < 0))
+    if len(odd):
+        row = int(odd[0])
+        said = "is empty" if widths[row] < 0 else f"has {widths[row]} numbers, row 0 has {width}"
+        raise ConfigError(f"{shown(path)}, row {first + row}: column {name!r} {said}: give each row as many")
     flat = numbers.flatten()
     if flat.null_count:
-        row = int(np.argmax(flat.is_null().to_numpy(zero_copy_only=False))) // max(int(widths[0]), 1)
-        raise ConfigError(f"{shown(path)}, row {row}: column {name!r} lacks a number: give each row as many")
-    rows: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(widths), -1 if len(widths) else 0)
+        row = int(np.argmax(flat.is_null().to_numpy(zero_copy_only=False))) // max(width, 1)
+        raise ConfigError(
+            f"{shown(path)}, row {first + row}: column {name!r} lacks a number: give each row as many"
+        )
+    rows: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(widths), width)
     return rows
 
 

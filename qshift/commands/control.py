@@ -12,7 +12,7 @@ EXAMPLES = (
     "Examples:\n\n`qshift control freeze --wait`\n\n`qshift control unfreeze --lane 0:image`\n\n"
     "`qshift control rollback 2 --tenant acme --wait`\n\n`qshift control rollback 3fa9c01b`\n\n"
     "`qshift control method tent --lane 0:text`\n\n`qshift control w 0.5`, `qshift control w free`\n\n"
-    "`qshift control swap-gallery newest`"
+    "`qshift control swap-gallery newest`\n\n`qshift control swap-gallery new-gallery --wait`"
 )
 
 
@@ -26,7 +26,8 @@ def control(
         typer.Argument(
             help="rollback: how many kept states back, or the beginning of a state's hash; method: its name, "
             '"default" for that of the configuration; w: the most that the adapted twin may weigh, "free" '
-            'for no bound; swap-gallery: a version, "newest" to follow the folder again.'
+            'for no bound; swap-gallery: a version, "newest" to follow the folder again, or the folder of '
+            "a whole new gallery, which is put in place first."
         ),
     ] = None,
     lane: Annotated[str, typer.Option(help="One lane, as answers name it; all without it.")] = "",

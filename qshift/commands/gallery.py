@@ -126,6 +126,22 @@ def remove(
     remove(ids, gallery, CONSOLE)
 
 
+@app.command(
+    "swap",
+    epilog="Example:\n\n`qshift gallery swap new-gallery --gallery qshift-data/gallery`",
+)
+def swap(
+    source: Annotated[
+        Path, typer.Argument(help="The folder of a gallery of the same base; it stays as it is.")
+    ],
+    gallery: Folder = DATA / "gallery",
+) -> None:
+    """Put a whole new gallery in the place of another, also under a running service."""
+    from qshift.demo.galleries import swap
+
+    swap(source, gallery, CONSOLE)
+
+
 @app.command("info", epilog="Example:\n\n`qshift gallery info --gallery qshift-data/gallery`")
 def info(gallery: Folder = DATA / "gallery") -> None:
     """Say what a gallery holds."""

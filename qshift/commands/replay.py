@@ -129,6 +129,12 @@ def topic(
     ] = None,
     base: Base = None,
     gallery: Gallery = None,
+    former: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder of another gallery that answered meanwhile, as it was built. May be repeated."
+        ),
+    ] = None,
     method: Method = None,
     config: ConfigFile = None,
     json_file: JsonFile = None,
@@ -142,5 +148,5 @@ def topic(
     from qshift.demo.versions import of_topic
     from qshift.replay.own import replay_topic
 
-    versions = of_topic(settings, CONSOLE)
+    versions = of_topic(settings, CONSOLE, former or ())
     replay_topic(name, start, end, partition or (), settings, chosen, CONSOLE, json_file, versions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from rich.markup import escape
 from core.commands import Action
 from core.config_file import load_connected
 from core.errors import ConfigError, DeliveryError, Refused
-from core.readers.places import shown
+from core.readers.places import is_folder, shown
+from core.records import Coordinates
+from index.folder import VERSION
+from qshift.demo.galleries import swap
 from stream.command_messages import Acknowledgement, command
 from stream.control_client import ControlClient
 
@@ -29,7 +33,8 @@ def control(
     """Sends a command.
 
     Args:
-        value: the argument of the action, where it has one.
+        value: the argument of the action, where it has one; of swap-gallery also the folder of a whole new
+            gallery, which is put in place first.
         wait: seconds to wait for acknowledgements; 0 does not.
 
     Returns:
@@ -37,23 +42,39 @@ def control(
 
     Raises:
         ConfigError: no Kafka named, or no command.
+        ArtifactError, GalleryError: a gallery that cannot be put in place: nothing is sent.
     """
     config = load_connected(config_file)
-    message = written(action, value, lane, tenant, base, author or _user())
+    values: list[str | None] = [value]
+    if action == "swap-gallery" and value is not None and _is_source(value):
+        if lane or tenant:
+            raise ConfigError("a whole new gallery is for all lanes: leave --lane and --tenant out")
+        # The version makes the boundary, "newest" has the lanes follow the folder from there.
+        values = [swap(Path(value), config.gallery, console), "newest"]
+    messages = [written(action, one, lane, tenant, base, author or _user()) for one in values]
     with ControlClient(config.kafka.bootstrap_servers, config.kafka) as client:
-        at = client.send(message, lane)
-        console.print(f"sent: {at}", highlight=False, soft_wrap=True)
-        if not wait:
-            return 0
-        refused = 0
-        try:
-            for one in client.acknowledgements(at, lane, wait):
-                refused += one.result == "refused"
-                console.print(line(one), highlight=False, soft_wrap=True)
-        except DeliveryError as error:
-            console.print(escape(str(error)), highlight=False, soft_wrap=True)
-            return LATE
+        sent = [client.send(message, lane) for message in messages]
+        for at in sent:
+            console.print(f"sent: {at}", highlight=False, soft_wrap=True)
+        return max(_acknowledged(client, at, lane, wait, console) for at in sent) if wait else 0
+
+
+def _acknowledged(client: ControlClient, at: Coordinates, lane: str, wait: float, console: Console) -> int:
+    """Prints what lanes say of a command; returns the exit status."""
+    refused = 0
+    try:
+        for one in client.acknowledgements(at, lane, wait):
+            refused += one.result == "refused"
+            console.print(line(one), highlight=False, soft_wrap=True)
+    except DeliveryError as error:
+        console.print(escape(str(error)), highlight=False, soft_wrap=True)
+        return LATE
     return int(refused > 0)
+
+
+def _is_source(value: str) -> bool:
+    """Whether a folder is meant and no version."""
+    return not VERSION.fullmatch(value) and (os.sep in value or is_folder(Path(value)))
 
 
 def written(action: Action, value: str | None, lane: str, tenant: str, base: str, author: str) -> bytes:

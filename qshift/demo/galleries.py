@@ -1,4 +1,4 @@
-"""`qshift gallery add`, `remove`, `info` and `export`: a gallery in a folder, changed in place."""
+"""`qshift gallery add`, `remove`, `swap`, `info` and `export`: a gallery in a folder, changed in place."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from encoders.base_model import load_base
 from index.folder import changing, items_offset, measured
 from index.gallery import Display, VersionedGallery
 from index.merging import tidied
+from qshift.build import put_in_place
 from qshift.demo.compare_indexes import told
 from qshift.demo.items import encoded, load_items
 from qshift.terminal.bars import bars, reporter
@@ -71,6 +72,17 @@ def remove(ids: Sequence[str], folder: Path, console: Console) -> None:
         after = tidied(gallery.remove(ids))
         after.save(folder, items_offset(folder))
     _say(console, folder, after, f"{_items(len(gallery) - len(after))} removed")
+
+
+def swap(source: Path, folder: Path, console: Console) -> str:
+    """Puts a whole new gallery in the place of one that may be followed meanwhile; returns its version.
+
+    Raises:
+        ArtifactError, ConfigError, GalleryError: no such gallery, or of another base: nothing is changed.
+    """
+    new = put_in_place(source, folder)
+    _say(console, folder, new, f"{shown(source)} put in place")
+    return new.version
 
 
 def info(folder: Path, console: Console) -> None:

@@ -1,26 +1,26 @@
 """The gallery versions that a recording names, for a replay of it.
 
-A version is read from the folder of the gallery while it is kept there. One that is gone is made again: the
-items topic is taken in anew from the oldest version that is there, one record after another, until a version
-has the name that is wanted. A name stands for content, so what is found is what answered, to the byte; what
-is not found was changed by hand, or compaction has removed records that it needs.
+A version is read from the folder of the gallery while it is kept there, or from other folders that are named.
+One that is gone is made again: the items topic is taken in anew from the oldest version that is there of each
+gallery, one record after another, until a version has the name that is wanted. A name stands for content, so
+what is found is what answered, to the byte; what is not found was changed by hand, or compaction has removed
+records that it needs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
 
-from core.artifacts import MANIFEST
 from core.config import Config, LimitConfig
 from core.errors import ArtifactError, BrokerError
-from core.readers.places import shown
+from core.readers.places import is_folder, shown
 from encoders.base_model import Base
-from index.folder import items_offset
 from index.gallery import VersionedGallery
 from qshift.build import Engine, device, load_gallery
 from qshift.demo.items_topic import STEP, Log, applied, changes
@@ -37,10 +37,15 @@ class Recorded:
         wanted: versions that the journal of the recording names.
         topic: opens the log that the items topic lies in.
         say: is told once what was found, and what was not.
+        former: more folders to look into, such as what a gallery was put in place from.
     """
 
-    def __init__(self, config: Config, wanted: Collection[str], topic: Open, say: Callable[[str], None]):
+    def __init__(
+        self, config: Config, wanted: Collection[str], topic: Open, say: Callable[[str], None],
+        former: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
         self._config, self._wanted = config, sorted(set(wanted) - {""})
+        self._folders = (config.gallery, *former)
         self._topic, self._say = topic, say
         self._found: dict[str, VersionedGallery] | None = None
 
@@ -62,61 +67,71 @@ class Recorded:
 
     def _all(self, base: Base, newest: VersionedGallery) -> dict[str, VersionedGallery]:
         config, found = self._config, {newest.version: newest}
-        for version in self._wanted:
+        for version, folder in product(self._wanted, self._folders):
             if version not in found:
                 with suppress(ArtifactError):  # no longer kept there
-                    found[version] = self._kept(base, version, newest)
+                    found[version] = self._kept(folder, base, version, newest)
         kept = len(found.keys() & set(self._wanted))
         missing = set(self._wanted) - found.keys()
         if missing:
             try:
                 with self._topic() as log:
-                    found |= rebuilt(
-                        log, config.kafka.items, config.limits, base, *self._oldest(base, newest), missing
-                    )
+                    for begun, offset in self._beginnings(base, newest):
+                        left = missing - found.keys()
+                        found |= rebuilt(log, config.kafka.items, config.limits, base, begun, offset, left)
             except BrokerError as error:
                 self._say(f"{config.kafka.items} cannot be read: {error}")
         self._tell(kept, found.keys() & missing, missing - found.keys())
         return found
 
-    def _kept(self, base: Base, version: str, newest: VersionedGallery) -> VersionedGallery:
+    def _kept(self, folder: Path, base: Base, version: str, newest: VersionedGallery) -> VersionedGallery:
         config = self._config
-        return load_gallery(
-            config.gallery, base, device(config), config.threads, config.answer, version, newest
-        )
+        return load_gallery(folder, base, device(config), config.threads, config.answer, version, newest)
 
-    def _oldest(self, base: Base, newest: VersionedGallery) -> tuple[VersionedGallery, int]:
-        """The version in the folder that holds least of the topic, and where reading goes on from it."""
-        folder = self._config.gallery
-        now = items_offset(folder)
-        for offset, version in sorted(_former(folder)):
-            if offset < now:
+    def _beginnings(self, base: Base, newest: VersionedGallery) -> Iterator[tuple[VersionedGallery, int]]:
+        """Of each gallery that was built, the version that holds least of the topic, and where it goes on."""
+        begun = set[str]()
+        held = [(*one, folder) for folder in self._folders for one in _held(folder)]
+        for offset, version, origin, folder in sorted(held):
+            if origin not in begun:
                 with suppress(ArtifactError):
-                    return self._kept(base, version, newest), offset
-        return newest, now
+                    yield self._kept(folder, base, version, newest), offset
+                    begun.add(origin)
 
     def _tell(self, kept: int, made: Collection[str], missing: Collection[str]) -> None:
         if len(self._wanted) > 1 or made or missing:
             self._say(
-                f"gallery versions of the recording: {kept} kept in {shown(self._config.gallery)}, "
+                f"gallery versions of the recording: {kept} kept in "
+                f"{', '.join(map(shown, self._folders))}, "
                 f"{len(made)} made again from {self._config.kafka.items}, {len(missing)} not found"
             )
         if missing:
             self._say(
                 f"batches of gallery version {', '.join(sorted(missing)[:3])} are asked of another version: "
-                "give a copy of the gallery as it was built, before the items topic was taken in"
+                "give a copy of the gallery as it was built, before the items topic was taken in, with "
+                "--former"
             )
 
 
-def of_topic(config: Config, console: Console) -> Callable[[Collection[str]], Callable[[Engine], None]]:
-    """For `replay_topic`: the items topic lies in the Kafka of the settings."""
+def of_topic(
+    config: Config, console: Console, former: Sequence[Path] = ()
+) -> Callable[[Collection[str]], Callable[[Engine], None]]:
+    """For `replay_topic`: the items topic lies in the Kafka of the settings.
+
+    Raises ArtifactError for a folder of `former` that is none.
+    """
     kafka = config.kafka
+    for folder in former:
+        if not is_folder(folder):
+            raise ArtifactError(f"no gallery in {shown(folder)}: --former takes folders of galleries")
 
     def say(text: str) -> None:
         console.print(text, style="dim", markup=False, highlight=False)
 
     return lambda wanted: (
-        Recorded(config, wanted, lambda: KafkaLog(kafka.bootstrap_servers, kafka.security), say).attach
+        Recorded(
+            config, wanted, lambda: KafkaLog(kafka.bootstrap_servers, kafka.security), say, former
+        ).attach
     )
 
 
@@ -152,12 +167,13 @@ def one_by_one(
                 yield gallery
 
 
-def _former(folder: Path) -> Iterator[tuple[int, str]]:
-    """(items offset, version) of the manifests that are kept beside the newest."""
-    for path in folder.glob("manifest-*.json"):
-        if path.name != MANIFEST:
-            try:
-                told = json.loads(path.read_bytes())
-                yield int(told.get("items_offset", 0)), str(told["version"])
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
+def _held(folder: Path) -> Iterator[tuple[int, str, str]]:
+    """(items offset, version, the version that it began with) of the manifests in a folder."""
+    for path in folder.glob("manifest*.json"):
+        try:
+            told = json.loads(path.read_bytes())
+            version = str(told["version"])
+            origin = told["lineage"]["origin"] if "lineage" in told else version
+            yield int(told.get("items_offset", 0)), version, str(origin)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue

@@ -15,8 +15,7 @@ from core.config import Config
 from core.records import Judgement, Record, Refusal
 from core.types import Outcome
 from monitoring.quality import Quality
-from qshift.build import engine
-from qshift.observers import judged
+from qshift.build import engine, judged
 from qshift.offline import run_offline
 from qshift.replay.schedule import Item, Phase, Schedule, hash_answers
 from qshift.replay.table import PhaseRow

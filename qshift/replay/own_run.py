@@ -16,9 +16,8 @@ from core.config import Config
 from core.errors import ConfigError
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome
-from qshift.build import Engine, engine
+from qshift.build import Engine, engine, judged
 from qshift.methods import check_known, with_method
-from qshift.observers import judged
 from qshift.offline import run_offline
 from qshift.terminal.bars import bars
 from qshift.terminal.points import gain_text, plain

@@ -26,10 +26,9 @@ from monitoring.judged import JudgedQuality
 from monitoring.metrics import Metrics
 from qshift.benchmarks.angles import Angles
 from qshift.benchmarks.suite.judge import Judge
-from qshift.build import Engine, engine
+from qshift.build import Engine, engine, judged, ranked
 from qshift.demo.profile_service import _Ends
 from qshift.methods import with_method
-from qshift.observers import judged, ranked
 from qshift.replay.offline import _Ticker
 from qshift.replay.own_run import _Watch
 from qshift.terminal.bars import bars

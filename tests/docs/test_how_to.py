@@ -37,7 +37,7 @@ NOT_RUN = {
 CHANGES = "a-gallery-that-changes"
 RUN = (
     "qshift replay queries my.jsonl",
-    *(f"qshift gallery {what}" for what in ("info", "add", "remove", "export")),
+    *(f"qshift gallery {what}" for what in ("info", "add", "remove", "export", "swap")),
     "qshift replay queries asked.npy",
     "python vectors.py",
     "qshift replay queries my-pictures",
@@ -57,7 +57,7 @@ TOO_LONG = "two-domains"
 def test_every_block_is_run_or_excused() -> None:
     """Python of own-loop is compared with the examples, which run: tests/examples; filter has a test file."""
     python = {page.stem: len(blocks(page.stem, "python")) for page in PAGES.glob("*.md")}
-    asked = {"stream-queries": 2, "own-loop": 3, "filter": 1, CHANGES: 2, "bring-your-vectors": 1}
+    asked = {"stream-queries": 2, "own-loop": 4, "filter": 1, CHANGES: 2, "bring-your-vectors": 1}
     assert {page: count for page, count in python.items() if count} == asked
     excused = set()
     for command in (command for page in sorted({*python} - {TOO_LONG}) for command in commands(page)):
@@ -164,6 +164,7 @@ def test_a_gallery_changes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytes
     assert [line.startswith(start) for line, start in zip(said, begins)] == [True] * 5
     assert len((tmp_path / "items.jsonl").read_text().splitlines()) == 201
     assert len(np.load(tmp_path / "items.npz")["codes"]) == 201
+    assert said[-1].startswith("qshift-data/another-gallery put in place: 200 items in ")
     _, code = blocks(CHANGES, "python")
     monkeypatch.chdir(tmp_path)
     space = {"qshift": qshift, "Path": Path, "vector": rows[0]}

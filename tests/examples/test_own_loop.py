@@ -57,6 +57,14 @@ def test_it_runs_as_written(example: Callable[..., str]) -> None:
         assert frozen == served if light == "white" else int(served) > int(frozen)
 
 
+@pytest.mark.slow
+def test_labels_are_taken_as_written(example: Callable[..., str]) -> None:
+    """Half of the sample of six batches is measured, and what is served gains by the shift."""
+    said = example("own_labels.py")
+    ((count, frozen, served),) = re.findall(r"(\d+) labels: mAP ([\d.]+) frozen, ([\d.]+) served", said)
+    assert 60 < int(count) < 140 and float(served) > float(frozen)
+
+
 def test_its_loop_is_short() -> None:
     text = EXAMPLE.read_text()
     loop = text[text.index("    session = ") : text.index("    return gained")]

@@ -1,5 +1,6 @@
 """An index that Milvus searches: the same answers, also where it is away. Its embedded form is `slow`."""
 
+import gc
 import logging
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from core.config import Config, IndexKind
 from core.errors import ConfigError, GalleryError, first_fault
 from core.milvus import MilvusConfig
 from core.types import Hits
+from index.approximate import FEWEST
 from index.binary import FaissIndex
 from index.gallery import VersionedGallery
 from index.milvus import REST_SECONDS, Milvus, collection
 from index.remote import PROBES, MilvusIndex
 from index.segment import Searched
+from index.versions import GalleryVersions
 
 BITS, ITEMS, K = 64, 600, 20
 DRAW = np.random.default_rng(0)
@@ -142,6 +145,62 @@ def test_codes_are_written_once_and_a_half_written_collection_is_completed(
     assert made(server).served and len(toy.rows[name]) == ITEMS
 
 
+def test_a_collection_is_dropped_when_no_version_that_is_kept_uses_it(
+    server: Milvus, toy: ToyMilvus, clock: Clock, flat: FaissIndex
+) -> None:
+    """Of four versions that are kept the newest three share what they hold."""
+    codes = DRAW.integers(0, 256, (FEWEST, BITS // 8), dtype=np.uint8)
+    names = [f"item {number}" for number in range(FEWEST)]
+
+    def gallery(number: int) -> VersionedGallery:
+        codes[0, 0] = number
+        plain = VersionedGallery(BITS, names, codes.copy(), [()] * FEWEST, backend="exact")
+        plain.searched = Searched("exact", "cpu", "flat", None, server)
+        return plain.by("milvus")
+
+    versions = GalleryVersions(gallery(0), older=1)
+    (first,) = toy.rows
+    versions.swap(gallery(1))
+    gc.collect()
+    server.sweep()
+    assert len(toy.rows) == 2, "the one before is kept"
+    versions.swap(versions.current().add(["one more"], codes[:1], [()]))
+    gc.collect()
+    toy.away = True
+    server.sweep()
+    assert first in toy.rows and server.away, "it is tried again"
+    toy.away, clock.now = False, clock.now + REST_SECONDS[1]
+    server.sweep()
+    assert first not in toy.rows and len(toy.rows) == 1, "what both versions use is there"
+    again = made(server), made(server)
+    del again
+    index = made(server)
+    gc.collect()
+    server.sweep()
+    assert len(toy.rows) == 2 and same(index.search(QUERIES, K), flat.search(QUERIES, K))
+    index.remove(KEYS[:1])
+    server.sweep()
+    assert collection(KEYS, CODES, "BIN_FLAT") not in toy.rows and len(toy.rows) == 2, "it holds another one"
+
+
+def test_each_outage_is_counted_once(server: Milvus, toy: ToyMilvus, clock: Clock) -> None:
+    outages: list[float] = []
+    server.outage = lambda: outages.append(clock.now)
+    index = made(server)
+    assert not outages and not server.away
+    for number in (1, 2):
+        toy.away = True
+        index.search(QUERIES, K)
+        clock.now += REST_SECONDS[0] + 0.1
+        index.search(QUERIES, K)  # a thread looks after it, in vain
+        settled()
+        assert len(outages) == number and server.away
+        toy.away, clock.now = False, clock.now + REST_SECONDS[1]
+        index.search(QUERIES, K)
+        settled()
+        assert index.served and not server.away
+
+
 def test_what_is_removed_is_not_found(server: Milvus, flat: FaissIndex) -> None:
     index = made(server)
     gone = np.unique(index.search(QUERIES, 1).keys)
@@ -250,7 +309,11 @@ def test_the_embedded_form_answers_as_flat_does(tmp_path: Path) -> None:
             gallery, flat = gallery.remove(names[:700]), flat.remove(names[:700])
         elif step == 1:
             gallery, flat = (made.add(names[:3], codes[:3], [()] * 3) for made in (gallery, flat))
-    server.drop(server.collections()[0])
+    (used,) = {getattr(part.segment.index, "_name", "") for part in gallery.parts} - {""}
+    gc.collect()
+    server.sweep()
+    assert server.collections() == [used], "what no version uses is gone"
+    server.drop(used)
     assert same(gallery.search(queries, K), flat.search(queries, K)), "who dropped it changed no answer"
 
 

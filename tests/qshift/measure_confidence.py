@@ -16,9 +16,8 @@ from qshift.benchmarks.suite.runs import log_of
 from qshift.benchmarks.suite.work import KnownTasks
 from qshift.benchmarks.suites import SUITES
 from qshift.benchmarks.suites.plan import Plan
-from qshift.build import assemble
+from qshift.build import assemble, ranked
 from qshift.methods import with_method
-from qshift.observers import ranked
 from qshift.offline import run_offline
 
 TASKS = ("emoji/openmoji-noto", "office/amazon-webcam", "digits/usps-mnist")

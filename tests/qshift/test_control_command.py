@@ -1,14 +1,17 @@
 """`qshift control`: what is typed becomes a command, and what is none is said before anything is sent."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from toy_vectors import write_vectors
 from typer.testing import CliRunner
 
-from core.errors import ConfigError
+from core.errors import ArtifactError, ConfigError
 from qshift.cli import app
-from qshift.demo.control import written
+from qshift.demo.control import control, written
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,26 @@ def test_what_is_typed_becomes_a_command(action: Any, value: str | None, said: d
 def test_what_is_no_command_is_said(action: Any, value: str | None, tenant: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         written(action, value, "0:text", tenant, "", "ann")
+
+
+@pytest.mark.parametrize(
+    ("value", "lane", "why"),
+    [
+        ("no/such/folder", "", "no gallery in no/such/folder|no/such/folder"),
+        (".", "0:text", "for all lanes"),
+    ],
+)
+def test_a_gallery_that_cannot_be_put_in_place_sends_nothing(
+    tmp_path: Path, value: str, lane: str, why: str
+) -> None:
+    """There is no Kafka at the address: what is refused, is refused before it is asked."""
+    write_vectors(tmp_path)
+    file = tmp_path / "qshift.toml"
+    file.write_text(f'gallery = "{tmp_path / "gallery"}"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n')
+    before = (tmp_path / "gallery" / "manifest.json").read_bytes()
+    with pytest.raises((ArtifactError, ConfigError), match=why):
+        control("swap-gallery", value, lane, "", "", "ann", 1.0, file, Console())
+    assert (tmp_path / "gallery" / "manifest.json").read_bytes() == before
 
 
 def test_help_has_an_example_of_each_action() -> None:

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from toy_world import BITS, ITEMS, WIDTH, small_world
 
 from core.artifacts import MANIFEST
 from core.config import Config
-from core.errors import ArtifactError, GalleryError
+from core.errors import ArtifactError, ConfigError, GalleryError
 from core.filters import ANYTHING, wanted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import Outcome, Query, QueryBatch
@@ -276,6 +276,40 @@ def test_a_whole_gallery_is_put_in_place_or_nothing_is_changed(made: Engine, tmp
         with pytest.raises(error):
             following.swap(other)
         assert (folder / MANIFEST).read_bytes() == before
+    with pytest.raises(ConfigError, match="is the gallery itself"):
+        following.swap(folder)
+
+
+def test_clean_composed_queries_that_stay_are_said_once(
+    made: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, first = made.config.gallery, made.versions.current()
+    (reference,) = made.base.reference.values()
+    made.base = replace(made.base, reference={"vector": reference, "composed": reference})
+    following = Following(made, folder)
+    with caplog.at_level(logging.INFO, "qshift.gallery"):
+        following.look()
+        assert not caplog.records
+        for gallery in (grown(first, 1), grown(grown(first, 1), 2)):
+            gallery.save(folder)
+            following.look()
+    assert [record.message for record in caplog.records] == [
+        "clean composed queries stay those of the base: qshift fit calibrate measures new ones"
+    ]
+
+
+def test_a_version_that_a_command_names_at_once_is_followed_from_there(made: Engine) -> None:
+    """The folder's newest is in use before the thread has looked, and "newest" goes back to no older one."""
+    folder, first = made.config.gallery, made.versions.current()
+    following = Following(made, folder)
+    second, third = grown(first, 1), grown(grown(first, 1), 2)
+    second.save(folder)
+    assert following.turn(second.version) == second.version
+    assert following.turn("") == second.version
+    third.save(folder)
+    assert following.turn("") == second.version, "nobody has looked"
+    assert following.turn(third.version) == following.turn("") == third.version
+    assert following.turn(first.version) == first.version and following.turn("") == third.version
 
 
 def test_a_thread_looks_at_the_folder(made: Engine) -> None:

@@ -1,4 +1,4 @@
-"""`qshift gallery add`, `remove`, `info`, `export`: a gallery in a folder, changed in place."""
+"""`qshift gallery add`, `remove`, `swap`, `info`, `export`: a gallery in a folder, changed in place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from index.folder import changing, measured
 from index.gallery import Display, VersionedGallery
 from qshift.build import load_gallery
 from qshift.demo.compare_indexes import checked_kind, compare, measure
-from qshift.demo.galleries import add, export, info, remove
+from qshift.demo.galleries import add, export, info, remove, swap
 from qshift.session import Session
 
 
@@ -63,6 +63,30 @@ def desk(tmp_path: Path) -> Desk:
 def vectors(count: int) -> list[list[float]]:
     rows: list[list[float]] = unit(np.random.default_rng(7).normal(size=(count, WIDTH))).tolist()
     return rows
+
+
+def test_a_whole_gallery_takes_the_place_of_another(desk: Desk, tmp_path: Path) -> None:
+    """The one before is kept beside it, and what does not fit changes nothing."""
+    before, source = desk.gallery(), tmp_path / "source"
+    new = before.remove([before.identifier(key) for key in range(0, ITEMS, 2)])
+    new.save(source)
+    held = {path.name: path.read_bytes() for path in source.iterdir()}
+    said = desk.said(swap, source, desk.gallery_folder)
+    assert said.startswith(f"{source} put in place: {ITEMS // 2} items in ") and said.endswith(new.version)
+    assert desk.gallery().version == new.version
+    assert load_gallery(desk.gallery_folder, load_base(desk.base), version=before.version).holds("item-0")
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == held
+    files = desk.files()
+    strange = VersionedGallery(BITS, ["a"], before.codes_of(before.keys()[:1]), ["a"], base_version="other")
+    strange.save(tmp_path / "strange")
+    for wrong, why in ((tmp_path / "strange", "base model 'other'"), (tmp_path / "none", "none")):
+        with pytest.raises(QshiftError, match=why):
+            swap(wrong, desk.gallery_folder, Console())
+    with pytest.raises(QshiftError, match="the gallery itself"):
+        swap(desk.gallery_folder, desk.gallery_folder, Console())
+    with pytest.raises(QshiftError, match="build it first"):
+        swap(source, tmp_path / "nowhere", Console())
+    assert desk.files() == files
 
 
 def test_what_is_added_is_found_and_what_was_there_is_not_written_again(desk: Desk) -> None:

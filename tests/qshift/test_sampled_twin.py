@@ -19,8 +19,7 @@ from index.versions import GalleryVersions
 from index.weighing import MORE
 from monitoring.judged import included
 from qshift.benchmarks.suite.judge import Judge
-from qshift.build import Engine, assemble
-from qshift.observers import ranked
+from qshift.build import Engine, assemble, ranked
 from stream.frozen import Glance, Seen
 from stream.sampling import FEWEST, LASTING, STRONG, Sampling, padded, strong
 from stream.session import Session

@@ -26,8 +26,7 @@ from qshift.benchmarks.suite.messages import message
 from qshift.benchmarks.suite.results import Result, rounded
 from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.tasks.types import Sample, Task
-from qshift.build import Engine
-from qshift.observers import ranked
+from qshift.build import Engine, ranked
 from qshift.offline import run_offline
 from stream import codec
 from stream.pipeline import Pipeline
