@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from core.http import HttpConfig
+from core.labels import LabelConfig
 from core.milvus import MilvusConfig
 from core.security import SecurityConfig
 from core.settings import Layers, Location, Name, Section, Span, Topic, addresses
@@ -245,15 +246,6 @@ class CheckpointConfig(Section):
 
     keep: int = Field(3, ge=0, le=64)  # each as large as a lane's state, and part of every checkpoint
     every_batches: int = Field(64, ge=1, le=1_000_000)  # of a lane; also before a reset, and on command
-
-
-class LabelConfig(Section):
-    """Which queries a label is asked for, how long it may take to come, and what it may do."""
-
-    rate: float = Field(0.3, ge=0, le=1)
-    key: Name = "qshift"  # keyed hash: clients cannot choose what is measured; set your own
-    ttl_queries: int = Field(20000, ge=1)
-    steer: bool = False  # who may write labels is the operator's to say; docs/lab/log.md 2026-11-30
 
 
 class LimitConfig(Section):

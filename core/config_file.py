@@ -25,7 +25,8 @@ def load(path: Path | None) -> Config:
     """Reads a TOML file; None gives the defaults.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key or a value out of range.
+        ConfigError: no such file, not TOML, an unknown key, a value out of range, or a file or variable of
+            `labels` that holds no key.
     """
     values: dict[str, object] = {}
     if path is not None:
@@ -37,7 +38,7 @@ def load(path: Path | None) -> Config:
             raise ConfigError(f"{shown(path)} is not TOML: nested too deeply") from None
         except ValueError as error:  # TOMLDecodeError, or a number of more than 4,300 digits
             raise ConfigError(f"{shown(path)} is not TOML: {error}") from error
-    config = _validated(values, shown(path) if path else "configuration")
+    config = _keyed(_validated(values, shown(path) if path else "configuration"))
     address = os.environ.get("QSHIFT_BOOTSTRAP_SERVERS")
     if not address:
         return config
@@ -46,6 +47,17 @@ def load(path: Path | None) -> Config:
     except ValueError as error:
         raise ConfigError(f"QSHIFT_BOOTSTRAP_SERVERS: {error}") from error
     return config.model_copy(update={"kafka": kafka})
+
+
+def _keyed(config: Config) -> Config:
+    """With the key of labels itself: answers, states and figures depend on it, as on any setting."""
+    labels = config.labels
+    if labels.key_file is None and labels.key_env is None:
+        return config
+    from core.secrets import label_key
+
+    changes = {"key": label_key(labels), "key_file": None, "key_env": None}
+    return config.model_copy(update={"labels": labels.model_copy(update=changes)})
 
 
 def _validated(values: dict[str, object], name: str) -> Config:

@@ -1,4 +1,4 @@
-"""Secrets that `[kafka.security]`, `[http]` and `[milvus]` name, read from files or variables when needed."""
+"""Secrets that sections of the configuration name, read from files or variables when needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 from core.http import HttpConfig
+from core.labels import LabelConfig
 from core.milvus import MilvusConfig
 from core.readers.places import bytes_of, shown
 from core.security import SecurityConfig
@@ -45,6 +46,11 @@ def http_token(http: HttpConfig) -> str | None:
 def milvus_token(milvus: MilvusConfig) -> str:
     """user:password, or an API key; "" where the configuration names none. Raises ConfigError."""
     return _secret(milvus.token_file, milvus.token_env, "token", "milvus") or ""
+
+
+def label_key(labels: LabelConfig) -> str | None:
+    """What decides which queries are measured; None where `labels.key` says it. Raises ConfigError."""
+    return _secret(labels.key_file, labels.key_env, "key", "labels")
 
 
 def _secret(file: Path | None, variable: str | None, key: str, of: str = KAFKA) -> str | None:

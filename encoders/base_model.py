@@ -59,6 +59,8 @@ class Base:
     """Word -> count in the base's training texts; empty where it brings none."""
     extras: dict[str, Arrays] = field(default_factory=dict)
     """Further tensors, by the name of what reads them; empty where the base brings none."""
+    missed: set[Modality] = field(default_factory=set)
+    """Modalities of which somebody has said that their clean queries are not known."""
 
 
 def load_base(folder: Path, device: str = "cpu", precision: str = "fp32") -> Base:

@@ -55,15 +55,17 @@ class Evidence:
         config: `evidence`; without it the adapted twin always counts fully.
         reference: clean source queries of the base model, by modality.
         hash_: features -> codes, of the base model.
+        missed: modalities without clean queries of which that was said; all that ask of one base share it.
     """
 
     def __init__(
-        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], hash_: Hash
-    ) -> None:
+        self, config: AnswerConfig, reference: Mapping[Modality, DriftReference], hash_: Hash,
+        missed: set[Modality] | None = None,
+    ) -> None:  # fmt: skip
         self._answer, self._clean_queries, self._hash = config, reference, hash_
         self._clean: dict[tuple[str, Modality], tuple[float, float, float]] = {}
         self._together: dict[Modality, float] = {}
-        self._said: set[Modality] = set()
+        self._missed = set() if missed is None else missed
 
     def __call__(
         self, gallery: Gallery, modality: Modality, frozen: Twin, adapted: Twin, counted: NDArray[np.bool_]
@@ -108,9 +110,9 @@ class Evidence:
         return self._standardised(gallery, modality, twin) if self._compared(modality) else None
 
     def _compared(self, modality: Modality) -> bool:
-        """Whether there are clean queries to compare with; where there are none it is said once."""
-        if modality not in self._clean_queries and modality not in self._said:
-            self._said.add(modality)
+        """Whether there are clean queries to compare with; where there are none it is said once of a base."""
+        if modality not in self._clean_queries and modality not in self._missed:
+            self._missed.add(modality)
             log.warning(
                 "the base model has no clean reference for such queries: the frozen twin answers alone",
                 extra={"modality": modality},

@@ -179,7 +179,7 @@ def assemble(
     if OWN_METHOD.fullmatch(config.adapt.method or ""):
         for modality in base.constants:  # what a class of others lacks is said before a query waits
             adapter(config, base, modality, where)
-    evidence = Evidence(config.answer, base.reference, base.head.codes)
+    evidence = Evidence(config.answer, base.reference, base.head.codes, base.missed)
     fusion = TwinFusion(config.answer, evidence)
     pipeline = Pipeline(
         config,

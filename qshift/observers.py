@@ -89,7 +89,8 @@ def expected(engine: Engine) -> ExpectedMonitor | None:
     base, versions = engine.base, engine.versions
     if EXPECTED not in base.extras or "image" not in base.reference:
         return None
-    evidence = Evidence(engine.config.answer, base.reference, base.head.codes)  # its own: in another thread
+    # Its own: in another thread.
+    evidence = Evidence(engine.config.answer, base.reference, base.head.codes, base.missed)
 
     def drops(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         gallery = versions.version(outcome.gallery_version)
@@ -108,7 +109,8 @@ def expected(engine: Engine) -> ExpectedMonitor | None:
 def abstaining(engine: Engine) -> Callable[[Outcome], int]:
     """Answers of a batch that name nothing, because their confidence is below what their query wants."""
     base, config = engine.base, engine.config
-    evidence = Evidence(config.answer, base.reference, base.head.codes)  # its own: in another thread
+    # Its own: in another thread.
+    evidence = Evidence(config.answer, base.reference, base.head.codes, base.missed)
     sure = Confidence(evidence, base.extras, engine.versions.version)
     decisions = Decisions(sure, config.answer.fuse != "none")
 

@@ -17,6 +17,9 @@ from stream.owned import Owned
 from stream.ownership import Ownership
 from stream.pipeline import Pipeline
 
+FIRST = 0
+"""Partition of the queries whose owner refuses labels: all workers read all labels, and one owns it."""
+
 
 class Intake:
     """Takes records in the order of the log; what is refused becomes one dead letter.
@@ -62,7 +65,7 @@ class Intake:
             self._ours.steer(event)
             for observer in self._observers:
                 observer.judge(event)
-        elif isinstance(event, Refusal):
+        elif isinstance(event, Refusal) and (self._config.kafka.queries, FIRST) in self._ours.owned:
             self.refuse(event)
 
     def take_back(self, wait_seconds: float, stop: threading.Event) -> None:

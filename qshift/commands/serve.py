@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from core.config import Config
     from qshift.service import Service
 
+PUBLISHED = ("qshift", "change-me", "a secret of your own")
+"""Keys of labels that everybody can read: the default, and those of examples, now or before."""
 EXAMPLES = "Example:\n\n`qshift serve --config qshift.toml`"
 
 
@@ -40,11 +42,12 @@ def serve(
 
 
 def check_key(config: Config) -> None:
-    """Raises ConfigError where queries are sampled by the key that stands in our own source."""
-    if config.labels.rate > 0 and config.labels.key == type(config.labels)().key:
+    """Raises ConfigError where queries are sampled by a key that stands in our own source or pages."""
+    if config.labels.rate > 0 and config.labels.key in PUBLISHED:
         raise ConfigError(
-            "labels.key is the default, which everybody knows who may then choose what is measured: set "
-            "labels.key to a secret of your own in the TOML, or labels.rate = 0 to measure nothing"
+            "labels.key is the default or an example, which everybody knows who may then choose what is "
+            "measured: set labels.key, key_file or key_env to a secret of your own, or labels.rate = 0 to "
+            "measure nothing"
         )
 
 

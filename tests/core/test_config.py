@@ -188,5 +188,26 @@ def test_the_key_that_everybody_knows_is_refused_by_the_service() -> None:
     """Who knows it can choose the queries that are measured; the demo and replays have nothing to hide."""
     check_key(Config.model_validate({"labels": {"key": "own"}}))
     check_key(Config.model_validate({"labels": {"rate": 0.0}}))
-    with pytest.raises(ConfigError, match=r"labels\.key is the default.*set labels\.key to a secret"):
-        check_key(Config())
+    for key in ("qshift", "change-me", "a secret of your own"):
+        with pytest.raises(ConfigError, match=r"labels\.key is the default or an example.*to a secret"):
+            check_key(Config.model_validate({"labels": {"key": key}}))
+
+
+def test_the_key_of_labels_comes_from_a_file_or_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it decides is the same wherever it stands; none is no default that everybody knows."""
+    (tmp_path / "key").write_text("mine\n")
+    monkeypatch.setenv("OF_LABELS", "mine")
+    toml = tmp_path / "q.toml"
+    toml.write_text('[labels]\nkey = "mine"')
+    plain = load(toml)
+    for line in (f'key_file = "{tmp_path}/key"', 'key_env = "OF_LABELS"'):
+        toml.write_text(f"[labels]\n{line}")
+        assert load(toml) == plain
+    monkeypatch.delenv("OF_LABELS")
+    with pytest.raises(ConfigError, match=r"labels\.key_env: the variable is not set or empty"):
+        load(toml)
+    toml.write_text('[labels]\nkey = "mine"\nkey_env = "OF_LABELS"')
+    with pytest.raises(ConfigError, match="the key comes from one of key, key_file"):
+        load(toml)

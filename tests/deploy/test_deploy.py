@@ -15,13 +15,16 @@ import yaml  # type: ignore[import-untyped]
 
 from core.config import KafkaConfig
 from core.config_file import load
+from core.errors import ConfigError
 from monitoring.metrics import Metrics
 from monitoring.registry import fresh_registry
 from monitoring.series import SERIES
+from qshift.commands.serve import check_key
 from stream.topics import topic_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+KEY = "QSHIFT_LABELS_KEY"
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus"
 )
@@ -34,6 +37,11 @@ def read(name: str) -> Any:
 def run(*command: str, stdin: str | None = None) -> None:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "of the tests")
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +170,15 @@ def test_configuration_loads_and_fits_the_compose_file(
     services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("QSHIFT_BOOTSTRAP_SERVERS", raising=False)
-    config = load(DEPLOY / "qshift.toml")
     service = services["qshift"]
+    with monkeypatch.context() as patch:
+        patch.delenv(KEY)
+        with pytest.raises(ConfigError, match=r"labels\.key_env"):
+            load(DEPLOY / "qshift.toml")
+    # Without a default: compose ends, and says what to do, where the secret is not set.
+    assert re.fullmatch(rf"\$\{{{KEY}:\?[^}}]+\}}", service["environment"][KEY])
+    config = load(DEPLOY / "qshift.toml")
+    check_key(config)
     path = service["command"][-1]
     assert service["command"][:3] == ["qshift", "serve", "--config"]
     assert f"./deploy/qshift.toml:{path}:ro" in service["volumes"]

@@ -106,6 +106,7 @@ def served(reader: Reader) -> Reader:
     assert f"127.0.0.1:{reader.ports['9092']}" in reader.run("qshift broker up")
     reader.run("qshift fit")
     assert f"{PICTURES} items" in reader.run("qshift gallery build")
+    reader.run("python -c")
     (settings,) = blocks("stream-queries", "toml")
     Config.model_validate(tomllib.loads(settings))
     port = f"\n[http]\nport = {reader.ports['8765']}\n"

@@ -208,6 +208,20 @@ def test_bad_input_costs_one_dead_letter_each(make_world: Any, watch: Any) -> No
     assert len(watch.refusals) == len(bad)
 
 
+def test_a_bad_label_costs_one_dead_letter_however_many_workers_read_it(make_world: Any, watch: Any) -> None:
+    """All workers read all labels; each of the three has one partition of the queries."""
+    letters = []
+    for partition in range(3):
+        world = make_world()
+        own = [replace(r, at=replace(r.at, partition=partition)) for r in world.queries(16)]
+        labels = [Record(Coordinates("qshift.labels", number, 0), b"{") for number in range(2)]
+        report, sink, _ = go(world, [*own, *labels], observers=[watch])
+        assert report.dead_letters == len(sink.records["dead-letters"])
+        letters += sink.records["dead-letters"]
+    places = [dict(letter.headers)["x-source-partition"] for letter in letters]
+    assert sorted(places) == [b"0", b"1"] and len(watch.refusals) == 2
+
+
 def test_labels_reach_the_observers(make_world: Any, watch: Any) -> None:
     world = make_world()
     events: list[Any] = list(world.queries(16))
