@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.batching import BatchConfig as BatchConfig
 from core.http import HttpConfig
 from core.milvus import MilvusConfig
 from core.security import SecurityConfig
@@ -60,24 +61,6 @@ class KafkaConfig(Section):
             other = seen.setdefault(name.replace(".", "_"), role)
             if other != role:
                 raise ValueError(f"{other} and {role} are both the topic {name!r}: each needs its own")
-        return self
-
-
-class BatchConfig(Section):
-    """When the queries of a lane become a batch, and which batches are learned from."""
-
-    size: int = Field(64, ge=1, le=4096)  # TCR, all published configurations
-    linger_seconds: float = Field(0.25, ge=0, le=3600)
-    floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
-    per_tenant_lanes: bool = False
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.floor > self.size:
-            raise ValueError(
-                f"no batch of {self.size} reaches the floor of {self.floor}, nothing would be learned: raise "
-                "batch.size or lower batch.floor"
-            )
         return self
 
 
@@ -299,6 +282,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _present(self) -> Self:
+        if self.labels.steer and self.batch.live_lanes:
+            raise ValueError(
+                "labels.steer holds each label against every lane of its partition, so that none may be put "
+                "away: leave batch.live_lanes out (no bound then), or set labels.steer to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _served(self) -> Self:
         index = self.answer.index
         if index in SERVED and not self.milvus.address:
@@ -330,7 +322,8 @@ class Config(Section):
         """
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
         # What is off by default stays what it was before there was a setting.
-        unset = {"answer": {"frozen_share"}} if self.answer.frozen_share == 1 else None
+        unset = {"batch": {"live_lanes"}}  # decides where a state lies, and no answer
+        unset |= {"answer": {"frozen_share"}} if self.answer.frozen_share == 1 else {}
         texts = {name: self.model_dump_json(include={name}, exclude=unset) for name in names}
         steer = " steer" if self.labels.steer else ""  # what labels do by default stays what it was
         texts["labels"] = f"{self.labels.rate!r} {_digest(self.labels.key, 64)}{steer}"
