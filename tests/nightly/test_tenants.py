@@ -17,7 +17,7 @@ from tests.stream import conftest, test_resting
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 make_world = conftest.make_world
-QUERIES = 4
+QUERIES = 6
 """Of each tenant, on average."""
 
 
@@ -29,7 +29,7 @@ def test_many_tenants_over_few_lanes(make_world: Any, tmp_path: Path) -> None:
     tenants = count("tenants")
     found: dict[int, Any] = {}
     for live in (tenants // 100, 0):  # the bounded one first: a peak does not go down
-        world = make_world(batch=test_resting.batch(live, 2), state={"every_batches": 200})
+        world = make_world(batch=test_resting.batch(live, 4), state={"every_batches": 200})
         events = test_resting.of_tenants(world.queries(QUERIES * tenants), tenants)
         began, before = time.process_time(), peak_mib()
         store = DirectoryStore(tmp_path / "state") if live else MemoryStore()
