@@ -97,6 +97,7 @@ def test_a_copy_that_compaction_has_removed_is_found_where_the_other_lies(log: L
 def test_what_two_checkpoints_do_not_name_is_erased(log: Log, lanes: LaneTopic) -> None:
     old, new = (lanes.keep(HERE, 0, [state(number)])[0] for number in (1, 2))
     for seq, record in enumerate((old, new, new)):
+        assert alike(lanes.fetch(HERE, old), state(1)), "one of the two newest names it still"
         lanes.saved(Checkpoint(*HERE, seq, "", 0, (), "", resting=(record,)))
     log.compact()
     assert len(log.records) == 1 and alike(lanes.fetch(HERE, new), state(2))

@@ -197,6 +197,7 @@ def test_a_lane_is_kept_until_two_checkpoints_do_not_name_it(opened: Opener) -> 
 
     names(0, old)
     names(1, new)
+    same_lane(store.fetch(HERE, old), lane("0:image:a", 1))
     names(2, new)
     with pytest.raises(ArtifactError, match="is gone"):
         store.fetch(HERE, old)
