@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from core.records import Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,31 @@ class LaneState:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """What a checkpoint says of a lane whose state lies beside it, in a record of its own.
+
+    `record` names that by its content, so that it is never another one; all else is as in `LaneState`.
+    """
+
+    lane: str
+    next_seq: int
+    next_offset: int
+    state_hash: str
+    control_offset: int
+    record: str
+
+
+class LaneStore(Protocol):
+    """States of single lanes, for those that are not in memory."""
+
+    def keep(self, partition: Partition, generation: int, states: Sequence[LaneState]) -> list[LaneRecord]:
+        """Makes states durable, each beside what is there. Kept until two later checkpoints name them not."""
+
+    def fetch(self, partition: Partition, record: LaneRecord) -> LaneState:
+        """A state that was kept. Raises ArtifactError when it is gone or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One consistent point of a partition: all its lanes and the offset where reading continues."""
 
@@ -85,8 +112,21 @@ class Checkpoint:
     """Of the log that its offsets count in, see `Source.log_id`."""
     control_offset: int = 0
     """Where the commands begin that the partition has not dealt with."""
+    resting: tuple[LaneRecord, ...] = ()
+    """Lanes whose states lie beside it; none of `lanes`."""
+
+    @property
+    def heads(self) -> list[LaneState | LaneRecord]:
+        """All lanes, by name."""
+        both: list[LaneState | LaneRecord] = [*self.lanes, *self.resting]
+        return sorted(both, key=lambda one: one.lane)
+
+    @property
+    def covered(self) -> dict[str, int]:
+        """First batch of each lane that it does not cover."""
+        return {one.lane: one.next_seq for one in self.heads}
 
     @property
     def nbytes(self) -> int:
-        """Of all tensors."""
+        """Of all tensors in it."""
         return sum(array.nbytes for lane in self.lanes for array in lane.tensors.values())

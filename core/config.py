@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.batching import BatchConfig as BatchConfig
 from core.http import HttpConfig
 from core.labels import LabelConfig
 from core.milvus import MilvusConfig
@@ -61,24 +62,6 @@ class KafkaConfig(Section):
             other = seen.setdefault(name.replace(".", "_"), role)
             if other != role:
                 raise ValueError(f"{other} and {role} are both the topic {name!r}: each needs its own")
-        return self
-
-
-class BatchConfig(Section):
-    """When the queries of a lane become a batch, and which batches are learned from."""
-
-    size: int = Field(64, ge=1, le=4096)  # TCR, all published configurations
-    linger_seconds: float = Field(0.25, ge=0, le=3600)
-    floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
-    per_tenant_lanes: bool = False
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.floor > self.size:
-            raise ValueError(
-                f"no batch of {self.size} reaches the floor of {self.floor}, nothing would be learned: raise "
-                "batch.size or lower batch.floor"
-            )
         return self
 
 
@@ -292,6 +275,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _present(self) -> Self:
+        if self.labels.steer and self.batch.live_lanes:
+            raise ValueError(
+                "labels.steer holds each label against every lane of its partition, so that none may be put "
+                "away: leave batch.live_lanes out (no bound then), or set labels.steer to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _served(self) -> Self:
         index = self.answer.index
         if index in SERVED and not self.milvus.address:
@@ -323,8 +315,8 @@ class Config(Section):
         """
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
         # What is off by default stays what it was before there was a setting; what the journal says of each
-        # batch decides nothing that is repeated.
-        unset = {"adapt": {"when_behind"}}
+        # batch, and where a state lies, decides nothing that is repeated.
+        unset = {"adapt": {"when_behind"}, "batch": {"live_lanes"}}
         if self.answer.frozen_share == 1:
             unset["answer"] = {"frozen_share"}
         texts = {name: self.model_dump_json(include={name}, exclude=unset) for name in names}

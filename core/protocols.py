@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from core.checkpoints import Checkpoint, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry, LaneStore
 from core.filters import Filter
 from core.hooks import HookPoints
 from core.records import Judgement, Partition, Record, Refusal
@@ -97,8 +97,8 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class StateStore(Protocol):
-    """Checkpoints and the journal of batch boundaries."""
+class StateStore(LaneStore, Protocol):
+    """Checkpoints, states of single lanes, and the journal of batch boundaries."""
 
     @property
     def place(self) -> str:

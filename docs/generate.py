@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import qshift
-from core import config, http, labels, milvus, security
+from core import batching, config, http, labels, milvus, security
 from monitoring import series
 from qshift.cli import app
 from stream import messages
@@ -85,7 +85,7 @@ def comments() -> dict[tuple[str, str], str]:
     """(class, key) -> the comment above its line and behind it in the modules of settings."""
     found: dict[tuple[str, str], str] = {}
     owner, above = "", []
-    sources = map(inspect.getsource, (config, security, milvus, http, labels))
+    sources = map(inspect.getsource, (config, batching, security, milvus, http, labels))
     for line in "".join(sources).splitlines():
         if start := re.match(r"class (\w+)\(Section\)", line):
             owner = start[1]

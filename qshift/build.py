@@ -40,6 +40,7 @@ from index.versions import GalleryVersions
 from monitoring.judged import JudgedQuality, Ranked, Remembered, included, steers
 from monitoring.ranking import Levels, ap_and_first, counted_levels
 from qshift.lanes import Aligners as Aligners
+from qshift.lanes import Known
 from qshift.lanes import adapter as adapter
 from qshift.methods import METHODS
 from qshift.methods import with_method as with_method
@@ -180,7 +181,7 @@ def assemble(
         for modality in base.constants:  # what a class of others lacks is said before a query waits
             adapter(config, base, modality, where)
     evidence = Evidence(config.answer, base.reference, base.head.codes, base.missed)
-    fusion = TwinFusion(config.answer, evidence)
+    fusion, known = TwinFusion(config.answer, evidence), Known(base, where)
     pipeline = Pipeline(
         config,
         base.encoders if encoders is None else encoders,
@@ -193,7 +194,7 @@ def assemble(
             config.answer.top,
             correction=corrections(config, versions, fusion),
         ),
-        lambda modality: adapter(config, base, modality, where),
+        lambda modality: adapter(config, base, modality, where, known),
         Aligners(config, base, where),
         lambda modality, q, near, mask: entropy(base, modality, q, near, mask),
         where,

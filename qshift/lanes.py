@@ -48,22 +48,49 @@ DRAWS = 64
 """Gradients of source pairs that the subspace of reference D3 is spanned by."""
 
 
-def adapter(config: Config, base: Base, modality: Modality, where: str) -> Adapter:
-    """A lane's method, under the guards that are on."""
-    adapt = config.adapt
+class Known:
+    """What a base says of its source, made once and shared by all lanes, which only read it.
+
+    A service may have lanes for each of thousands of tenants: a copy for each took a millisecond to make.
+    """
+
+    def __init__(self, base: Base, where: str) -> None:
+        self.base, self.where = base, where
+        self._clean: dict[Modality, Tensor] = {}
+        self._source: dict[Modality, dict[str, Tensor]] = {}
+
+    def clean(self, modality: Modality) -> Tensor:
+        """Clean source queries [n, D] as the frozen encoder sees them."""
+        if modality not in self._clean:
+            features = np.array(self.base.reference[modality].features, dtype=np.float32)
+            self._clean[modality] = torch.from_numpy(features).to(self.where)
+        return self._clean[modality]
+
+    def source(self, modality: Modality) -> dict[str, Tensor]:
+        """The adaptable tensors at their source values."""
+        if modality not in self._source:
+            self._source[modality] = self.base.encoders[modality].adaptable()
+        return self._source[modality]
+
+
+def adapter(
+    config: Config, base: Base, modality: Modality, where: str, known: Known | None = None
+) -> Adapter:
+    """A lane's method, under the guards that are on; `known` saves what was made for other lanes."""
+    adapt, known = config.adapt, known or Known(base, where)
     if modality not in base.constants:
         return Frozen()
     centred, method = _centred(config, base, modality), method_of(config, base, modality)
     if method == "frozen":
-        return Centring(_clean(base, modality, where).mean(0), config.batch.floor) if centred else Frozen()
-    made = _method(method, config, base, modality, where)
+        return Centring(known.clean(modality).mean(0), config.batch.floor) if centred else Frozen()
+    made = _method(method, config, known, modality)
     guard = adapt.guard
     guarded = guard.reset_every or guard.reset_below or guard.restore
     if guarded and made.parameters():
-        made = Guarded(made, base.encoders[modality].adaptable(), guard, config.seed)
+        made = Guarded(made, known.source(modality), guard, config.seed)
     if not centred or not made.parameters():
         return made
-    return Centred(made, _clean(base, modality, where).mean(0), config.batch.floor)
+    return Centred(made, known.clean(modality).mean(0), config.batch.floor)
 
 
 def method_of(config: Config, base: Base, modality: Modality) -> str:
@@ -86,14 +113,10 @@ def _aligned(config: Config) -> bool:
     return config.adapt.align.enabled and config.adapt.preset != "tcr-paper"
 
 
-def _clean(base: Base, modality: Modality, where: str) -> Tensor:
-    """Clean source queries [n, D] as the frozen encoder sees them."""
-    return torch.from_numpy(np.array(base.reference[modality].features, dtype=np.float32)).to(where)
-
-
-def _method(method: str, config: Config, base: Base, modality: Modality, where: str) -> Adapter:
+def _method(method: str, config: Config, known: Known, modality: Modality) -> Adapter:
+    base = known.base
     adapt, floor, constants = config.adapt, config.batch.floor, base.constants[modality]
-    clean = _clean(base, modality, where)
+    clean = known.clean(modality)
     match method:
         case "centring":
             return Centring(clean.mean(0), floor)
@@ -107,11 +130,11 @@ def _method(method: str, config: Config, base: Base, modality: Modality, where: 
             return TrainingFree(constants, adapt, floor)
         case "refinement":
             return Refinement()
-    source = base.encoders[modality].adaptable()
+    source = known.source(modality)
     if method in PEERS:
         return PEERS[method](source, constants, adapt, floor)
-    if OWN_METHOD.fullmatch(method):
-        return Own(method, source, constants, adapt, floor)
+    if OWN_METHOD.fullmatch(method):  # nobody knows what a stranger's class writes to
+        return Own(method, base.encoders[modality].adaptable(), constants, adapt, floor)
     if method == "tcr":
         return Tcr(source, constants, adapt, floor)
     if method != "rest":

@@ -122,13 +122,14 @@ class Service:
                     "next_seq": lane.next_seq,
                     "next_offset": lane.next_offset,
                     "pending": len(lane.pending),
-                    "method": lane.session.adapter.name,
-                    "updates": lane.session.adapter.version,
-                    "orders": lane.session.orders.snapshot(),
+                    "method": session.adapter.name,
+                    "updates": session.adapter.version,
+                    "orders": session.orders.snapshot(),
                     "kept": [{"batch": one.seq, "state": one.state_hash} for one in lane.kept.states],
                     "drift": lane.name in panels and panels[lane.name].drift_detected,
                 }
                 for lane in self._lanes
+                if (session := lane.learned) is not None
             },
         }
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from core.checkpoints import Checkpoint, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry, LaneRecord, LaneState
 from core.config import KafkaConfig
 from core.errors import ArtifactError
 from core.records import Partition
 from stream.chunks import generations, join, manifests, split
 from stream.journal import Journal
+from stream.lane_topic import LaneTopic
 from stream.topic_log import TopicLog
 
 log = logging.getLogger("qshift.changelog")
@@ -59,6 +60,7 @@ class ChangelogStore:
         )
         self._journal = Journal(self._log, kafka.journal)
         self._written: dict[Partition, _Written] = {}
+        self._lanes = LaneTopic(lambda: self._log, kafka.state)
 
     @staticmethod
     def topic_configs(kafka: KafkaConfig) -> dict[str, dict[str, str]]:
@@ -81,11 +83,12 @@ class ChangelogStore:
         """
         at, state = (checkpoint.topic, checkpoint.partition), self._kafka.state
         written = self._written.setdefault(at, _Written())
-        covered = {lane.lane: lane.next_seq for lane in checkpoint.lanes}
+        covered = checkpoint.covered
         chunks, manifest = split(checkpoint, self._journal.needed(at, covered))
         self._log.append(state, checkpoint.partition, chunks)
         self._log.append(state, checkpoint.partition, [manifest])
         self._journal.saved(at, covered)
+        self._lanes.saved(checkpoint)
         written.saves += 1
         if written.saves == 2:  # both slots are whole and ours
             old = [key for generation, key in written.stale if generation < checkpoint.generation]
@@ -115,19 +118,30 @@ class ChangelogStore:
             self._journal.loaded(partition)
             return None
         checkpoint, start = max(whole, key=lambda found: (found[0].generation, found[0].seq))
-        self._journal.loaded(partition, start, {lane.lane: lane.next_seq for lane in checkpoint.lanes})
+        self._journal.loaded(partition, start, checkpoint.covered)
         return checkpoint
 
     def _records(self, partition: Partition) -> dict[str, bytes]:
         """The last value of each key of a partition of the queries."""
         records: dict[str, bytes] = {}
-        for _, key, value in self._log.read(self._kafka.state, partition[1], 0):
+        self._lanes.forget(partition)
+        for offset, key, value in self._log.read(self._kafka.state, partition[1], 0):
             name = (key or b"").decode(errors="replace")
+            if self._lanes.met(partition, name, offset, value is not None):
+                continue
             if value is None:
                 records.pop(name, None)
             elif name.startswith(f"{partition[0]}/{partition[1]}/"):
                 records[name] = value
         return records
+
+    def keep(self, partition: Partition, generation: int, states: Sequence[LaneState]) -> list[LaneRecord]:
+        """As promised by the protocol. Raises DeliveryError: not acknowledged in time."""
+        return self._lanes.keep(partition, generation, states)
+
+    def fetch(self, partition: Partition, record: LaneRecord) -> LaneState:
+        """As promised by the protocol. Raises DeliveryError where the topic cannot be read in time."""
+        return self._lanes.fetch(partition, record)
 
     def journal(self, entry: JournalEntry) -> None:
         """Sends a boundary and waits for the acknowledgement. Raises as `Journal.append`."""

@@ -19,7 +19,7 @@ ANEW = "name another kafka.state and kafka.journal (or state.directory) to start
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """Identity of a checkpoint: its lanes' hashes and its parent's, so that checkpoints form a chain."""
     text = "|".join(
-        [checkpoint.parent_hash, *(f"{lane.lane}={lane.state_hash}" for lane in checkpoint.lanes)]
+        [checkpoint.parent_hash, *(f"{lane.lane}={lane.state_hash}" for lane in checkpoint.heads)]
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
     <topic>-<partition>/checkpoint-<generation>-<slot>   slot = seq mod 2, so a bad write never costs both
     <topic>-<partition>/journal.jsonl               one line per batch: 16 hex digits of sha256, space, JSON
+    <topic>-<partition>/lanes/<2 digits>/<sha256>   one lane's state, where lanes are kept apart by tenant
 
 Files are written beside their target, synced and renamed; journal lines are appended and synced.
 """
@@ -13,18 +14,19 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO, FileIO
 from pathlib import Path
 from urllib.parse import quote
 
-from core.checkpoints import Checkpoint, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry, LaneRecord, LaneState
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.readers.places import bytes_of, shown
 from core.records import Partition
 from stream.contradictions import REPAIR
+from stream.lane_records import Outdated, recorded, state_of
 from stream.states import (
     checkpoint_from_bytes,
     checkpoint_to_bytes,
@@ -51,6 +53,8 @@ class _Held:
     """Lines in the journal that the last rewrite did not look at."""
     covered: list[dict[str, int]] = field(default_factory=list)
     """next_seq by lane of the two newest checkpoints saved here, older one first."""
+    outdated: Outdated | None = None
+    """Records of lanes; None until one is written."""
 
 
 class DirectoryStore:
@@ -97,7 +101,9 @@ class DirectoryStore:
             raise DeliveryError(
                 f"the checkpoint was not written to {home}: {error.strerror}; is there space?"
             ) from error
-        held.covered = [*held.covered, {lane.lane: lane.next_seq for lane in checkpoint.lanes}][-2:]
+        held.covered = [*held.covered, checkpoint.covered][-2:]
+        for record in held.outdated.saved(checkpoint) if held.outdated else ():
+            self._lane(partition, record).unlink(missing_ok=True)
         if len(held.covered) < 2:
             return
         # Both slots are ours and whole now: older generations and journal lines below them are not needed.
@@ -111,6 +117,7 @@ class DirectoryStore:
                 log.warning("the journal was not pruned", extra={"home": str(home), "error": str(error)})
 
     def load(self, partition: Partition) -> Checkpoint | None:
+        self._held.setdefault(partition, _Held()).outdated = None
         paths = [path for path, _ in self._slots(partition)]
         whole: list[Checkpoint] = []
         for path in paths:
@@ -126,6 +133,33 @@ class DirectoryStore:
                 "backup, or remove the folder to start from the base model"
             )
         return max(whole, key=lambda checkpoint: (checkpoint.generation, checkpoint.seq), default=None)
+
+    def keep(self, partition: Partition, generation: int, states: Sequence[LaneState]) -> list[LaneRecord]:
+        """As promised by the protocol. Raises DeliveryError when the disk did not take them."""
+        held = self._held.setdefault(partition, _Held())
+        if held.outdated is None:
+            held.outdated = Outdated(path.name for path in self._home(partition).glob("lanes/??/*"))
+        made = [recorded(partition, generation, state) for state in states]
+        for one, blob in made:
+            path = self._lane(partition, one.record)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, blob)
+            except OSError as error:
+                raise DeliveryError(
+                    f"the state of a lane was not written to {path.parent}: {error.strerror}; is there space?"
+                ) from error
+            held.outdated.written(one.record)
+        return [one for one, _ in made]
+
+    def fetch(self, partition: Partition, record: LaneRecord) -> LaneState:
+        """As promised by the protocol."""
+        path = self._lane(partition, record.record)
+        try:
+            blob = bytes_of(path) if os.path.lexists(path) else None
+        except ConfigError as error:
+            raise ArtifactError(f"{error}: it is the state of lane {record.lane!r}, restore it") from error
+        return state_of(partition, record, blob, self.place)
 
     def journal(self, entry: JournalEntry) -> None:
         """Appends one line and waits for the disk.
@@ -156,6 +190,10 @@ class DirectoryStore:
 
     def _home(self, partition: Partition) -> Path:
         return self._folder / f"{quote(partition[0], safe='')}-{partition[1]}"
+
+    def _lane(self, partition: Partition, record: str) -> Path:
+        """Named by content: whatever a tenant is called, its name is in no path."""
+        return self._home(partition) / "lanes" / record[:2] / record
 
     def _slots(self, partition: Partition) -> list[tuple[Path, int]]:
         """Files of checkpoints with their generation."""

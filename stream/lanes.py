@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from core.checkpoints import JournalEntry, KeptState, LaneState
+from core.checkpoints import JournalEntry, KeptState, LaneRecord, LaneState
 from core.commands import Command
 from core.config import BatchConfig, CheckpointConfig
 from core.records import Judgement, Partition
@@ -34,12 +34,15 @@ class Lane:
         reached: whether labels were read up to given positions, or need not be waited for any longer.
         checkpoints: which states are kept.
         since: place in the control log where the lane begins: of what was said before, it does what holds on.
+        fetch: brings back what the lane has learned, and notes that it was used, where lanes may be put away;
+            without it the session stays.
     """
 
     def __init__(
-        self, name: str, partition: Partition, session: Session,
+        self, name: str, partition: Partition, session: Session | None,
         reached: Callable[[Mapping[str, int], bool], bool] = lambda positions, drain: True,
         checkpoints: CheckpointConfig = CheckpointConfig(), since: int = 0,
+        fetch: Callable[[Lane], Session] | None = None,
     ) -> None:  # fmt: skip
         self._reached, self._every, self._since = reached, checkpoints.every_batches, since
         self.kept = KeptStates(checkpoints.keep)
@@ -47,13 +50,33 @@ class Lane:
         self._obeyed = self._looked = 0
         self.name = name
         self.partition = partition
-        self.session = session
+        self.learned = session
+        """None while it is put away: who only looks at the lane must not have it fetched."""
+        self._fetch = fetch
         self.next_seq = 0
         """First batch number that its state does not cover."""
         self.next_offset = 0
         """First offset that its state does not cover."""
         self.pending: deque[tuple[Query, float]] = deque()
         self.planned: deque[JournalEntry] = deque()
+
+    @property
+    def session(self) -> Session:
+        """What it has learned, fetched from the store where it was put away."""
+        if self._fetch is not None:
+            self._fetch(self)
+        assert self.learned is not None, "fetched"
+        return self.learned
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, neither queries nor batches to repeat."""
+        return not self.pending and not self.planned
+
+    def put_away(self) -> None:
+        """Forgets what is in the store."""
+        self.learned = None
+        self.kept.restore(())
 
     def add(self, query: Query, now: float) -> None:
         """Queues a query, unless the lane's state already covers it."""
@@ -146,17 +169,22 @@ class Lane:
         return batch
 
     def snapshot(self) -> LaneState:
-        tensors, meta = self.session.snapshot()
+        session = self.learned or self.session  # to be saved is not to be used
+        tensors, meta = session.snapshot()
         return LaneState(
-            self.name, self.next_seq, self.next_offset, tensors, meta, self.session.state_hash(), self.obeys,
+            self.name, self.next_seq, self.next_offset, tensors, meta, session.state_hash(), self.obeys,
             self.kept.states,
         )  # fmt: skip
 
     def restore(self, state: LaneState) -> None:
+        self.stand_at(state)
         self.session.restore(state.tensors, state.meta)
+        self.kept.restore(state.kept)
+
+    def stand_at(self, state: LaneState | LaneRecord) -> None:
+        """Is in the log where a state ends; what was learned is another matter."""
         self.next_seq, self.next_offset = state.next_seq, state.next_offset
         self._obeyed = state.control_offset
-        self.kept.restore(state.kept)
 
 
 def lane_name(query: Query, per_tenant: bool) -> str:

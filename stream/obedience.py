@@ -20,6 +20,7 @@ from stream.sending import Sending
 
 TO_COME = "no lane here yet that it is for: those to come begin so"
 NOTHING = "no lane here that it is for"
+AWAY = "lanes here that it is for are put away: each obeys before its next answer"
 UNKNOWN = "there is no such lane: lanes are named partition:modality, as answers name theirs"
 APART = "lanes are not kept apart by tenant here: batch.per_tenant_lanes is false"
 
@@ -64,6 +65,8 @@ class Obedience:
         self._ours.meet(owned)
         for one in commands.since(before):
             if isinstance(one, Command):
+                for lane in self._ours.called(owned, one):
+                    self.obey(owned, lane, False)
                 lanes = [lane for lane in owned.lanes.values() if one.concerns(lane.name)]
                 if any(lane.planned or lane.obeys <= one.at.offset for lane in lanes):
                     break
@@ -101,6 +104,8 @@ class Obedience:
         if command.lane and named != str(number) and (number or named.isdecimal()):
             return  # another partition's to say
         reason = TO_COME if command.action in STANDING else NOTHING
+        if any(command.concerns(name) for name in owned.records):
+            reason = AWAY
         result: Result = "applied"
         if command.lane:
             reason, result = UNKNOWN, "refused"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from core.checkpoints import Checkpoint, JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry, LaneRecord
 from core.records import Partition
 from stream.contradictions import checkpoint_hash
 from stream.lanes import Lane, covered
@@ -36,9 +36,18 @@ class Owned:
         self.journalled: int | None = None
         """Without a checkpoint: the first offset that the journal wants repeated."""
         self.states = {state.lane: state for state in checkpoint.lanes} if checkpoint else {}
+        self.records: dict[str, LaneRecord] = (
+            {record.lane: record for record in checkpoint.resting} if checkpoint else {}
+        )
+        """The newest record of each lane that has one; `recorded` says whether it is all that was learned."""
         self.planned: dict[str, deque[JournalEntry]] = {}
         self.control_offset = checkpoint.control_offset if checkpoint else 0
         """Where the commands begin that not all lanes have obeyed."""
+
+    def recorded(self, lane: Lane) -> bool:
+        """Whether a lane's record holds all that it has learned."""
+        record = self.records.get(lane.name)
+        return record is not None and record.next_seq == lane.next_seq
 
     def waiting(self) -> bool:
         """Whether there are queries or planned batches that are not answered yet."""
@@ -58,13 +67,18 @@ class Owned:
     def checkpoint(
         self, identity: str, label_offsets: dict[str, int], generation: int, log_id: str
     ) -> Checkpoint:
-        """The next checkpoint. Lanes not met since the restart keep the state they were saved with."""
-        states = [lane.snapshot() for lane in self.lanes.values()] + list(self.states.values())
+        """The next checkpoint. Lanes not met since the restart keep the state they were saved with.
+
+        Of a lane whose record holds all that it has learned it says no more than which one that is.
+        """
+        whole = [lane for lane in self.lanes.values() if lane.learned and not self.recorded(lane)]
+        states = [lane.snapshot() for lane in whole] + list(self.states.values())
+        resting = sorted(self.records.keys() - {state.lane for state in states})
         position = covered(self.lanes.values(), self.position or 0)
         lanes = tuple(sorted(states, key=lambda state: state.lane))
         return Checkpoint(
             *self.partition, self.checkpoint_seq, self.parent, position, lanes, identity, label_offsets,
-            generation, log_id, self.control_offset,
+            generation, log_id, self.control_offset, tuple(self.records[name] for name in resting),
         )  # fmt: skip
 
     def checkpoint_made(self, checkpoint: Checkpoint, now: float) -> None:

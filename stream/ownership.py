@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from core.checkpoints import Checkpoint, JournalEntry
+from core.commands import Command
 from core.errors import ArtifactError, OffsetGoneError
 from core.protocols import Source, StateStore
 from core.records import Judgement, Partition, Record
@@ -29,7 +31,7 @@ from stream.lanes import Lane, lane_name, modality_of, plan
 from stream.loss import accepted
 from stream.owned import Owned as Owned
 from stream.pipeline import Pipeline
-from stream.session import Session
+from stream.resting import Resting, most_lanes
 
 log = logging.getLogger("qshift.runner")
 CONFIRM_SECONDS = 3.0
@@ -53,6 +55,9 @@ class Ownership:
         """Of each label partition; checkpoints restore them."""
         self.commands = Commands(clock, self._full)
         self._steered = pipeline.retrieval.correction is not None
+        self.resting = Resting(store, pipeline, most_lanes(pipeline.config), lambda: self.generation)
+        self._others = False
+        """Whether there are other lanes than were last told of."""
         self.owned: dict[Partition, Owned] = {}
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
@@ -78,6 +83,7 @@ class Ownership:
             log.info("partition lost", extra={"partition": partition})
             self.owned.pop(partition, None)
             self._first.pop(partition, None)
+        self.resting.forget(lambda partition: partition not in assigned)
         if assigned != self.assigned:
             self.tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
@@ -157,7 +163,7 @@ class Ownership:
 
     def _plan(self, owned: Owned, checkpoint: Checkpoint | None) -> None:
         """What the journal holds behind the checkpoint is to be repeated."""
-        since = {lane.lane: lane.next_seq for lane in checkpoint.lanes} if checkpoint else {}
+        since = checkpoint.covered if checkpoint else {}
         entries = self._store.journalled(owned.partition, since)
         if checkpoint is None:
             check_journal(owned.partition, entries, (owned.first, owned.note), self._store.place)
@@ -166,7 +172,7 @@ class Ownership:
             if owned.first is not None:
                 check_reached(owned.partition, owned.journalled, owned.first, self._store.place)
         owned.planned = plan(entries, since)
-        states = {lane.lane: lane for lane in checkpoint.lanes} if checkpoint else {}
+        states = {one.lane: one for one in checkpoint.heads} if checkpoint else {}
         for lane, planned in owned.planned.items():
             state = states.get(lane)
             ends = (state.next_seq, state.next_offset) if state else (0, 0)
@@ -218,7 +224,8 @@ class Ownership:
 
     def checkpoint(self, owned: Owned) -> Checkpoint:
         """The next checkpoint of a partition."""
-        steered = (lane.session.steering for lane in owned.lanes.values())
+        self.resting.keep(owned)
+        steered = (lane.learned.steering for lane in owned.lanes.values() if lane.learned)
         labels = earliest([self.labels.read, *(one.unapplied() for one in steered if one is not None)])
         return owned.checkpoint(self.identity, labels, self.generation, self._source.log_id())
 
@@ -240,7 +247,15 @@ class Ownership:
             if owned.first is not None:
                 self._first[partition] = owned.first
         self.owned.clear()
-        self._shown()
+        self.resting.forget(lambda partition: True)
+        self.tell(LanesChanged([]))
+
+    def tidy(self) -> None:
+        """Ends a turn: forgets lanes that are away and idle, and tells of the others if they have changed."""
+        gone = [self.resting.tidy(owned) for owned in self.owned.values()]
+        if self._others or any(gone):
+            self.tell(LanesChanged(self.lanes()))
+        self._others = False
 
     def lane(self, owned: Owned, query: Query, per_tenant: bool) -> Lane:
         """The lane of a query, restored from its checkpoint when it is met first."""
@@ -265,29 +280,42 @@ class Ownership:
         waiting = sum(len(lane.pending) for lane in self.lanes())
         return waiting >= self._pipeline.config.limits.pending_queries
 
+    def called(self, owned: Owned, command: Command) -> list[Lane]:
+        """Lanes that are away and are meant by name, or by their tenant. Of all lanes nobody is called."""
+        if not command.lane and not command.tenant:
+            return []
+        away = [name for name in owned.records if name not in owned.lanes and command.concerns(name)]
+        return [self._met(owned, name, modality_of(name)) for name in away]
+
     def _met(self, owned: Owned, name: str, modality: Modality) -> Lane:
         if name not in owned.lanes:
+            record = owned.records.get(name)
             lane = Lane(
-                name, owned.partition, Session(self._pipeline, modality), self.labels.reached,
-                self._pipeline.config.checkpoints, owned.control_offset,
+                name, owned.partition, None, self.labels.reached, self._pipeline.config.checkpoints,
+                # What a lane that was away has not obeyed it obeys now; one that begins has missed nothing.
+                record.control_offset if record else owned.control_offset,
+                partial(self.resting.fetch, owned),
             )  # fmt: skip
+            if record is not None:
+                lane.stand_at(record)
             if name in owned.states:
                 lane.restore(owned.states.pop(name))
+            if not self.resting.most:
+                self.resting.fetch(owned, lane)
             lane.planned = owned.planned.pop(name, lane.planned)
             owned.lanes[name] = lane
-            self._shown()
+            self._others = True
         return owned.lanes[name]
 
     def state_hashes(self) -> dict[str, str]:
         """Of all lanes, by name; of those not met since the restart, as they were saved."""
         hashes: dict[str, str] = {}
         for owned in self.owned.values():
-            hashes.update({name: lane.session.state_hash() for name, lane in owned.lanes.items()})
+            hashes.update({name: record.state_hash for name, record in owned.records.items()})
+            live = {name: lane.learned for name, lane in owned.lanes.items() if lane.learned}
+            hashes.update({name: session.state_hash() for name, session in live.items()})
             hashes.update({name: state.state_hash for name, state in owned.states.items()})
         return dict(sorted(hashes.items()))
-
-    def _shown(self) -> None:
-        self.tell(LanesChanged(self.lanes()))
 
 
 def _ends(entry: JournalEntry) -> int:

@@ -130,6 +130,7 @@ class _Loop:
         self.checkpoint_idle()
         self.rested()
         ours.confirm_idle()
+        ours.tidy()
         return False
 
     # -- batches ----------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneRecord, LaneState
 from core.errors import ArtifactError, first_fault
 
 MAGIC, KEY = b"qshcut1\n", "cut"
 """Names of the format since version 0.2: states saved then are read now."""
 _HEAD = len(MAGIC) + hashlib.sha256().digest_size
+DIGEST = slice(len(MAGIC), _HEAD)
+"""Where a checkpoint's bytes hold the sha256 of what follows."""
 
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -69,6 +71,21 @@ class _LaneHead(_Strict):
     kept: list[_KeptHead] = []
 
 
+class _Resting(_Strict):
+    """A column for each field of a `LaneRecord`: there may be thousands."""
+
+    lane: list[str] = []
+    next_seq: list[Count] = []
+    next_offset: list[Count] = []
+    state_hash: list[str] = []
+    control_offset: list[Count] = []
+    record: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = []
+
+    def records(self) -> tuple[LaneRecord, ...]:
+        columns = (getattr(self, name) for name in LaneRecord.__slots__)
+        return tuple(LaneRecord(*row) for row in zip(*columns, strict=True))
+
+
 class _CheckpointHead(_Strict):
     topic: str
     partition: Count
@@ -81,6 +98,7 @@ class _CheckpointHead(_Strict):
     log_id: str = ""
     control_offset: Count = 0
     lanes: list[_LaneHead]
+    resting: _Resting = _Resting()
 
 
 class CheckpointManifest(_Strict):
@@ -136,6 +154,7 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
         "log_id": checkpoint.log_id,
         "lanes": [_lane_head(lane) for lane in checkpoint.lanes],
         **_said("control_offset", checkpoint.control_offset),
+        **_said("resting", _columns(checkpoint.resting)),
     }
     try:
         # NaN is allowed here: meta keeps figures such as an entropy that was never measured.
@@ -164,6 +183,10 @@ def _lane_head(lane: LaneState) -> dict[str, Any]:
         **_said("control_offset", lane.control_offset),
         **_said("kept", kept),
     }
+
+
+def _columns(records: Sequence[LaneRecord]) -> dict[str, list[Any]]:
+    return {name: [getattr(one, name) for one in records] for name in LaneRecord.__slots__ if records}
 
 
 def _said(name: str, value: Any) -> dict[str, Any]:
@@ -207,13 +230,14 @@ def checkpoint_from_bytes(blob: bytes) -> Checkpoint:
             )
             for number, lane in enumerate(head.lanes)
         )  # fmt: skip
+        resting = head.resting.records()
     except ValidationError as error:
         raise ArtifactError(f"not a checkpoint: {first_fault(error)[0]}") from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(f"not a checkpoint: {type(error).__name__}: {error}") from error
     return Checkpoint(
         head.topic, head.partition, head.seq, head.parent_hash, head.next_offset, lanes, head.config_hash,
-        head.label_offsets, head.generation, head.log_id, head.control_offset,
+        head.label_offsets, head.generation, head.log_id, head.control_offset, resting,
     )  # fmt: skip
 
 

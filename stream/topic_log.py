@@ -32,6 +32,8 @@ LOOK_SECONDS = 0.5
 """How often a call that waits looks whether it is to hurry."""
 BACKOFF_SECONDS = (0.1, 2.0)
 """First and longest pause between attempts."""
+SINGLE_BYTES = 64 << 10
+"""Asked for where one record is wanted: Kafka sends it whole, however large, and little of what follows."""
 MISSING_SECONDS = 3.0
 """A topic that the brokers do not have is waited for so long: one that was just made is known to all soon."""
 
@@ -64,6 +66,8 @@ class TopicLog:
         self._security = security
         self._retry_seconds, self._hurry = retry_seconds, hurry
         self._producer: Any = None
+        self._places: Any = None
+        """The reader of single records."""
 
     def connect(self, topics: Iterable[str]) -> None:
         """Connects the producer to topics, which the first append would wait for."""
@@ -73,6 +77,7 @@ class TopicLog:
 
     def close(self) -> None:
         self._discard()
+        self._let_go()
 
     def append(self, topic: str, partition: int, keyed: Sequence[Keyed]) -> list[int]:
         """Offsets of the records, all acknowledged. Raises DeliveryError after `retry_seconds`."""
@@ -138,16 +143,49 @@ class TopicLog:
                 if reader is not None:
                     reader.close()
 
+    def at(self, topic: str, partition: int, offset: int) -> tuple[int, bytes | None, bytes | None]:
+        """(offset, key, value) of the record there, or of the next where compaction has removed it.
+
+        Raises DeliveryError after a silence. The client stays connected: this is asked for often.
+        """
+        at, attempts = TopicPartition(topic, partition), self._attempts()
+        while True:
+            try:
+                if self._places is None:
+                    self._places = self._reader(at, SINGLE_BYTES)
+                if self._places.assignment() != {at}:
+                    self._places.assign([at])
+                self._places.resume(at)
+                self._places.seek(at, offset)
+                while attempts.left() > 0:
+                    for record in self._places.poll(timeout_ms=500, max_records=1).get(at, []):
+                        self._places.pause(at)  # what follows is nobody's wish
+                        return record.offset, record.key, record.value
+                raise KafkaTimeoutError(f"nothing came at offset {offset}")
+            except TRANSIENT as error:
+                self._let_go()
+                if not attempts.again(error, topic):
+                    raise DeliveryError(
+                        f"{topic}/{partition} could not be read within {self._retry_seconds:.0f} s: "
+                        f"{_why(error, READ)}; is Kafka up, and does the topic exist?"
+                    ) from error
+
+    def _let_go(self) -> None:
+        reader, self._places = self._places, None
+        if reader is not None:
+            with suppress(KafkaError):
+                reader.close()
+
     def _attempts(self) -> _Attempts:
         return _Attempts(self._retry_seconds, self._hurry)
 
-    def _reader(self, at: TopicPartition) -> Any:
+    def _reader(self, at: TopicPartition, most_bytes: int = 8 << 20) -> Any:
         limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
         reader = _connected(
             KafkaConsumer,
             **client_options(self._servers, self._security), group_id=None, enable_auto_commit=False,
             auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
-            max_partition_fetch_bytes=8 << 20, reconnect_backoff_max_ms=1000,
+            max_partition_fetch_bytes=most_bytes, reconnect_backoff_max_ms=1000,
             request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
         )  # fmt: skip
         tolerant(reader).assign([at])

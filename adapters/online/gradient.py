@@ -112,7 +112,7 @@ class Trainable:
     `restore` write in place.
 
     Args:
-        source: source values by name, copied.
+        source: source values by name; shared with other lanes, and never written to.
         settings: rate, decay, anchor.
 
     Raises:
@@ -125,7 +125,7 @@ class Trainable:
                 "expected an encoder with adaptable tensors, got none: choose method frozen or centring"
             )
         self._settings = settings
-        self._source = {name: tensor.detach().clone() for name, tensor in source.items()}
+        self._source = {name: tensor.detach() for name, tensor in source.items()}
         self.tensors = {name: tensor.clone().requires_grad_() for name, tensor in self._source.items()}
         self._moments: dict[str, Moments] = {}
         self._marked: tuple[Gradient, dict[str, Moments]] | None = None

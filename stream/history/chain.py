@@ -84,7 +84,7 @@ class Chain:
         except ArtifactError as error:
             self._verdict.noticed("torn", f"{self._place()} offset {offset}: {error}")
             return
-        lanes = {lane.lane: (lane.next_seq, lane.state_hash) for lane in found.lanes}
+        lanes = {lane.lane: (lane.next_seq, lane.state_hash) for lane in found.heads}
         self.written.append(Written(
             offset, found.generation, found.seq, found.parent_hash, checkpoint_hash(found),
             found.next_offset, lanes,

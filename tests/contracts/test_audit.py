@@ -32,6 +32,7 @@ EXCLUDED = {
     ("Adapter", "MeanShift"): "a template: its subclasses say how the mean runs and where it is moved to",
 }
 LOCAL = {
+    "core/checkpoints.py:LaneStore": "the part of a state store that lanes are put away in, in its battery",
     "adapters/offline/tpsnet.py:Network": "what the three networks of one offline method have in common",
     "adapters/online/decouple.py:Reference": "what a gradient is decoupled from: inside gradient methods",
     "adapters/online/descent.py:Seen": "what an inner step tells its template",

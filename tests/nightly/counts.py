@@ -13,6 +13,7 @@ COUNTS = {
     "pictures": (5_000, 100_000),  # R6
     "flips": (2_000, 10_000),  # R7
     "sigterms": (20, 100),  # R12
+    "tenants": (500, 10_000),  # over a hundredth of as many live lanes
 }
 """Short and long form."""
 

@@ -17,12 +17,12 @@ from tests.toys.simulation import simulated
 KINDS = ("crash", "fail", "late", "fenced", "stop", "compact")
 
 
-def play(make_world: Any, seeds: range) -> None:
-    """A failing seed is named, and fails alone too: `simulated(make_world, seed)`."""
+def play(make_world: Any, seeds: range, **more: int) -> None:
+    """A failing seed is named, and fails alone too: `simulated(make_world, seed, **more)`."""
     seen: Counter[str] = Counter()
     for seed in seeds:
         try:
-            seen.update(simulated(make_world, seed).seen)
+            seen.update(simulated(make_world, seed, **more).seen)
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r}") from error
     print(f"{len(seeds)} histories, 0 violations: {dict(seen)}")
@@ -31,6 +31,11 @@ def play(make_world: Any, seeds: range) -> None:
 
 def test_no_history_breaks_a_promise(make_world: Any) -> None:
     play(make_world, range(16))
+
+
+def test_no_history_breaks_a_promise_where_lanes_are_put_away(make_world: Any) -> None:
+    """Who dies, sleeps or fails does so while a lane is written, fetched and erased, too."""
+    play(make_world, range(500, 508), tenants=9, live=2)
 
 
 @pytest.mark.parametrize("broken", ["obeys no journal", "restores no state"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from core.artifacts import tensors_hash
-from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneState
+from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneRecord, LaneState
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.protocols import StateStore
 from stream.directory import DirectoryStore
@@ -86,22 +86,26 @@ def same(found: Checkpoint | None, expected: Checkpoint) -> None:
     assert replace(found, lanes=()) == replace(expected, lanes=())
     assert [one.lane for one in found.lanes] == [one.lane for one in expected.lanes]
     for one, other in zip(found.lanes, expected.lanes, strict=True):
-        assert (one.next_seq, one.next_offset, one.state_hash) == (
-            other.next_seq,
-            other.next_offset,
-            other.state_hash,
-        )
-        assert json.dumps(one.meta, sort_keys=True) == json.dumps(other.meta, sort_keys=True)
-        assert list(one.tensors) == list(other.tensors)
-        for name, array in other.tensors.items():
-            assert one.tensors[name].dtype == array.dtype, name
-            assert one.tensors[name].shape == array.shape, name
-            assert one.tensors[name].tobytes() == array.tobytes(), name
-        assert tensors_hash(one.tensors, one.meta) == other.state_hash
-        assert one.control_offset == other.control_offset
-        for kept, was in zip(one.kept, other.kept, strict=True):
-            assert (kept.seq, kept.state_hash, kept.meta) == (was.seq, was.state_hash, was.meta)
-            assert kept.tensors["weight"].tobytes() == was.tensors["weight"].tobytes()
+        same_lane(one, other)
+
+
+def same_lane(one: LaneState, other: LaneState) -> None:
+    assert (one.next_seq, one.next_offset, one.state_hash) == (
+        other.next_seq,
+        other.next_offset,
+        other.state_hash,
+    )
+    assert json.dumps(one.meta, sort_keys=True) == json.dumps(other.meta, sort_keys=True)
+    assert list(one.tensors) == list(other.tensors)
+    for name, array in other.tensors.items():
+        assert one.tensors[name].dtype == array.dtype, name
+        assert one.tensors[name].shape == array.shape, name
+        assert one.tensors[name].tobytes() == array.tobytes(), name
+    assert tensors_hash(one.tensors, one.meta) == other.state_hash
+    assert one.control_offset == other.control_offset
+    for kept, was in zip(one.kept, other.kept, strict=True):
+        assert (kept.seq, kept.state_hash, kept.meta) == (was.seq, was.state_hash, was.meta)
+        assert kept.tensors["weight"].tobytes() == was.tensors["weight"].tobytes()
 
 
 # -- the contract ---------------------------------------------------------------------------------------
@@ -168,6 +172,47 @@ def test_zombie_with_lower_generation_is_ignored(opened: Opener) -> None:
     owner.save(checkpoint(3, generation=2))
     owner.save(checkpoint(4, generation=2))
     same(opened().load(HERE), checkpoint(4, generation=2))
+
+
+def test_lanes_come_back_byte_for_byte_whatever_they_are_called(opened: Opener) -> None:
+    names = ["0:image:acme", "0:image:../../etc/passwd", "0:image:ä\n\u0000", "0:text:" + "x" * 256]
+    states = [lane(name, number, number) for number, name in enumerate(names)]
+    kept = opened().keep(HERE, 3, states)
+    later = opened()
+    later.load(HERE)
+    for state, record in zip(states, kept, strict=True):
+        assert record.lane == state.lane and record.next_seq == state.next_seq
+        same_lane(later.fetch(HERE, record), state)
+    other = opened().keep((HERE[0], 1), 3, states[:1])
+    with pytest.raises(ArtifactError, match="is gone"):
+        opened().fetch(HERE, other[0])
+
+
+def test_a_lane_is_kept_until_two_checkpoints_do_not_name_it(opened: Opener) -> None:
+    store = opened()
+    old, new = (store.keep(HERE, 0, [lane("0:image:a", number)])[0] for number in (1, 2))
+
+    def names(seq: int, *records: LaneRecord) -> None:
+        store.save(replace(checkpoint(seq), lanes=(), resting=records))
+
+    names(0, old)
+    names(1, new)
+    same_lane(store.fetch(HERE, old), lane("0:image:a", 1))
+    names(2, new)
+    with pytest.raises(ArtifactError, match="is gone"):
+        store.fetch(HERE, old)
+    found = opened().load(HERE)
+    assert found is not None and found.resting == (new,) and found.covered == {"0:image:a": 2}
+    same_lane(opened().fetch(HERE, new), lane("0:image:a", 2))
+
+
+def test_a_zombie_writes_beside_the_lanes_of_its_successor(opened: Opener) -> None:
+    zombie, owner = opened(), opened()
+    state = lane("0:image:a", 1)
+    (first,) = zombie.keep(HERE, 1, [state])
+    (second,) = owner.keep(HERE, 2, [state])
+    assert first.record != second.record, "neither erases the other's"
+    same_lane(opened().fetch(HERE, second), state)
 
 
 def test_journal_in_order_from_since(opened: Opener) -> None:

@@ -318,6 +318,9 @@ class SimulatedTopicLog(TopicLog):
             if record.at.offset >= start:
                 yield record.at.offset, record.key, record.value
 
+    def at(self, topic: str, partition: int, offset: int) -> tuple[int, bytes | None, bytes | None]:
+        return next(iter(self.read(topic, partition, offset)), (-1, None, None))
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,25 @@ class Simulation:
     Args:
         world: pipeline, codec and queries, as `make_world` of the stream tests makes them.
         seed: of all that is drawn.
+        tenants: that the queries are of; 0: none says whose it is.
+        plain: the world of the run that nothing disturbs; `world` by default.
     """
 
-    def __init__(self, world: Any, seed: int, queries: int = 200, partitions: int = 2) -> None:
+    def __init__(
+        self, world: Any, seed: int, queries: int = 200, partitions: int = 2, tenants: int = 0,
+        plain: Any = None,
+    ) -> None:  # fmt: skip
         self._world, self._rng = world, np.random.default_rng(seed)
+        self._plain = plain or world
         self.cluster = Cluster(partitions, np.random.default_rng([seed, 1]), world.config.kafka)
         world.codec._now_ms = lambda: int(1000 * self.cluster.now)
         self._unsent = world.queries(queries, seed=seed)
+        if tenants:
+            drawn = self._rng.integers(tenants, size=queries).tolist()
+            self._unsent = [
+                replace(one, headers=(*one.headers, ("x-tenant", b"tenant-%d" % number)))
+                for one, number in zip(self._unsent, drawn, strict=True)
+            ]
         self.sent = 0
         self._threads: list[threading.Thread] = []
 
@@ -159,7 +172,7 @@ class Simulation:
 
     def _undisturbed(self, queries: list[Record]) -> tuple[dict[bytes, set[bytes]], dict[str, str]]:
         """Answers and final states of one worker that obeys the same boundaries."""
-        world, kafka, store, sink = self._world, self.cluster.kafka, MemoryStore(), MemorySink()
+        world, kafka, store, sink = self._plain, self.cluster.kafka, MemoryStore(), MemorySink()
         for number in range(self.cluster.partitions):
             place: Partition = (kafka.queries, number)
             entries = [entry_from_bytes(r.value or b"") for r in self.cluster.topics[kafka.journal, number]]
@@ -178,21 +191,29 @@ class Simulation:
         found = {}
         for number in range(self.cluster.partitions):
             checkpoint = store.load((self.cluster.kafka.queries, number))
-            found.update({lane.lane: lane.state_hash for lane in checkpoint.lanes} if checkpoint else {})
+            found.update({lane.lane: lane.state_hash for lane in checkpoint.heads} if checkpoint else {})
         return found
 
 
 Make = Callable[..., Any]
 
 
-def simulated(make_world: Make, seed: int) -> Cluster:
-    """Plays and checks one history. Raises AssertionError, or what a worker raised."""
+def simulated(make_world: Make, seed: int, tenants: int = 0, live: int = 0) -> Cluster:
+    """Plays and checks one history. Raises AssertionError, or what a worker raised.
+
+    Args:
+        tenants: with lanes of their own, of which each worker has `live` in memory.
+    """
     rng = np.random.default_rng([seed, 2])
-    world = make_world(
-        batch={"size": 16, "floor": 8, "linger_seconds": float(rng.choice([0.05, 0.5, 60.0]))},
-        state={"every_batches": int(rng.integers(1, 5))},
-    )
-    simulation = Simulation(world, seed)
+    linger, every = float(rng.choice([0.05, 0.5, 60.0])), int(rng.integers(1, 5))
+
+    def world(most: int) -> Any:
+        apart = {"per_tenant_lanes": True, "live_lanes": most} if tenants else {}
+        return make_world(
+            batch={"size": 16, "floor": 8, "linger_seconds": linger, **apart}, state={"every_batches": every}
+        )
+
+    simulation = Simulation(world(live), seed, tenants=tenants, plain=world(0))
     simulation.play()
     simulation.check()
     return simulation.cluster
