@@ -75,7 +75,7 @@ def run(
         OffsetGoneError: the log starts after the offset where a saved state continues.
     """
     stop = stop or threading.Event()
-    trouble = Trouble(Backoff(*backoff_seconds), tell)
+    trouble = Trouble(Backoff(*backoff_seconds), tell, clock)
     ours = Ownership(source, store, pipeline, identity(config, base_version), clock, tell)
     intake = Intake(pipeline, codec, sink, observers, config, ours, decoders)
     sending = Sending(codec, sink, intake, lambda: ours.generation)

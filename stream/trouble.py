@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from core.errors import DeliveryError
 from core.records import Partition
@@ -18,23 +18,32 @@ class Trouble:
 
     Args:
         tell: of its beginning and its end.
+        clock: in seconds.
     """
 
-    def __init__(self, backoff: Backoff, tell: Tell) -> None:
+    def __init__(self, backoff: Backoff, tell: Tell, clock: Callable[[], float]) -> None:
         self.reason = ""
-        self._backoff, self._tell = backoff, tell
+        self._backoff, self._tell, self._clock = backoff, tell, clock
+        self._resumed = 0.0
         self._owing: set[Partition] = set()
 
     def __bool__(self) -> bool:
         return bool(self.reason)
 
     def failed(self, error: DeliveryError, assigned: Iterable[Partition]) -> float:
-        """A delivery failed; returns the seconds to wait."""
+        """A delivery failed; returns the seconds to wait.
+
+        What the attempt itself has waited counts: one that Kafka refuses at once (a full disk) is made
+        seldom, while one that has waited for Kafka to come back goes on waiting, and sees it come.
+        """
         self._owing.update(assigned)
+        now = self._clock()
         if not self.reason:
             self._tell(Delivering(False))
+            self._resumed = now
         self.reason = str(error)
-        pause = self._backoff.next()
+        pause = max(0.0, self._backoff.next() - max(0.0, now - self._resumed))
+        self._resumed = now + pause
         log.warning(
             "delivery failed, continuing from the newest checkpoint",
             extra={"error": str(error), "pause": pause},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,13 @@ def test_a_day_is_recorded_and_run_again(
         assert log.bounds("no-such-topic") == {}, "looking must not create a topic"
         with pytest.raises(BrokerError, match="cannot be read"):
             log.read(site.kafka.queries, {0: (1000, 1001)})
+
+
+def test_a_topic_that_does_not_exist_is_asked_for_as_often_as_one_likes(broker: Broker) -> None:
+    """The client must not go on asking for it: what is asked meanwhile would fail with that answer."""
+    with KafkaLog(broker.bootstrap_servers) as log:
+        assert log.bounds("no-such-topic") == {}
+        cluster, deadline = log._consumer._cluster, time.monotonic() + 0.5
+        while not cluster.metadata_refresh_in_progress and time.monotonic() < deadline:
+            pass
+        assert log.at_time("no-such-topic", 1) == {}

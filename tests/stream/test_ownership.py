@@ -468,6 +468,20 @@ def test_an_outage_is_waited_out(make_world: Any) -> None:
     assert report.state_sha256 == expected.state_sha256 and len(sink.records["answers"]) == 96
 
 
+def test_what_an_attempt_has_waited_counts_as_a_pause(make_world: Any) -> None:
+    """Else Kafka comes back in a pause of 30 s, and nobody looks."""
+
+    class Waiting(Away):
+        def load(self, partition: Partition) -> Checkpoint | None:
+            now[0] += 60.0 if self.failures else 0.0
+            return super().load(partition)
+
+    world, pauses, now = make_world(), Pauses(), [0.0]
+    go(world, memory(world.queries(16)), Waiting(10), stop=pauses, backoff_seconds=(0.5, 30.0),
+       clock=lambda: now[0])  # fmt: skip
+    assert pauses.seconds == [0.5] + [0.0] * 9
+
+
 def test_a_stop_during_an_outage_ends_it(make_world: Any) -> None:
     class Stopped(Pauses):
         def wait(self, timeout: float | None = None) -> bool:
