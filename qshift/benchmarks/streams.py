@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +25,10 @@ Kind = Literal[
     "single", "gradual", "mixed-severity", "diverse", "sequential", "recurrent", "skewed", "tiny", "bursts",
     "label-delay", "identical", "hostile",
 ]  # fmt: skip
-Trick = Literal["", "same", "repeated", "noise"]
+Trick = Literal["", "same", "repeated", "noise", "grey", "colour", "checks"]
 """same: one query of the pool over and over; repeated: one gallery item over and over; noise: pictures of
-maximum entropy, or random words, that have no answer."""
+maximum entropy, or random words, that have no answer. Of pictures alone, without an answer too: grey, all of
+one grey; colour, each of one pure colour; checks, black and white from pixel to pixel."""
 Order = Literal["random", "shares", "sorted"]
 """random: the look is drawn per query; shares: looks have equal shares, shuffled; sorted: by group."""
 Pattern = Literal["full", "tiny", "bursts"]
@@ -35,6 +37,7 @@ FULL = 64
 """Queries of a full batch: TCR, all published configurations."""
 TINY = 8
 """Most queries of a tiny batch."""
+MEANINGLESS: tuple[Trick, ...] = ("noise", "grey", "colour", "checks")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NOISE_WORDS = 8
 NOISE_SIDE = 64  # pixels, where a task has no picture to take the size from
@@ -57,13 +60,28 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Poison:
+    """Hostile queries among the others, which stay the same ones; no label is known of any.
+
+    `share` of all queries, below 1; the looks take turns.
+    """
+
+    looks: tuple[Look, ...]
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a stream: `queries` of the looks given, fewer where the pool is smaller."""
+    """A stretch of a stream: `queries` of the looks given, fewer where the pool is smaller.
+
+    Poison comes on top of them.
+    """
 
     name: str
     looks: tuple[Look, ...]
     queries: int
     order: Order = "random"
+    poison: Poison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +135,29 @@ def queries(task: Task, stream: Stream, seed: int) -> Iterator[Asked]:
         drawn = [(look, *dealer.draw(look)) for look in looks]
         if segment.order == "sorted":
             drawn.sort(key=lambda one: (one[1].group or one[1].label, one[1].label, one[1].key))
-        for position, (look, sample, take) in enumerate(drawn):
-            if look.trick == "noise":
-                place = f"{stream.name}/{number}/{position}"
-                yield Asked(place, task.modality, _noise(task, seed, place), "", segment.name, look.name)
-                continue
-            content = _shifted(task, sample, look, seed, take)
-            yield Asked(take, task.modality, content, sample.label, segment.name, look.name)
+        hostile = _poisoned(segment, len(drawn), generator(seed, f"{stream.name}/{number}", "poison"))
+        honest = iter(drawn)
+        for position, poison in enumerate(hostile):
+            look, sample, take = next(honest) if poison is None else (poison, *dealer.draw(poison))
+            place = f"{stream.name}/{number}/{position}"
+            if look.trick in MEANINGLESS:
+                content, label = _meaningless(task, look.trick, seed, place), ""
+            else:
+                content, label = _shifted(task, sample, look, seed, take), sample.label
+            take = place if look.trick in MEANINGLESS else take
+            label = label if poison is None else ""
+            yield Asked(take, task.modality, content, label, segment.name, look.name)
+
+
+def _poisoned(segment: Segment, honest: int, draw: np.random.Generator) -> list[Look | None]:
+    """What stands at each place of a segment: poison, or None for the next of the honest queries."""
+    if segment.poison is None:
+        return [None] * honest
+    looks, share = segment.poison.looks, segment.poison.share
+    count = round(honest * share / (1 - share))
+    places = set(draw.permutation(honest + count)[:count].tolist())
+    turns = cycle(looks)
+    return [next(turns) if place in places else None for place in range(honest + count)]
 
 
 def boundaries(stream: Stream, count: int, seed: int) -> list[int] | None:
@@ -245,9 +279,9 @@ def _each_picture(content: Any, change: Any, take: str) -> Any:
     return content if isinstance(content, str) else change(content, take)
 
 
-def _noise(task: Task, seed: int, place: str) -> Any:
+def _meaningless(task: Task, trick: Trick, seed: int, place: str) -> Any:
     """A query of the task's form that means nothing."""
-    draw = generator(seed, place, "noise")
+    draw = generator(seed, place, trick)
     form = task.pools["clean"][0].content
 
     def part(like: Any) -> Any:
@@ -258,6 +292,13 @@ def _noise(task: Task, seed: int, place: str) -> Any:
         shape = np.shape(like) or (NOISE_SIDE, NOISE_SIDE, 3)
         if len(shape) == 1:
             return draw.standard_normal(shape).astype(np.float32)
+        if trick == "grey":
+            return np.full(shape, 128, np.uint8)
+        if trick == "colour":
+            return np.broadcast_to(draw.choice(np.array([0, 255], np.uint8), shape[2:]), shape).copy()
+        if trick == "checks":
+            black = np.indices(shape[:2]).sum(0) % 2 == 0
+            return np.where(black[..., None], np.uint8(0), np.uint8(255)).repeat(shape[2], 2)
         return draw.integers(0, 256, shape, dtype=np.uint8)
 
     return tuple(part(like) for like in form) if isinstance(form, tuple) else part(form)

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.seeds import generator
-from qshift.benchmarks.streams import Asked, Look, Segment, Stream, boundaries, queries
+from qshift.benchmarks.streams import Asked, Look, Poison, Segment, Stream, boundaries, queries
 from qshift.benchmarks.suites import SUITES, Plan
 from qshift.benchmarks.suites.core import CLEAN, CORE, MIDDLE, NOISE, everything, texts
 from qshift.benchmarks.tasks.types import Sample, Task
@@ -106,6 +106,17 @@ def test_hostile_queries_are_noise_without_an_answer_and_one_item_of_the_gallery
     assert abs(np.mean([a.content.mean() for a in noise]) - 127.5) < 3
     (item,) = {a.content.tobytes() for a in repeated}
     assert item in {s.content.tobytes() for s in task().gallery}
+
+
+def test_poison_comes_on_top_of_queries_that_stay_the_same() -> None:
+    tricks = ("noise", "grey", "colour", "checks", "same")
+    poison = Poison(tuple(Look(trick=trick) for trick in tricks), 0.25)
+    plain, found = asked(Segment("a", (NOISE,), 30)), asked(Segment("a", (NOISE,), 30, poison=poison))
+    honest, hostile = [a for a in found if a.label], [a for a in found if not a.label]
+    assert len(hostile) == 10 and Counter(a.look for a in hostile) == dict.fromkeys(tricks, 2)
+    assert all(np.array_equal(one.content, other.content) for one, other in zip(plain, honest, strict=True))
+    colours = {a.look: len(np.unique(a.content.reshape(-1, 3), axis=0)) for a in hostile}
+    assert (colours["grey"], colours["colour"], colours["checks"]) == (1, 1, 2)
 
 
 def test_texts_composed_queries_and_sequences_are_shifted_part_by_part() -> None:

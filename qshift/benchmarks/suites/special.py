@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qshift.benchmarks.streams import FULL, Look, Segment, Stream
+from qshift.benchmarks.streams import FULL, MEANINGLESS, Look, Poison, Segment, Stream
 from qshift.benchmarks.suites.core import (
     BLUR,
     CONTRAST,
@@ -27,6 +27,7 @@ DEVELOP_SEVERITY = 3
 """Not reported by "core", which takes the two highest of all corruptions."""
 DEVELOP_TYPED = (2, 6)
 """Of seven; "core" reports the middle one."""
+POISON = (0.01, 0.1, 0.5)
 DEVELOP_WORDS = ("synonym", "word_swap", "word_delete")
 
 
@@ -74,6 +75,16 @@ def forgetting(plan: Plan, quick: bool) -> Sequence[Stream]:
     return [*found, *([recurrent(plan, batches)] if plan.pictures else []), plan.clean(batches)]
 
 
+def poisoned(plan: Plan, share: float, batches: int) -> Stream:
+    """Hostile queries of all kinds among clean and among shifted ones."""
+    poison = Poison(tuple(Look(trick=trick) for trick in (*MEANINGLESS, "same")), share)
+    segments = [
+        Segment(name, (look,), FULL * batches, poison=poison)
+        for name, look in (("clean", CLEAN), ("noise", NOISE))
+    ]
+    return plan.stream(f"poison-{share:.0%}".removesuffix("%"), "hostile", "safety", segments)
+
+
 def harm(plan: Plan, quick: bool) -> Sequence[Stream]:
     """Everything that is not a shift, or is one only in part."""
     batches = 2 if quick else 4
@@ -81,6 +92,7 @@ def harm(plan: Plan, quick: bool) -> Sequence[Stream]:
     found += [identical(plan, batches), hostile(plan, batches)]
     if plan.pictures:
         found += [mixed_users(plan, batches), recurrent(plan, 2), sequential(plan), bursts(plan, 128)]
+        found += [poisoned(plan, share, batches) for share in POISON]
         late = [Segment(NOISE.name, (NOISE,), FULL * batches)]
         found += [plan.stream("late-labels", "label-delay", "schedule", late, label_delay=FULL * 2)]
     return found
