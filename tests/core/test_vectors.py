@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
@@ -254,3 +256,32 @@ def test_an_archive_is_read_in_bounded_memory(tmp_path: Path, save: Callable[...
         tracemalloc.stop()
         assert np.array_equal(last, drawn[[59_999, 3]]) and file.ids()[3] == "3"
         assert most < drawn.nbytes / 2, f"{most:,} bytes for {drawn.nbytes:,}"
+
+
+PROBE = """
+import sys
+from pathlib import Path
+from core.readers.vectors import read_vectors
+found = sum(len(rows) for _, rows in read_vectors(Path(sys.argv[1])).blocks())
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(found, peak)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_a_parquet_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """All rows are one group: what pyarrow allocates shows in the process alone."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    drawn = np.random.default_rng(0).standard_normal((60_000, 256), np.float32)
+    peaks = []
+    for count in (256, len(drawn)):
+        numbers = arrow.FixedSizeListArray.from_arrays(arrow.array(drawn[:count].ravel()), 256)
+        parquet.write_table(arrow.table({"vectors": numbers}), tmp_path / "v.parquet", row_group_size=count)
+        said = subprocess.run(
+            [sys.executable, "-c", PROBE, str(tmp_path / "v.parquet")], check=True, capture_output=True,
+            text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        found, peak = map(int, said.stdout.split())
+        assert found == count
+        peaks.append(peak << 10)
+    assert peaks[1] - peaks[0] < drawn.nbytes, f"{peaks} bytes for {drawn.nbytes:,}"

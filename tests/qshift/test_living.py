@@ -25,7 +25,7 @@ from encoders.base_model import load_base
 from index import folder as folders
 from index.folder import newest
 from index.gallery import VersionedGallery
-from qshift.build import engine, load_gallery
+from qshift.build import engine, load_gallery, put_in_place
 from qshift.demo.items_topic import Intake
 from qshift.demo.versions import Recorded
 from qshift.following import Following
@@ -125,7 +125,7 @@ class Day:
             assert found.setdefault(record.key, record.value) == record.value, "a duplicate is another answer"
         return found
 
-    def replayed(self, gallery: Path) -> tuple[dict[bytes, bytes], list[str]]:
+    def replayed(self, gallery: Path, *former: Path) -> tuple[dict[bytes, bytes], list[str]]:
         """The answers of a run without Kafka, from a folder; and what was said of versions."""
         entries, said = self.store.journalled((TOPIC, 0), {}), list[str]()
 
@@ -136,7 +136,7 @@ class Day:
             yield self.items
 
         config, made = self.config(gallery), engine(self.config(gallery))
-        Recorded(config, [entry.gallery for entry in entries], topic, said.append).attach(made)
+        Recorded(config, [entry.gallery for entry in entries], topic, said.append, former).attach(made)
         _, sink = run_offline(made, self.records, [], entries)
         self.reachable = set(made.versions.versions())
         return {record.key or b"": record.value or b"" for record in sink.records["answers"]}, said
@@ -220,6 +220,26 @@ def test_no_answer_names_what_is_gone_and_a_replay_is_the_same_bytes(day: Day) -
     assert replayed == answers, "made again from the topic"
     assert named <= day.reachable, "labels of all batches can be judged at the end"
     assert f"1 kept in {day.kept}, {versions - 1} made again" in said[0] and len(said) == 1
+
+
+def test_versions_are_found_where_a_whole_new_gallery_has_taken_the_place(day: Day, tmp_path: Path) -> None:
+    """In the folder that is named beside it, or made again from the topic into what is there."""
+    folder, other = tmp_path / "gallery", tmp_path / "other"
+    shutil.copytree(day.folder / "gallery", folder)
+    aged(folder)
+    gallery = VersionedGallery.load(folder)
+    names = [f"another {key}" for key in range(len(gallery))]
+    codes, rows = gallery.codes_of(gallery.keys()), gallery.features(gallery.keys())
+    new = VersionedGallery(gallery.bits, names, codes, names, rows, base_version=gallery.base_version)
+    new.save(other)
+    put_in_place(other, folder)
+    answers = day.answers()
+    replayed, said = day.replayed(folder, day.kept)
+    assert replayed == answers and "made again from qshift.items, 0 not found" in said[0]
+    day.away = True
+    replayed, said = day.replayed(folder, day.folder / "gallery")
+    day.away = False
+    assert replayed == answers and said[0].endswith("0 made again from qshift.items, 0 not found")
 
 
 def test_versions_that_are_nowhere_are_said(day: Day, tmp_path: Path) -> None:
