@@ -13,7 +13,7 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, KEPT, NEIGHBOURS, Evidence, agreement, cosines, together
+from index.evidence import AROUND, COPY, KEPT, NEIGHBOURS, Evidence, agreement, cosines, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
@@ -412,8 +412,30 @@ def test_agreement_is_the_share_of_the_labels_of_the_first() -> None:
         )
         labels = [world.gallery.labels_of(key)[0] for key in order[:NEIGHBOURS]]
         shares.append(labels.count(labels[0]) / NEIGHBOURS)
-    found = agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))[rows]
+    seen = agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))
+    found = seen.near[rows]
     assert found.tolist() == pytest.approx(shares) and 0.2 < found.mean() < 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_agreement_of_items_with_no_label_one_or_several(several: bool) -> None:
+    """Near is of ten, around of a hundred; places that nothing fills count nowhere."""
+    rng = np.random.default_rng(4)
+    own = [[(), ("a",), ("b",), ("a", "b")][int(kind)] for kind in rng.integers(0, 3 + several, 150)]
+    features = directions(3, 150)
+    codes = np.zeros((150, 4), np.uint8)
+    gallery = VersionedGallery(32, [str(item) for item in range(150)], codes, own, features, backend="exact")
+    keys = np.stack([rng.permutation(150)[:120] for _ in range(9)]).astype(np.int64)
+    cosine = rng.uniform(-0.9, 0.9, keys.shape)
+    keys[0, 5:], keys[1], keys[2, ::2] = -1, -1, -1
+    cosine[keys < 0] = -1.0
+    found = agreement(gallery, keys, cosine)
+    for row in range(9):
+        order = [keys[row, place] for place in np.argsort(-cosine[row], kind="stable")]
+        for most, share in ((NEIGHBOURS, found.near[row]), (AROUND, found.around[row])):
+            near = [int(key) for key in order[:most] if key >= 0]
+            agreeing = [key for key in near[1:] if set(own[key]) & set(own[near[0]])]
+            assert share == pytest.approx((1 + len(agreeing)) / max(len(near), 1)), f"row {row}, {most}"
 
 
 @pytest.mark.parametrize("classes", [0, 2])
@@ -423,7 +445,7 @@ def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classe
     frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.1, 7)
     twins = [world.seen(queries) for queries in (frozen, adapted)]
     before, after = (
-        agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits))
+        agreement(world.gallery, twin.hits.keys, cosines(world.gallery, twin.encoded, twin.hits)).near
         for twin in twins
     )
     assert (max(before.mean(), after.mean()) > CLASSES) == bool(classes)
