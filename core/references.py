@@ -71,13 +71,31 @@ class SourcePairs:
 
 
 @dataclass(frozen=True, slots=True)
+class AgreedQuality:
+    """Average precision to expect where a gallery has classes: a term of the drop plus a term of the share.
+
+    `drops` [k] ascend and `by_drop` [k] descends; `shares` [j], of the nearest items those that carry a label
+    of the first, ascend and so does `by_share` [j]. Both are linear between their knots and level beyond;
+    their sum is held to 0 to 1.
+    """
+
+    drops: Floats
+    by_drop: Floats
+    shares: Floats
+    by_share: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedQuality:
     """Average precision to expect of a query by its drop: k knots, linear between them, level beyond.
 
     `drops` [k] ascend: how far the cosine to the nearest gallery item lies below that of clean queries, in
-    their sd. `precision` [k] descends, 0 to 1. `queries`: how many labelled answers it rests on.
+    their sd. `precision` [k] descends, 0 to 1. `queries`: how many labelled answers it rests on. `agreed` is
+    what stands for it where a gallery has classes, of the frozen and of the adapted twin; None: the base was
+    fitted to none, or before there was any.
     """
 
     drops: Floats
     precision: Floats
     queries: int
+    agreed: tuple[AgreedQuality, AgreedQuality] | None = None

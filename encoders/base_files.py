@@ -9,7 +9,7 @@
     memory-<modality>.safetensors      targets of some training pairs; their pictures or vectors
     memory-text.json                   their texts
     fusion.safetensors                 what image features go through behind the tower, where there is one
-    expected-image.safetensors         average precision to expect of pictures without labels, where measured
+    expected-<modality>.safetensors    average precision to expect of such queries without labels, if measured
     vocabulary.json                    words of the training texts, with counts
 
 The sd is stored, not the mean square: in float16 a difference of large squares would cancel.

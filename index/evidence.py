@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,14 +33,16 @@ if TYPE_CHECKING:
     from core.protocols import Hash
 
 log = logging.getLogger("qshift.evidence")
+Figures = TypeVar("Figures")
 
 MOST_ALIKE = 0.99
 """Mean cosine of clean queries that all look alike: what is still more alike has hardly gathered."""
 COPY = 1 - 1e-5
 """Cosine from which a clean source query is the gallery item itself, which no later query will be."""
 
-NEIGHBOURS = 10
-"""Nearest items of a query that are asked whether they carry the label of the first."""
+NEIGHBOURS, AROUND = 10, 100
+"""Nearest items of a query that are asked whether they carry the label of the first: for the weight of the
+twins, and for the quality to expect, which is that of a ranking much longer than ten."""
 PICTURE_SHARE = 0.5
 """Of a composed query: the other half is text, which shifts with no picture, so that half as large a drop is
 as much evidence: docs/lab/log.md."""
@@ -63,8 +65,10 @@ class Evidence:
         missed: set[Modality] | None = None,
     ) -> None:  # fmt: skip
         self._answer, self._clean_queries, self._hash = config, reference, hash_
-        self._clean: dict[tuple[str, Modality], tuple[float, float, float]] = {}
+        self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
         self._together: dict[Modality, float] = {}
+        self._classes: dict[tuple[str, Modality], bool] = {}
+        self._agreed: tuple[tuple[Twin, str, Agreement], ...] = ()
         self._missed = set() if missed is None else missed
 
     def __call__(
@@ -81,10 +85,9 @@ class Evidence:
         before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
         apart = (before - after) / (1.0 - self._clean_together(modality))
         agreed = math.inf
-        if self.agreement_of_clean(gallery, modality) > CLASSES:
+        if self.classes(gallery, modality):
             shares = [
-                agreement(gallery, twin.hits.keys[rows], found[rows])
-                for twin, found in zip((frozen, adapted), near)
+                self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
             agreed = _agreed(*shares)
         drop = Drop.of(lost[rows], left[rows], apart, agreed)
@@ -134,6 +137,32 @@ class Evidence:
         drops: NDArray[np.float64] = (mean - cosines) / sd
         return drops
 
+    def agreed(self, gallery: Gallery, twin: Twin, cosine: NDArray[np.float64] | None = None) -> Agreement:
+        """`agreement` [B] of a twin, whose cosines [B, K] may be known; kept for the two asked last.
+
+        Weights and confidence of a batch look at the same twins, one after the other.
+        """
+        for known, version, shares in self._agreed:
+            if known is twin and version == gallery.version:
+                return shares
+        cosine = seen(gallery, twin) if cosine is None else cosine
+        shares = agreement(gallery, twin.hits.keys, cosine)
+        self._agreed = (*self._agreed[-1:], (twin, gallery.version, shares))
+        return shares
+
+    def classes(self, gallery: Gallery, modality: Modality) -> bool:
+        """Whether items of this gallery share labels, so that agreement says something: see `CLASSES`."""
+        key = (gallery.version, modality)
+        if key not in self._classes:
+            queries, hits = self._clean_hits(gallery, modality)
+            own = self._clean_queries[modality].own
+            near = others(gallery, queries, hits, itself=False, made_of=own)
+            shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
+            made = bool(shares.near.mean() > CLASSES)
+            _keep(self._classes, key, made)
+            return made
+        return self._classes[key]
+
     def _clean_together(self, modality: Modality) -> float:
         if modality not in self._together:
             self._together[modality] = min(together(self._clean_queries[modality].features), MOST_ALIKE)
@@ -141,28 +170,28 @@ class Evidence:
 
     def clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
-        return self._of_clean(gallery, modality)[:2]
-
-    def agreement_of_clean(self, gallery: Gallery, modality: Modality) -> float:
-        """Mean `agreement` of the clean source queries in this gallery."""
-        return self._of_clean(gallery, modality)[2]
-
-    def _of_clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float, float]:
         key = (gallery.version, modality)
         if key not in self._clean:
-            clean = self._clean_queries[modality]
-            features = clean.features
-            codes = self._hash(torch.from_numpy(np.array(features)), modality)
-            hits = gallery.search(codes, self._answer.shortlist)
-            near = others(gallery, Encoded(features, codes), hits, itself=False, made_of=clean.own)
-            found = near.max(axis=1)
-            shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
-            made = (float(found.mean()), max(float(found.std()), 1e-6), float(shares.mean()))
-            self._clean[key] = made
-            while len(self._clean) > KEPT:
-                self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
+            queries, hits = self._clean_hits(gallery, modality)
+            own = self._clean_queries[modality].own
+            found = nearest(gallery, queries, hits, itself=False, made_of=own)
+            made = (float(found.mean()), max(float(found.std()), 1e-6))
+            _keep(self._clean, key, made)
             return made
         return self._clean[key]
+
+    def _clean_hits(self, gallery: Gallery, modality: Modality) -> tuple[Encoded, Hits]:
+        """Clean source queries and their shortlists in this gallery."""
+        features = self._clean_queries[modality].features
+        codes = self._hash(torch.from_numpy(np.array(features)), modality)
+        return Encoded(features, codes), gallery.search(codes, self._answer.shortlist)
+
+
+def _keep(known: dict[tuple[str, Modality], Figures], key: tuple[str, Modality], made: Figures) -> None:
+    """Remembers figures of a gallery version, and forgets the oldest of too many."""
+    known[key] = made
+    while len(known) > KEPT:
+        known.pop(list(known)[0], None)  # noqa: RUF015, another thread may be here, too
 
 
 def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -178,22 +207,43 @@ def _agreed(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     return float(more.mean() / max(more.std() / math.sqrt(len(more)), 1e-6))
 
 
-def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share [n] of the nearest items of a shortlist that carry a label of the nearest of all.
+class Agreement(NamedTuple):
+    """Shares [n] of nearest items that carry a label of the nearest of all: of ten, and of a hundred."""
+
+    near: NDArray[np.float64]
+    around: NDArray[np.float64]
+
+
+def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agreement:
+    """How far the nearest items of a shortlist agree.
 
     The labels are the gallery's: of no query's label is anything known.
 
     Args:
         keys, cosine: [n, K] of the shortlist; key -1 is no item.
     """
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, :NEIGHBOURS]
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :AROUND]
     near = np.take_along_axis(keys, order, 1)
-    labels = {key: frozenset(gallery.labels_of(key)) for key in np.unique(near).tolist() if key >= 0}
-    shares = np.zeros(len(near))
-    for row, found in enumerate(near.tolist()):
-        first, *others = [labels[key] for key in found if key >= 0] or [frozenset()]
-        shares[row] = (1 + sum(not first.isdisjoint(one) for one in others)) / (1 + len(others))
-    return shares
+    unique, place = np.unique(near, return_inverse=True)
+    labels = [frozenset(gallery.labels_of(key) if key >= 0 else ()) for key in unique.tolist()]
+    same, known = _alike(labels, place.reshape(near.shape)), near >= 0
+    same[:, :1] = known[:, :1] = True  # whatever it is, it agrees with itself
+    found = [(same & known)[:, :most].sum(1) / known[:, :most].sum(1) for most in (NEIGHBOURS, AROUND)]
+    return Agreement(*found)
+
+
+def _alike(labels: Sequence[frozenset[str]], place: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[n, K]: whether the labels in these places have one in common with those of the first in a row."""
+    if all(len(own) < 2 for own in labels):  # as of most galleries, and much faster
+        numbers: dict[str, int] = {}
+        one = np.array([numbers.setdefault(label, len(numbers)) for own in labels for label in own or ("",)])
+        some = np.array([bool(own) for own in labels])
+        single: NDArray[np.bool_] = (one[place] == one[place[:, :1]]) & some[place]
+        return single
+    rows = [(labels[row[0]], [labels[at] for at in row]) for row in place.tolist()]
+    return np.array([[not first.isdisjoint(other) for other in row] for first, row in rows]).reshape(
+        place.shape
+    )
 
 
 def together(features: Floats) -> float:

@@ -1,4 +1,4 @@
-"""The mAP that both twins are to be expected to have, by their cosines alone: no label is looked at.
+"""The mAP that both twins are to be expected to have, by their neighbours: no query's label is looked at.
 
 It stands beside labelled quality and decides nothing. Known for lanes whose base model brings a curve.
 """
@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.expected import precision_at
 from core.records import Judgement, Refusal
-from core.references import ExpectedQuality
 from core.types import Outcome
 
-Drops = Callable[[Outcome], tuple[NDArray[np.float64], NDArray[np.float64]] | None]
-"""Outcome -> drops [B] of the frozen and of the adapted twin, in sd of clean; None: such a batch has none."""
+Expected = Callable[[Outcome], tuple[NDArray[np.float64], NDArray[np.float64]] | None]
+"""Outcome -> expected average precision [B] of the frozen and of the adapted twin; None: nothing is known."""
 MEMORY = 300
 """Queries after which one weighs 1/e of the newest: about a phase of the demo."""
 LANES = 64
@@ -40,22 +38,21 @@ class ExpectedMonitor:
     Where the adapted twin was not asked, the frozen one stands for it.
 
     Args:
-        curve: of the base.
-        drops: of a batch, injected by the app.
+        expected: of a batch, injected by the app.
         memory: queries after which one weighs 1/e.
     """
 
-    def __init__(self, curve: ExpectedQuality, drops: Drops, memory: int = MEMORY) -> None:
-        self._curve, self._drops, self._memory = curve, drops, memory
+    def __init__(self, expected: Expected, memory: int = MEMORY) -> None:
+        self._expected, self._memory = expected, memory
         self._lock = threading.Lock()
         self._sums: dict[str, NDArray[np.float64]] = {}  # frozen, adapted, weight
 
     def observe(self, outcome: Outcome) -> None:
         """Takes in a batch that is answered for the first time."""
-        drops = None if outcome.repeated or not len(outcome.batch) else self._drops(outcome)
-        if drops is None:
+        found = None if outcome.repeated or not len(outcome.batch) else self._expected(outcome)
+        if found is None:
             return
-        frozen, adapted = (precision_at(self._curve, of_twin) for of_twin in drops)
+        frozen, adapted = found
         known = np.isfinite(frozen) & np.isfinite(adapted)
         if not known.any():
             return

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.semantics import Semantics
-from core.expected import EXPECTED, read
 from core.protocols import Observer
 from core.records import Partition, Record
 from core.types import Floats, Outcome
 from encoders.base_model import Base
-from index.confidence import Confidence
+from index.confidence import Confidence, Expectations
 from index.evidence import Evidence
 from index.gallery import VersionedGallery
 from monitoring.aside import Errors
@@ -85,25 +84,25 @@ def semantics(base: Base) -> Callable[[Floats], dict[str, float]] | None:
 
 
 def expected(engine: Engine) -> ExpectedMonitor | None:
-    """The mAP of pictures to expect without labels, for bases that bring its curve."""
+    """The mAP to expect without labels, for bases that bring a curve of some kind of query."""
     base, versions = engine.base, engine.versions
-    if EXPECTED not in base.extras or "image" not in base.reference:
-        return None
     # Its own: in another thread.
     evidence = Evidence(engine.config.answer, base.reference, base.head.codes, base.missed)
+    known = Expectations(evidence, base.extras)
+    if not known.modalities:
+        return None
 
-    def drops(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        gallery = versions.version(outcome.gallery_version)
-        if gallery is None or outcome.batch.modality != "image":
+    def found(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        gallery, modality = versions.version(outcome.gallery_version), outcome.batch.modality
+        frozen = None if gallery is None else known.of(gallery, modality, outcome.frozen)
+        if gallery is None or frozen is None:
             return None
-        frozen = evidence.drops(gallery, "image", outcome.frozen)
-        if frozen is None:
-            return None
-        adapted = None if outcome.quiet else evidence.drops(gallery, "image", outcome.adapted)
+        same = outcome.adapted is outcome.frozen
+        adapted = frozen if same else known.of(gallery, modality, outcome.adapted, adapted=True)
         paired = outcome.paired
         return frozen[paired], (frozen if adapted is None else adapted)[paired]
 
-    return ExpectedMonitor(read(base.extras[EXPECTED]), drops)
+    return ExpectedMonitor(found)
 
 
 def abstaining(engine: Engine) -> Callable[[Outcome], int]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ConfigError, Refused
-from core.references import Calibration, ExpectedQuality, SourcePairs
+from core.references import Calibration, SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
 from encoders.base_model import Base, Parts
@@ -27,6 +27,7 @@ from encoders.repair import count_words
 from encoders.stored import Stored
 from encoders.text import TextTower
 from qshift.data.emoji import EmojiSet
+from qshift.recipes.asked import CleanQueries, batches_asked
 from qshift.recipes.brought import PLAIN, PURPOSE, STEPS, Brought, in_a_file, left_out, taken
 from qshift.recipes.brought_heads import steps, with_heads
 from qshift.recipes.captioned import check_bits, drawn
@@ -40,15 +41,13 @@ from qshift.recipes.encode import (
     jittered,
     prepared_pictures,
 )
-from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
+from qshift.recipes.expected import JUDGED, Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import BLOCK, first_hits
 from qshift.shifts.images import Picture
 
 MEANS = 4096
 """Captions that the mean of texts is taken of."""
-JUDGED = 20_000
-"""Items among which the quality to expect is measured, drawn where there are more."""
 MEMORY = 128
 
 
@@ -125,7 +124,8 @@ class OwnPictures:
     def steps(data: EmojiSet, asking: int, texts: bool) -> int:
         """Steps of a count for a set of which so many pictures ask, the encoding of the set among them."""
         words = batches_of(asking, min(MEANS, len(data))) if texts else 0
-        return batches_of(len(data), asking) + words + BATCHES
+        asked = batches_asked("image", "text") if texts else batches_asked("image")
+        return batches_of(len(data), asking) + words + asked
 
     def clean(self) -> tuple[dict[Modality, Calibration], dict[Modality, Clean], dict[str, float]]:
         """Statistics of clean pictures, clean queries, and how often these find what they ask for."""
@@ -171,18 +171,20 @@ class OwnPictures:
         )  # fmt: skip
         return parts, clean, said_of(first, len(self._found))
 
-    def expected(self, base: Base) -> ExpectedQuality | None:
-        """The curve of pictures taken once more, among items drawn where there are too many."""
+    def expected(self, base: Base) -> Curves:
+        """Of pictures taken once more and of captions, among items drawn where there are too many."""
         rows = self._draw(JUDGED, "judged")
         asked = drawn(len(rows), self._seed, f"{PURPOSE} expected")
         chosen = [(int(rows[place]), copy) for place, copy in asked]
-        clean = CleanPictures(
-            list(self._taken_again(chosen, " expected")),
-            [self._labels[place] for place, _ in chosen],
-            None if self._copies is None else np.array([place for place, _ in asked], np.int64),
-        )
+        own = None if self._copies is None else np.array([place for place, _ in asked], np.int64)
+        labels = [self._labels[place] for place, _ in chosen]
+        clean = [CleanQueries(list(self._taken_again(chosen, " expected")), labels, own)]
+        if (text := self._brought.text) is not None:
+            pairs = self._captioned(text, chosen)
+            words, wanted = [caption for _, caption in pairs], [self._labels[place] for place, _ in pairs]
+            clean.append(CleanQueries(words, wanted, modality="text"))
         gallery = gallery_of(base, self._found.features[rows], [self._labels[row] for row in rows])
-        return measure_expected(base, gallery, clean, self._seed, self._count)
+        return curves_of(base, gallery, clean, self._seed, self._count)
 
     def _draw(self, most: int, what: str) -> NDArray[np.int64]:
         """Places in order: all of them, or as many as these."""
@@ -197,12 +199,7 @@ class OwnPictures:
 
     def _words(self, text: TextTower) -> tuple[Floats, float]:
         """Unit features of captions that ask, in whole batches, and how many find a picture of theirs."""
-        pairs = []
-        for place, copy in self._asked:
-            captions = self._data.captions(self._items[place])
-            turned = captions[copy % len(captions) :] + captions
-            if (caption := taken(text, turned)) is not None:
-                pairs.append((place, caption))
+        pairs = self._captioned(text, self._asked)
         if not pairs:
             raise ConfigError(
                 "the text tower takes not one caption: write captions, or try another tokenizer"
@@ -212,6 +209,16 @@ class OwnPictures:
         words = encoded(text, [caption for _, caption in pairs], self._count)
         wanted = [self._labels[place] for place, _ in pairs]
         return words, first_hits(words, self._found.features, self._labels, wanted)
+
+    def _captioned(self, text: TextTower, asked: list[tuple[int, int]]) -> list[tuple[int, str]]:
+        """Places, each with a caption that the tower takes: of each copy the next one."""
+        pairs = []
+        for place, copy in asked:
+            captions = self._data.captions(self._items[place])
+            turned = captions[copy % len(captions) :] + captions
+            if (caption := taken(text, turned)) is not None:
+                pairs.append((place, caption))
+        return pairs
 
     def _captions(self, text: TextTower) -> Floats:
         """Unit features of first captions, for the mean of texts."""

@@ -9,12 +9,14 @@ import numpy as np
 
 from core.errors import ConfigError
 from core.seeds import generator
-from encoders.base_model import Parts
+from encoders.base_model import Base, Parts
 from encoders.repair import count_words
 from qshift.data.texts import TextSet
+from qshift.recipes.asked import CleanQueries, batches_asked
 from qshift.recipes.brought import PURPOSE, STEPS, Brought, in_a_file, left_out
 from qshift.recipes.captioned import check_bits, drawn
 from qshift.recipes.encode import Count, Progress, batches_of
+from qshift.recipes.expected import JUDGED, Curves, curves_of, first_found, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import BLOCK
 
@@ -47,7 +49,7 @@ def fit_brought_texts(
     if brought.text is None:
         raise ConfigError("this model has no text tower: give pictures, or an open_clip model")
     check_bits(len(data), bits, brought.text.width)
-    count = Count(batches_of(len(data)), progress)
+    count = Count(batches_of(len(data)) + batches_asked("text"), progress)
     found = in_a_file(brought.text, (partial(str, one) for one in data.texts), cache, count)
     check_bits(len(found), bits, brought.text.width)
     rows = np.sort(generator(seed, "head", PURPOSE).permutation(len(found))[:BLOCK])
@@ -64,5 +66,18 @@ def fit_brought_texts(
         preprocess=brought.image.preprocess,
     )  # fmt: skip
     clean = Clean(found.features[places], found.features, STEPS["text"], "text", places)
-    finish_base(folder, parts, {"text": clean})
+
+    def curves(base: Base) -> Curves:
+        order = generator(seed, "judged", PURPOSE).permutation(len(found))
+        rows = np.sort(order[:JUDGED])
+        items = found.features[rows]
+        own = np.array([place for place, _ in drawn(len(rows), seed, f"{PURPOSE} expected")], np.int64)
+        words = [str(data.texts[item]) for item in found.items[rows[own]].tolist()]
+        names = [str(place) for place in range(len(rows))]
+        # Nobody says which text belongs to which: right is what the clean one finds.
+        right = [names[place] for place in first_found(items[own], items, own).tolist()]
+        asked = CleanQueries(words, right, own, "text")
+        return curves_of(base, gallery_of(base, items, names, "text"), [asked], seed, count)
+
+    finish_base(folder, parts, {"text": clean}, curves)
     return left_out(found, data.ids)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import ConfigError
-from core.expected import EXPECTED, written
+from core.expected import PARTS, written
 from core.references import DriftReference, SourceConstants
 from core.types import Modality
 from encoders.base_again import Measured, write_again
@@ -83,8 +83,8 @@ def calibrate_base(
     )
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-measured-", dir=folder.parent) as scratch:
         write_again(source, Path(scratch) / "base", measured)  # as it will be served, because that rounds
-        curve = own.expected(load_base(Path(scratch) / "base", precision=precision))
-    extras = {} if curve is None else {EXPECTED: written(curve)}
+        curves = own.expected(load_base(Path(scratch) / "base", precision=precision))
+    extras = {PARTS[kind]: written(curve) for kind, curve in curves.items()}
     write_again(source, folder, replace(measured, extras=extras))
     return [*left_out(found, data.hexcodes), *filter(None, [said_of(first, len(found))])]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import ConfigError
-from core.references import Calibration, ExpectedQuality
+from core.references import Calibration
 from core.seeds import generator
 from core.types import Floats, Modality
 from encoders.base_model import Base
@@ -13,15 +13,18 @@ from encoders.clip import Towers
 from encoders.head import HashHead
 from encoders.norms import calibrate
 from qshift.data.emoji import EmojiSet
-from qshift.recipes.composed import composed_clean
+from qshift.recipes.asked import CleanQueries, batches_asked
+from qshift.recipes.composed import composed_clean, composed_pairs
 from qshift.recipes.encode import BATCH, Count, batches_of, collated, encoded, jittered
-from qshift.recipes.expected import BATCHES, CleanPictures, Curve, gallery_of, measure_expected
+from qshift.recipes.expected import Curve, Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, hash_head
 from qshift.recipes.measure import Step, first_hits
 from qshift.shifts.images import Picture
 
 CLEAN_QUERIES = 448  # seven batches
 FEWEST_QUERIES = 2 * BATCH
+ASKED: tuple[Modality, ...] = ("image", "text", "composed")
+"""Of which the quality to expect is measured."""
 ONCE_MORE = 1000
 """Number of a copy that no clean query is: the reference lies nearer to what it was measured with."""
 
@@ -53,13 +56,19 @@ class Captioned:
         }
 
     def curve(self, data: EmojiSet, seed: int, purpose: str, count: Count) -> Curve:
-        """Measures the quality to expect of pictures by pictures taken once more; takes `BATCHES` steps."""
+        """Measures the quality to expect by pictures taken once more, captions, and both composed."""
 
-        def measured(base: Base) -> ExpectedQuality | None:
+        def measured(base: Base) -> Curves:
             asked = [(item, ONCE_MORE) for item, _ in drawn(len(data), seed, f"{purpose} expected")]
             looks, labels = retaken(data, asked, seed, purpose), [data.labels[item] for item, _ in asked]
             items = gallery_of(base, self.gallery, data.labels)
-            return measure_expected(base, items, CleanPictures(looks, labels), seed, count)
+            words = in_turn(data, asked)
+            clean = [
+                CleanQueries(looks, labels),
+                CleanQueries(words, labels, modality="text"),
+                composed_pairs(looks, words, labels),
+            ]
+            return curves_of(base, items, clean, seed, count)
 
         return measured
 
@@ -93,7 +102,7 @@ def captioned(towers: Towers, data: EmojiSet, seed: int, purpose: str, count: Co
 
 def encodings(n: int) -> int:
     """How many steps `captioned` and its curve count for n pictures."""
-    return 2 * batches_of(n) + 2 * batches_of(_size(n)) + BATCHES
+    return 2 * batches_of(n) + 2 * batches_of(_size(n)) + batches_asked(*ASKED)
 
 
 def drawn(n: int, seed: int, purpose: str) -> list[tuple[int, int]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from core.types import Floats
 from encoders.composed import composed_features
+from qshift.recipes.asked import CleanQueries
 from qshift.recipes.finish import Clean
 from qshift.recipes.measure import Step
+from qshift.shifts.images import Picture
 
 
 def composed_clean(
@@ -27,3 +31,22 @@ def composed_clean(
     """
     others = np.roll(words, len(words) // 2, axis=0)
     return Clean(composed_features(looks, others), items, step, own=own)
+
+
+def composed_pairs(
+    looks: Sequence[Picture], words: Sequence[str], labels: Sequence[str],
+    own: NDArray[np.int64] | None = None,
+) -> CleanQueries:  # fmt: skip
+    """The same queries as contents. Nobody asked for a change: right are the items of either part.
+
+    Args:
+        looks, words, labels: n pictures, with a text and the label of each.
+        own: as of `composed_clean`.
+    """
+    half = len(words) // 2
+    others = [*range(len(words) - half, len(words)), *range(len(words) - half)]
+    pairs = [(look, words[other]) for look, other in zip(looks, others, strict=True)]
+    right = [
+        tuple(dict.fromkeys((label, labels[other]))) for label, other in zip(labels, others, strict=True)
+    ]
+    return CleanQueries(pairs, right, own, "composed")

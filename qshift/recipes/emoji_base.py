@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
-from core.references import ExpectedQuality, SourcePairs
+from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
 from encoders.base_model import Base, Parts
@@ -23,7 +23,8 @@ from encoders.norms import calibrate
 from encoders.repair import count_words
 from encoders.vision import ImageTower
 from qshift.data.emoji import TEMPLATES, EmojiSet
-from qshift.recipes.composed import composed_clean
+from qshift.recipes.asked import CleanQueries, batches_asked
+from qshift.recipes.composed import composed_clean, composed_pairs
 from qshift.recipes.encode import (
     BATCH,
     Count,
@@ -34,7 +35,7 @@ from qshift.recipes.encode import (
     jittered,
     prepared_pictures,
 )
-from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import MENDED, Step, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
@@ -44,6 +45,8 @@ COPIES = 2  # jittered copies to train on
 CLEAN_QUERIES = 448  # seven batches, never trained on
 VIEWS = 1 + COPIES + len(TEMPLATES)
 MEMORY = 128  # training pairs kept for gradient decoupling
+ASKED: tuple[Modality, ...] = ("image", "text", "composed")
+"""Of which the quality to expect is measured."""
 PURPOSE = "emoji base"
 """Part of the key of every training draw: query streams use other purposes, so no draw is shared."""
 
@@ -79,7 +82,7 @@ def fit_emoji_base(
         raise ConfigError(f"{len(data)} {data.noun} are too few for a base: expected at least {2 * BATCH}")
     config, asking = TwoTowerConfig(seed=seed), _asking(data, seed)
     encoded = batches_of(*[len(data)] * VIEWS, len(asking))
-    count = Count(encoded + config.epochs + BATCHES, progress)
+    count = Count(encoded + config.epochs + batches_asked(*ASKED), progress)
     with tempfile.TemporaryDirectory() as scratch:
         towers = packaged_towers(Path(scratch), data.side)
         looks, phrases = views(towers, data, seed, count)
@@ -105,18 +108,26 @@ def fit_emoji_base(
             "composed": composed_clean(calibration.features, texts[asking], gallery, choose_step("composed")),
         }
 
-        def curve(base: Base) -> ExpectedQuality | None:
-            return measure_expected(
-                base, gallery_of(base, gallery, data.labels), _shown(data, seed), seed, count
-            )
+        def curves(base: Base) -> Curves:
+            items = gallery_of(base, gallery, data.labels)
+            return curves_of(base, items, clean_queries(data, seed), seed, count)
 
-        finish_base(folder, parts, clean, curve)
+        finish_base(folder, parts, clean, curves)
 
 
-def _shown(data: EmojiSet, seed: int) -> CleanPictures:
-    """Pictures taken once more: what the reference was measured with is nearer to it than new ones are."""
+def clean_queries(data: EmojiSet, seed: int) -> list[CleanQueries]:
+    """Pictures taken once more, their names, and both composed.
+
+    What the reference was measured with is nearer to it than new pictures are.
+    """
     items = generator(seed, "expected", PURPOSE).permutation(len(data))[:CLEAN_QUERIES].tolist()
-    return CleanPictures(_jittered(data, items, seed, COPIES + 2), [data.labels[item] for item in items])
+    looks, labels = _jittered(data, items, seed, COPIES + 2), [data.labels[item] for item in items]
+    names = [data.captions(item)[0] for item in items]
+    return [
+        CleanQueries(looks, labels),
+        CleanQueries(names, labels, modality="text"),
+        composed_pairs(looks, names, labels),
+    ]
 
 
 def _asking(data: EmojiSet, seed: int) -> list[int]:

@@ -1,15 +1,15 @@
 """How good answers are to be expected to be, by what is seen of a query without its label.
 
-The base's own pictures are shifted in a few ways, aligned and answered; each answer has its true average
-precision and its drop (`index.evidence`). One falling curve through all of them, of both twins, is what the
-service shows beside labelled quality. It decides nothing.
+The base's own clean queries are shifted in a few ways, aligned and answered; each answer has its true average
+precision, its drop, and the share of its hundred nearest items that agree (`index.evidence`). What is learned
+from all of them, of both twins, is what the service shows beside labelled quality. It decides nothing.
 
 Ours; docs/methods/expected.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,124 +17,162 @@ import torch
 from numpy.typing import NDArray
 
 from core.config import Config
-from core.expected import fitted
+from core.expected import ADAPTED, BOTH, FROZEN, fitted
 from core.records import Coordinates
 from core.references import ExpectedQuality
 from core.seeds import generator
-from core.types import Floats, Outcome, Query, QueryBatch, Twin
+from core.types import Floats, Modality, Outcome, Query, QueryBatch, Twin
 from encoders.base_model import Base
-from index.evidence import Evidence, nearest
+from index.evidence import Evidence, agreement
 from index.exact import nearest as shortlisted
-from index.fusion import BEHIND
+from index.fusion import BEHIND, cosines
 from index.gallery import Label, VersionedGallery
 from index.versions import GalleryVersions
 from monitoring.ranking import ap_and_first, counted_levels
 from qshift.build import Engine, assemble, with_method
+from qshift.recipes.asked import PURPOSE, WAYS, CleanQueries
 from qshift.recipes.encode import BATCH, Count
-from qshift.shifts.images import PICTURE_SHIFTS, Picture
 from stream.session import Session
 
-KINDS = ("blur", "brightness", "impulse", "pixelate", "invert", "jitter")
-"""Of `PICTURE_SHIFTS`, as for choosing settings. "core" asks kin of three: impulse, brightness, pixelate."""
-LEVELS = (0, 2, 4)
-BATCHES = len(KINDS) * len(LEVELS)
-"""Batches that `measure_expected` asks, and steps that it counts."""
-PURPOSE = "expected quality"
-"""Part of the key of every draw: query streams use other purposes, so no draw is shared."""
-
-Curve = Callable[[Base], ExpectedQuality | None]
-"""Measures a base that is whole but for this; None where nothing can be judged."""
+JUDGED = 20_000
+"""Items among which the quality to expect is measured, drawn where there are more."""
+Curves = Mapping[Modality, ExpectedQuality]
+Curve = Callable[[Base], Curves]
+"""Measures a base that is whole but for this, by kind of query; without kinds of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class CleanPictures:
-    """Queries as they will come, but without any shift.
+class Answers:
+    """What was measured of n answers: drops [n], shares of agreeing items [n], average precision [n].
 
-    Args:
-        pictures: n of uint8 [H, W, 3], at least a batch.
-        labels: of each; items that carry it are right.
-        own: [n] positions of the items that they are copies of, where those that will come are none: left
-            out of ranking and cosine.
+    `twins` [n] says whose they are, see `core.expected.FROZEN`; `classes` whether the items share labels, so
+    that shares say something.
     """
 
-    pictures: Sequence[Picture]
-    labels: Sequence[str]
-    own: NDArray[np.int64] | None = None
+    drops: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    twins: NDArray[np.int64]
+    classes: bool
 
 
-def gallery_of(base: Base, items: Floats, labels: Sequence[Label]) -> VersionedGallery:
-    """Items by their unit features [N, D], with their labels."""
-    codes = base.head.codes(torch.from_numpy(items), "image")
+def gallery_of(
+    base: Base, items: Floats, labels: Sequence[Label], modality: Modality = "image"
+) -> VersionedGallery:
+    """Items by their unit features [N, D], with their labels; `modality` is theirs."""
+    codes = base.head.codes(torch.from_numpy(items), modality)
     names = [str(item) for item in range(len(items))]
     return VersionedGallery(base.bits, names, codes, labels, items, base_version=base.version)
 
 
-def measure_expected(
-    base: Base, gallery: VersionedGallery, clean: CleanPictures, seed: int = 0, count: Count | None = None
-) -> ExpectedQuality | None:
-    """The curve of a base's pictures; None where not one of their answers can be judged.
+def first_found(queries: Floats, items: Floats, own: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Positions [n] of the items [N, D] nearest to clean queries [n, D]: right where nobody says what is.
 
     Args:
-        base: with an image tower and a reference of clean pictures.
+        own: [n] positions of items that are left out.
+    """
+    cosine = queries @ items.T
+    if own is not None:
+        cosine[np.arange(len(own)), own] = -2.0
+    nearest: NDArray[np.int64] = cosine.argmax(1)
+    return nearest
+
+
+def curves_of(
+    base: Base, gallery: VersionedGallery, asked: Iterable[CleanQueries], seed: int = 0,
+    count: Count | None = None,
+) -> Curves:  # fmt: skip
+    """`measure_expected` of several kinds of query that ask one gallery."""
+    found = {clean.modality: measure_expected(base, gallery, clean, seed, count) for clean in asked}
+    return {modality: curve for modality, curve in found.items() if curve is not None}
+
+
+def measure_expected(
+    base: Base, gallery: VersionedGallery, clean: CleanQueries, seed: int = 0, count: Count | None = None
+) -> ExpectedQuality | None:
+    """The curve of a base's queries; None where not one of their answers can be judged.
+
+    Args:
+        base: with an encoder and a reference of clean queries of this kind.
         gallery: with features; its keys are 0..N-1.
         clean: what asks.
-        seed: of which pictures ask, and of the shifts.
-        count: takes `BATCHES` steps.
+        seed: of which queries ask, and of the shifts.
+        count: takes `batches_asked` steps.
     """
+    found = measured_answers(base, gallery, clean, seed, count)
+    if not len(found.precision):
+        return None
+    return fitted(found.drops, found.precision, found.shares if found.classes else None, found.twins)
+
+
+def measured_answers(
+    base: Base, gallery: VersionedGallery, clean: CleanQueries, seed: int = 0, count: Count | None = None
+) -> Answers:
+    """What `measure_expected` learns from; answers that cannot be judged are left out."""
     engine = assemble(with_method(Config(), "aligned+fused"), base, GalleryVersions(gallery))
     judge = _Judge(engine, gallery, clean)
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float, float, int]] = []
     for rows, outcome in _answered(engine, clean, seed):
-        found += judge.of(rows, outcome.frozen)
-        if not outcome.quiet:  # else the frozen twin stands for the adapted one
-            found += judge.of(rows, outcome.adapted)
+        alone = outcome.adapted is outcome.frozen  # nothing was shifted: the adapted twin was not asked
+        found += [(*seen, BOTH if alone else FROZEN) for seen in judge.of(rows, outcome.frozen)]
+        if not alone:
+            found += [(*seen, ADAPTED) for seen in judge.of(rows, outcome.adapted)]
         if count is not None:
-            count.step("answering shifted pictures")
-    known = np.array([pair for pair in found if not np.isnan(pair[1])]).reshape(-1, 2)
-    return fitted(known[:, 0], known[:, 1]) if len(known) else None
+            count.step("answering shifted queries")
+    known = np.array([answer for answer in found if not np.isnan(answer[2])]).reshape(-1, 4)
+    drops, shares, precision, twins = known.T
+    return Answers(drops, shares, precision, twins.astype(np.int64), judge.classes)
 
 
-def _answered(engine: Engine, clean: CleanPictures, seed: int) -> Iterator[tuple[NDArray[np.int64], Outcome]]:
+def _answered(engine: Engine, clean: CleanQueries, seed: int) -> Iterator[tuple[NDArray[np.int64], Outcome]]:
     """Each shift at each level: one batch, met by a lane that has seen nothing yet."""
-    encoder = engine.base.encoders["image"]
-    for kind in KINDS:
-        shift = PICTURE_SHIFTS[kind]
-        for level in LEVELS:
-            which = f"{kind}/{level}"
-            rows = generator(seed, which, PURPOSE).permutation(len(clean.pictures))[:BATCH]
-            queries = []
-            for place, row in enumerate(rows.tolist()):
-                draw = generator(seed, f"{which}/{row}", PURPOSE)
-                picture = shift.apply(clean.pictures[row], shift.levels[level], draw)
-                at = Coordinates(PURPOSE, 0, place)
-                queries.append(Query(at, "image", b"", prepared=encoder.prepare(picture)))
-            session = Session(engine.pipeline, "image")
-            batch = QueryBatch("0:image", 0, "image", tuple(queries))
-            yield rows, session.learn(session.answer(batch))
+    kind = clean.modality
+    for which, way in WAYS[kind].items():
+        rows = generator(seed, which, PURPOSE).permutation(len(clean.contents))[:BATCH]
+        queries = []
+        for place, row in enumerate(rows.tolist()):
+            content = way(clean.contents[row], generator(seed, f"{which}/{row}", PURPOSE))
+            asked = Query(Coordinates(PURPOSE, 0, place), kind, content)
+            queries.append(engine.pipeline.admit(asked))
+        session = Session(engine.pipeline, kind)
+        batch = QueryBatch(f"0:{kind}", 0, kind, tuple(queries))
+        yield rows, session.learn(session.answer(batch))
 
 
 class _Judge:
-    """Drop and true average precision of a twin's answers, own items left out."""
+    """Drop, agreement and true average precision of a twin's answers, own items left out."""
 
-    def __init__(self, engine: Engine, gallery: VersionedGallery, clean: CleanPictures) -> None:
-        answer, base = engine.config.answer, engine.base
+    def __init__(self, engine: Engine, gallery: VersionedGallery, clean: CleanQueries) -> None:
+        answer, base, kind = engine.config.answer, engine.base, clean.modality
         self._gallery, self._clean, self._shortlist = gallery, clean, answer.shortlist
-        self._mean, self._sd = Evidence(answer, base.reference, base.head.codes).clean(gallery, "image")
+        evidence = Evidence(answer, base.reference, base.head.codes)
+        self._mean, self._sd = evidence.clean(gallery, kind)
+        self.classes = evidence.classes(gallery, kind)
         self._items = gallery.features(gallery.keys())
 
-    def of(self, rows: NDArray[np.int64], twin: Twin) -> list[tuple[float, float]]:
-        """(drop, AP) of each row; AP is NaN where no other item carries its label."""
+    def of(self, rows: NDArray[np.int64], twin: Twin) -> list[tuple[float, float, float]]:
+        """(drop, share, AP) of each row; AP is NaN where no other item carries its label."""
         own = None if self._clean.own is None else self._clean.own[rows]
-        near = nearest(self._gallery, twin.encoded, twin.hits, but=own)
-        bits, cosines = self._gallery.distances(twin.codes), twin.features @ self._items.T
+        keys, near = twin.hits.keys, cosines(self._gallery, twin.encoded, twin.hits)
+        if own is not None:
+            gone = keys == own[:, None]
+            keys, near = np.where(gone, -1, keys), np.where(gone, -1.0, near)
+        drops = (self._mean - near.max(axis=1)) / self._sd
+        shares = agreement(self._gallery, keys, near).around
+        bits, every = self._gallery.distances(twin.codes), twin.features @ self._items.T
         found = []
         for place, row in enumerate(rows.tolist()):
-            right = np.zeros(len(self._items), np.int64)
-            right[self._gallery.carriers(self._clean.labels[row])] = 1
+            right = self._right(self._clean.labels[row])
             but = None if own is None else int(own[place])
-            precision = average_precision(bits[place], cosines[place], right, self._shortlist, but)
-            found.append((float((self._mean - near[place]) / self._sd), precision))
+            precision = average_precision(bits[place], every[place], right, self._shortlist, but)
+            found.append((float(drops[place]), float(shares[place]), precision))
         return found
+
+    def _right(self, label: Label) -> NDArray[np.int64]:
+        right = np.zeros(len(self._items), np.int64)
+        for one in (label,) if isinstance(label, str) else label:
+            right[self._gallery.carriers(one)] = 1
+        return right
 
 
 def average_precision(

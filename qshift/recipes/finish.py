@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.expected import EXPECTED, written
+from core.expected import PARTS, written
 from core.types import Codes, Floats, Modality
 from encoders.base_model import Base, Parts, load_base, write_base
 from encoders.head import HashHead, itq
@@ -74,7 +74,7 @@ def finish_base(
         parts: all but constants and reference, which are measured here.
         clean: by modality of the queries. A modality without is answered, and not learned from. Where the
             head has no mean of a modality it takes that of these queries.
-        curve: measures the quality to expect of pictures; without it the base has none.
+        curve: measures the quality to expect; without it the base has none.
 
     Raises:
         ArtifactError: parts that do not fit each other.
@@ -89,10 +89,13 @@ def finish_base(
     constants = {kind: constants for kind, (constants, _) in found.items()}
     reference = {kind: reference for kind, (_, reference) in found.items()}
     whole = replace(parts, head=head, constants=constants, reference=reference)
-    expected = None if curve is None else curve(_loaded(whole))
-    if expected is not None:
-        whole = replace(whole, extras={**whole.extras, EXPECTED: written(expected)})
-    write_base(folder, whole)
+    write_base(folder, whole if curve is None else with_curves(whole, curve))
+
+
+def with_curves(parts: Parts, curve: Curve) -> Parts:
+    """A base that is whole, and the quality to expect of it."""
+    curves = {PARTS[kind]: written(one) for kind, one in curve(_loaded(parts)).items()}
+    return replace(parts, extras={**parts.extras, **curves})
 
 
 def _with_means(head: HashHead, clean: Mapping[Modality, Clean]) -> HashHead:

@@ -25,7 +25,10 @@ from encoders.head import HashHead, itq
 from encoders.vector import VectorEncoder
 from index.gallery import Display, VersionedGallery
 from qshift.recipes.encode import BATCH, Progress
+from qshift.recipes.expected import Curve, Curves
+from qshift.recipes.finish import with_curves
 from qshift.recipes.measure import Step, measure_among
+from qshift.recipes.vectors_expected import Asking, Searched, vector_curves
 
 BITS = 128
 STEP = Step(1e-2, 0.05, "rest", "an affine map mends what centring cannot: numbers that are scaled apart")
@@ -88,7 +91,9 @@ def fit_vector_base(
         reference={"vector": reference},
         extras={ITEMS: {f"mean.{kind}": mean for kind, mean in means.items()}},
     )
-    write_base(folder, parts)
+
+    asked = places if queries is None else None
+    write_base(folder, with_curves(parts, _curve(items, codes, asking, places, asked, bits, seed)))
 
 
 def build_vector_gallery(
@@ -125,6 +130,33 @@ def build_vector_gallery(
         base_version=base.version,
         attributes=attributes,
     )
+
+
+def _curve(
+    items: VectorFile, codes: Codes, asking: VectorFile, places: NDArray[np.int64],
+    own: NDArray[np.int64] | None, bits: int, seed: int,
+) -> Curve:  # fmt: skip
+    """Measures the quality to expect among some items, those that ask among them.
+
+    Args:
+        items, codes: [N] what is searched.
+        asking, places: clean queries, and which of them ask.
+        own: the places of the items that these are; None: they are none.
+    """
+    rows = np.sort(_drawn(len(items), _most(items, bits), seed, "judged"))
+    rows = rows if own is None else np.union1d(rows, own)
+
+    def labels(file: VectorFile, at: NDArray[np.int64]) -> list[str] | None:
+        said = file.column("labels")
+        return None if said is None else [said[place] for place in at.tolist()]
+
+    def measured(base: Base) -> Curves:
+        searched = Searched(_unit(items, rows), codes[rows], labels(items, rows))
+        themselves = None if own is None else np.searchsorted(rows, own)
+        asked = Asking(_unit(asking, places), labels(asking, places), themselves)
+        return vector_curves(base, searched, asked, seed)
+
+    return measured
 
 
 def _known_means(base: Base, items: VectorFile) -> Means:
@@ -186,12 +218,16 @@ def _means(
 
 def _weight(file: VectorFile, means: Means, bits: int, seed: int) -> Floats:
     """Bits from a sample of the items, each kind around its own mean."""
-    most = min(SAMPLE, max(SAMPLE_NUMBERS // file.width, 2 * bits))
-    places = np.sort(_drawn(len(file), most, seed, "sample of the items"))
+    places = np.sort(_drawn(len(file), _most(file, bits), seed, "sample of the items"))
     rows, kinds = _unit(file, places), _kinds(file)[places]
     for kind, mean in means.items():
         rows[kinds == kind] -= mean
     return itq(rows, np.zeros(file.width, np.float32), bits, seed=seed)
+
+
+def _most(file: VectorFile, bits: int) -> int:
+    """Vectors that are looked at together."""
+    return min(SAMPLE, max(SAMPLE_NUMBERS // file.width, 2 * bits))
 
 
 def _encoded(

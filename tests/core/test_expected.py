@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.errors import ArtifactError
-from core.expected import fitted, precision_at, read, written
+from core.expected import TWINS, fitted, precision_at, read, written
 from core.references import ExpectedQuality
 
 
@@ -86,3 +86,75 @@ def test_what_is_no_such_curve_is_refused() -> None:
     for tensors, reason in wrong:
         with pytest.raises(ArtifactError, match=reason):
             read(tensors)
+
+
+def seen(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drops, shares of ten and a precision that either alone does not tell."""
+    rng = np.random.default_rng(seed)
+    drops, shares = rng.normal(size=count), rng.integers(1, 11, count) / 10
+    return drops, shares, np.clip(0.3 - 0.1 * drops + 0.5 * shares + 0.05 * rng.normal(size=count), 0, 1)
+
+
+def test_where_neighbours_agree_is_a_term_of_its_own() -> None:
+    drops, shares, precision = seen(400, 0)
+    curve = fitted(drops, precision, shares)
+    assert curve.agreed is not None
+    both = curve.agreed[0]
+    assert (np.diff(both.by_drop) <= 0).all() and (np.diff(both.by_share) >= 0).all()
+    again = fitted(drops, precision)
+    assert (again.drops == curve.drops).all() and (again.precision == curve.precision).all()
+    new, at, right = seen(400, 1)
+    alone, together = precision_at(curve, new), precision_at(curve, new, at)
+    assert (alone == precision_at(again, new)).all()
+    assert np.abs(together - right).mean() < 0.06 < 0.1 < np.abs(alone - right).mean()
+    term, other = np.interp(new, both.drops, both.by_drop), np.interp(at, both.shares, both.by_share)
+    assert together == pytest.approx(np.clip(term + other, 0, 1))
+    assert np.isnan(precision_at(curve, np.array([np.nan]), np.array([0.5]))).all()
+
+
+def test_a_curve_without_agreement_does_not_look_at_shares() -> None:
+    curve = fitted([0, 1], [0.9, 0.1])
+    assert precision_at(curve, np.array([0.5]), np.array([1.0])).tolist() == pytest.approx([0.5])
+
+
+def test_a_base_keeps_both_terms_and_gives_equal_bytes() -> None:
+    one, other = (written(fitted(*(lambda d, s, p: (d, p, s))(*seen(200, 3)))) for _ in range(2))
+    terms = {f"{twin}.{name}" for twin in TWINS for name in ("drops", "by_drop", "shares", "by_share")}
+    assert set(one) == {"drops", "precision", "queries"} | terms
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+    again = read(one)
+    assert again.agreed is not None and (again.agreed[1].by_share == one["adapted.by_share"]).all()
+    old = {name: one[name] for name in ("drops", "precision", "queries")}
+    assert read(old).agreed is None, "of a base from before there was agreement"
+
+
+def test_terms_that_go_the_wrong_way_are_refused() -> None:
+    whole = written(fitted([0, 1, 2], [0.9, 0.5, 0.1], [1.0, 0.5, 0.1]))
+    wrong = [
+        ({**whole, "adapted.by_share": np.float32([0.5, 0.4])}, "falls with the share"),
+        ({**whole, "frozen.by_drop": np.float32([0.1, 0.4])}, "rises with the drop"),
+        ({name: one for name, one in whole.items() if name != "frozen.by_drop"}, "lacks 'frozen.by_drop'"),
+    ]
+    wrong[0][0]["adapted.shares"] = wrong[1][0]["frozen.drops"] = np.float32([0, 1])
+    for tensors, reason in wrong:
+        with pytest.raises(ArtifactError, match=reason):
+            read(tensors)
+    with pytest.raises(ArtifactError, match="as many shares"):
+        fitted([0.0, 1.0], [0.5, 0.5], [1.0])
+
+
+def test_each_twin_has_terms_of_its_own_answers() -> None:
+    """Answers of quiet batches stand for both; a twin without any takes all."""
+    drops, shares, precision = seen(300, 5)
+    twins = np.arange(300) % 3
+    curve = fitted(drops, precision * np.where(twins == 1, 0.5, 1.0), shares, twins)
+    assert curve.agreed is not None
+    for adapted, other in ((False, 1), (True, 0)):
+        kept = twins != other
+        alone = fitted(drops[kept], (precision * np.where(twins == 1, 0.5, 1.0))[kept], shares[kept])
+        found, right = (precision_at(one, drops, shares, adapted) for one in (curve, alone))
+        assert (found == right).all()
+    assert precision_at(curve, drops, shares, True).mean() < precision_at(curve, drops, shares).mean() - 0.1
+    lonely, every = fitted(drops, precision, shares, np.zeros(300)), fitted(drops, precision, shares)
+    assert lonely.agreed is not None and every.agreed is not None
+    assert (lonely.agreed[1].by_share == every.agreed[1].by_share).all()

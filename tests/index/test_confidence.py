@@ -11,12 +11,12 @@ import torch
 from toy_vectors import unit
 
 from core.config import AnswerConfig
-from core.expected import EXPECTED, fitted, written
-from core.references import DriftReference
+from core.expected import PARTS, fitted, written
+from core.references import DriftReference, ExpectedQuality
 from core.types import Encoded, Twin
 from encoders.head import HashHead
 from index.confidence import Confidence
-from index.evidence import Evidence
+from index.evidence import AROUND, Evidence
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 
@@ -38,19 +38,28 @@ NAMES = [f"item {number}" for number in range(ITEMS)]
 GALLERY = VersionedGallery(BITS, NAMES, coded(FEATURES), NAMES, FEATURES, backend="exact")
 
 
-def made(**config: Any) -> tuple[Confidence, TwinFusion]:
-    answer, zeros = AnswerConfig.model_validate({"shortlist": ITEMS, **config}), np.zeros(ITEMS, np.float32)
-    evidence = Evidence(answer, {"image": DriftReference(CLEAN, zeros, zeros)}, HEAD.codes)
-    versions = {GALLERY.version: GALLERY}
-    return Confidence(evidence, {EXPECTED: written(CURVE)}, versions.get), TwinFusion(answer, evidence)
+ANSWER = AnswerConfig(shortlist=ITEMS)
 
 
-def twin(fusion: TwinFusion, seed: int, shift: float, among: Any = None) -> Twin:
+def evidence() -> Evidence:
+    zeros = np.zeros(ITEMS, np.float32)
+    return Evidence(ANSWER, {"image": DriftReference(CLEAN, zeros, zeros)}, HEAD.codes)
+
+
+def made(
+    curve: ExpectedQuality = CURVE, gallery: VersionedGallery = GALLERY
+) -> tuple[Confidence, TwinFusion]:
+    known = evidence()
+    sure = Confidence(known, {PARTS["image"]: written(curve)}, {gallery.version: gallery}.get)
+    return sure, TwinFusion(ANSWER, known)
+
+
+def twin(fusion: TwinFusion, seed: int, shift: float, among: Any = None, most: int = ITEMS) -> Twin:
     rng = np.random.default_rng(seed)
     near = FEATURES[rng.integers(ITEMS, size=ROWS)] + 0.1 * rng.normal(size=(ROWS, WIDTH))
     features = unit(near + shift * np.eye(WIDTH)[0])
     encoded = Encoded(features, coded(features))
-    hits = GALLERY.search(encoded.codes, ITEMS)
+    hits = GALLERY.search(encoded.codes, most)
     shortlist = None if among is None else GALLERY.search(encoded.codes, ITEMS, among)
     return fusion.twin(GALLERY, encoded, hits, shortlist)
 
@@ -103,7 +112,65 @@ def test_nothing_is_said_without_curve_gallery_or_scores() -> None:
     assert sure("gone", "image", frozen, frozen, none) is None
     by_codes = replace(frozen, answer=replace(frozen.answer, scores=None))
     assert sure(GALLERY.version, "image", by_codes, by_codes, none) is None
-    evidence = Evidence(AnswerConfig(), {}, HEAD.codes)
-    for extras, known in (({}, made()[0]._evidence), ({EXPECTED: written(CURVE)}, evidence)):
+    curve = {PARTS["image"]: written(CURVE)}
+    for extras, known in (({}, evidence()), (curve, Evidence(AnswerConfig(), {}, HEAD.codes))):
         unknown = Confidence(known, extras, {GALLERY.version: GALLERY}.get)
         assert unknown(GALLERY.version, "image", frozen, frozen, none) is None
+
+
+def agreeing(keys: list[int], labels: list[str]) -> float:
+    first, *others = [labels[key] for key in keys[:AROUND]]
+    return (1 + others.count(first)) / (1 + len(others))
+
+
+CLASSES = [f"class {number % 3}" for number in range(ITEMS)]
+OF_CLASSES = VersionedGallery(BITS, NAMES, coded(FEATURES), CLASSES, FEATURES, backend="exact")
+OF_FROZEN = [0.9, 0.8, 0.3, 0.1, 0.7, 0.6, 0.2, 0.0]
+AGREED = fitted(
+    [-1.0, 0.5, 2.0, 30.0] * 4, [*OF_FROZEN, *(0.7 * one for one in OF_FROZEN)], ([0.9] * 4 + [0.3] * 4) * 2,
+    [0] * 8 + [1] * 8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("among", [None, np.arange(0, ITEMS, 3)], ids=["all", "one class"])
+def test_in_a_gallery_of_classes_it_asks_whether_neighbours_agree(among: Any) -> None:
+    """Of the whole gallery: what a filter leaves may agree because the filter names it."""
+    sure, fusion = made(AGREED, OF_CLASSES)
+    frozen, adapted = twin(fusion, 1, 1.0, among, 15), twin(fusion, 2, 0.3, among, 15)
+    found = sure(OF_CLASSES.version, "image", frozen, adapted, np.ones(ROWS, np.float32))
+    right, shares = np.zeros(ROWS), []
+    kept = OF_CLASSES.features(OF_CLASSES.keys())
+    assert AGREED.agreed is not None
+    usual = [max(float(clean @ item) for item in kept) for clean in CLEAN]
+    for side, both in zip((frozen, adapted), AGREED.agreed):
+        for row, query in enumerate(side.features):
+            order = sorted(side.hits.keys[row].tolist(), key=lambda key: -float(query @ kept[key]))
+            shares.append(agreeing(order, CLASSES))
+            near = max(float(query @ kept[key]) for key in (order if among is None else among))
+            drop = (np.mean(usual) - near) / np.std(usual)
+            one = np.interp(drop, both.drops, both.by_drop) + np.interp(
+                shares[-1], both.shares, both.by_share
+            )
+            right[row] += float(np.clip(one, 0, 1)) / 2
+    assert found is not None and found == pytest.approx(right, abs=1e-5) and len(set(shares)) > 2
+
+
+def test_without_classes_it_is_the_curve_to_the_bit() -> None:
+    """Whatever else the base has learned of classes."""
+    (sure, fusion), (other, _) = made(AGREED), made(replace(AGREED, agreed=None))
+    frozen, adapted = twin(fusion, 1, 1.0), twin(fusion, 2, 0.3)
+    weights = np.ones(ROWS, np.float32)
+    found, plain = (one(GALLERY.version, "image", frozen, adapted, weights) for one in (sure, other))
+    assert found is not None and plain is not None and found.tobytes() == plain.tobytes()
+
+
+def test_neighbours_of_a_batch_are_asked_once() -> None:
+    """By weights first, and by the confidence of the same twins."""
+    known = evidence()
+    fusion = TwinFusion(ANSWER, known)
+    frozen, adapted = twin(fusion, 1, 1.0), twin(fusion, 2, 0.3)
+    known(OF_CLASSES, "image", frozen, adapted, np.ones(ROWS, np.bool_))
+    first, second = known._agreed
+    assert first[0] is frozen and second[0] is adapted
+    assert known.agreed(OF_CLASSES, frozen) is first[2] and known.agreed(OF_CLASSES, adapted) is second[2]
+    assert known.agreed(GALLERY, frozen) is not first[2] and len(known._agreed) == 2

@@ -13,11 +13,11 @@ from core.records import Coordinates
 from core.references import DriftReference
 from core.types import Encoded, Floats, Hits, Twin
 from encoders.head import HashHead
-from index.evidence import COPY, KEPT, NEIGHBOURS, Evidence, agreement, seen, together
+from index.evidence import AROUND, COPY, KEPT, NEIGHBOURS, Evidence, agreement, seen, together
 from index.fusion import TwinFusion
 from index.gallery import VersionedGallery
 from index.judging import Judge
-from index.weighing import CLASSES, HIT, SEVERE, Drop, limited, weight
+from index.weighing import HIT, SEVERE, Drop, limited, weight
 from monitoring.judged import Remembered
 from monitoring.ranking import Levels, ap_and_first, average_precision, counted_levels, recall_at_1
 
@@ -432,8 +432,29 @@ def test_agreement_is_the_share_of_the_labels_of_the_first() -> None:
         )
         labels = [world.gallery.labels_of(key)[0] for key in order[:NEIGHBOURS]]
         shares.append(labels.count(labels[0]) / NEIGHBOURS)
-    found = agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin))[rows]
+    found = agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin)).near[rows]
     assert found.tolist() == pytest.approx(shares) and 0.2 < found.mean() < 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_agreement_of_items_with_no_label_one_or_several(several: bool) -> None:
+    """Near is of ten, around of a hundred; places that nothing fills count nowhere."""
+    rng = np.random.default_rng(4)
+    own = [[(), ("a",), ("b",), ("a", "b")][int(kind)] for kind in rng.integers(0, 3 + several, 150)]
+    features = directions(3, 150)
+    codes = np.zeros((150, 4), np.uint8)
+    gallery = VersionedGallery(32, [str(item) for item in range(150)], codes, own, features, backend="exact")
+    keys = np.stack([rng.permutation(150)[:120] for _ in range(9)]).astype(np.int64)
+    cosine = rng.uniform(-0.9, 0.9, keys.shape)
+    keys[0, 5:], keys[1], keys[2, ::2] = -1, -1, -1
+    cosine[keys < 0] = -1.0
+    found = agreement(gallery, keys, cosine)
+    for row in range(9):
+        order = [keys[row, place] for place in np.argsort(-cosine[row], kind="stable")]
+        for most, share in ((NEIGHBOURS, found.near[row]), (AROUND, found.around[row])):
+            near = [int(key) for key in order[:most] if key >= 0]
+            agreeing = [key for key in near[1:] if set(own[key]) & set(own[near[0]])]
+            assert share == pytest.approx((1 + len(agreeing)) / max(len(near), 1)), f"row {row}, {most}"
 
 
 @pytest.mark.parametrize(("classes", "asked"), [(0, False), (2, True), (10, False)])
@@ -442,8 +463,10 @@ def test_the_weight_asks_whether_neighbours_agree_where_there_are_classes(classe
     world = World(classes=classes, shortlist=ITEMS, evidence=(-8.0, 0.0))
     frozen, adapted = near(world.items, 2.0, 6), near(world.items, 0.6, 7)
     twins = [world.seen(queries) for queries in (frozen, adapted)]
-    before, after = (agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin)) for twin in twins)
-    assert (world.weigher.agreement_of_clean(world.gallery, "vector") > CLASSES) == asked
+    before, after = (
+        agreement(world.gallery, twin.hits.keys, seen(world.gallery, twin)).near for twin in twins
+    )
+    assert world.weigher.classes(world.gallery, "vector") == asked
     assert not classes or after.mean() != before.mean()
     for one, other, more in ((adapted, frozen, after - before), (frozen, adapted, before - after)):
         lost, left = (np.array(world.drops(side, world.usual(world.clean))) for side in (other, one))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from adapters.offline.two_tower import TwoTowerConfig
 from core.errors import ConfigError
-from core.expected import EXPECTED, read
+from core.expected import PARTS, read
 from core.references import Calibration
 from encoders.base_model import load_base
 from encoders.distil import DistilConfig
@@ -27,11 +27,11 @@ from qshift.benchmarks.suites.plan import Plan
 from qshift.cli import app
 from qshift.data.emoji import EmojiSet, catalogue, write_emoji
 from qshift.demo.fit import STEPS, build, fit
-from qshift.recipes.captioned import Captioned, drawn, encodings
+from qshift.recipes.asked import batches_asked
+from qshift.recipes.captioned import ASKED, Captioned, drawn, encodings
 from qshift.recipes.distil_base import PURPOSE, STUDENT, fit_distil_base
 from qshift.recipes.domains.material import FitOptions
 from qshift.recipes.encode import BATCH
-from qshift.recipes.expected import BATCHES
 from qshift.recipes.measure import first_hits
 from qshift.shifts.corruptions import IMAGE_CORRUPTIONS
 
@@ -114,7 +114,8 @@ def test_base_is_whole(written: tuple[Path, Calls]) -> None:
     assert set(base.calibration) == {"image", "sequence", "composed"}
     assert set(base.constants) == set(base.reference) == {"image", "text", "sequence", "composed"}
     assert base.reference["image"].features.shape == (2 * BATCH, WIDTH)
-    assert set(base.extras) == {EXPECTED} and read(base.extras[EXPECTED]).queries > 0
+    assert set(base.extras) == {PARTS[kind] for kind in ASKED}
+    assert all(read(tensors).queries > 0 for tensors in base.extras.values())
     assert set(base.memory) == {"image", "text"} and base.vocabulary["over"] == 3 * 130
     told = base.provenance
     assert (told["pictures"], told["items"], told["seed"]) == ("drawn by a test", 130, 5)
@@ -231,7 +232,7 @@ def test_clean_queries_are_whole_batches_of_the_recipe_s_own(n: int) -> None:
     asked = drawn(n, 0, PURPOSE)
     assert len(asked) % BATCH == 0 and len(set(asked)) == len(asked) == min(448, max(128, n // 64 * 64))
     assert asked != drawn(n, 0, "another purpose") and asked != drawn(n, 1, PURPOSE)
-    assert encodings(n) == 2 * -(-n // BATCH) + 2 * len(asked) // BATCH + BATCHES
+    assert encodings(n) == 2 * -(-n // BATCH) + 2 * len(asked) // BATCH + batches_asked(*ASKED)
 
 
 def test_captioned_says_how_often_clean_queries_hit() -> None:

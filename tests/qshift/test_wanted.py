@@ -16,7 +16,7 @@ import torch
 
 from core.config import Config
 from core.errors import Refused
-from core.expected import EXPECTED, fitted, written
+from core.expected import PARTS, fitted, written
 from core.filters import ANYTHING, Wanted, filter_of, wanted
 from core.records import Coordinates
 from core.references import DriftReference, SourceConstants
@@ -291,7 +291,7 @@ def test_what_abstained_is_counted_for_series_and_page(world: World) -> None:
         world.base, encoders={"image": VectorEncoder(WIDTH)}, head=head,
         constants={"image": world.base.constants["vector"]},
         reference={"image": world.base.reference["vector"]},
-        extras={EXPECTED: written(fitted([-3.0, 0.0, 5.0, 30.0], [1.0, 0.8, 0.3, 0.0]))},
+        extras={PARTS["image"]: written(fitted([-3.0, 0.0, 5.0, 30.0], [1.0, 0.8, 0.3, 0.0]))},
     )  # fmt: skip
     config = Config.model_validate({"batch": {"size": SIZE, "floor": 8}, "answer": {"shortlist": SHORTLIST}})
     engine = assemble(config, base, GalleryVersions(world.gallery()))

@@ -13,7 +13,8 @@ from core.errors import ConfigError
 from core.protocols import Encoder
 from core.references import SourcePairs
 from core.seeds import generator
-from core.types import Modality
+from core.types import Floats, Modality
+from encoders.base_model import Base
 from encoders.clip import Towers
 from encoders.composed import Composed
 from encoders.norms import calibrate
@@ -31,7 +32,9 @@ from qshift.benchmarks.suite.scratch_base import (
 )
 from qshift.benchmarks.tasks.composition import SIDE, Composition, Scene, Shown, composed, sequences
 from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.recipes.asked import CleanQueries, batches_asked
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated, encoded
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, hash_head
 from qshift.recipes.measure import first_hits
 
@@ -95,17 +98,39 @@ def fit_composition_base(
         head = hash_head({"image": looks, "text": texts}, bits)
         memory = _memory(towers.image, towers.text, data.fit)
         told = {"clean_image_to_text_r1": right}
-        return Measured(head, asking, memory, told, {"sequence": moving})
+
+        def curves(base: Base) -> Curves:
+            return _expected(base, looks, clean, (changes, clips), count)
+
+        return Measured(head, asking, memory, told, {"sequence": moving}, curves)
 
     sizes = (len(clean), len(clean), len(changes.own), len(clips.own))
-    fit_scratch_base(folder, material, config, measured, batches_of(*sizes), progress)
+    batches = batches_of(*sizes) + batches_asked("text", "composed", "sequence")
+    fit_scratch_base(folder, material, config, measured, batches, progress)
+
+
+def _expected(
+    base: Base, looks: Floats, clean: Sequence[Shown], made: Sequence[Asked], count: Count
+) -> Curves:
+    """Captions, changes and clips ask the clean pictures."""
+    scenes = [shown.scene.label for shown in clean]
+    words = CleanQueries(_in_turn(clean), scenes, modality="text")
+    asked = [words, *(one.asked for one in made)]
+    return curves_of(base, gallery_of(base, looks, scenes), asked, count=count)
 
 
 class Asked(NamedTuple):
-    """Contents of clean queries, whole batches in random order, and the places [n] of their pictures."""
+    """Clean queries, whole batches in random order, the places [n] of their pictures, and their labels."""
 
     contents: list[Any]
     own: NDArray[np.int64]
+    labels: list[str]
+    kind: Modality
+
+    @property
+    def asked(self) -> CleanQueries:
+        """As what the quality to expect is measured by."""
+        return CleanQueries(self.contents, self.labels, self.own, self.kind)
 
 
 def clean_changes(clean: Sequence[Shown]) -> Asked:
@@ -115,20 +140,21 @@ def clean_changes(clean: Sequence[Shown]) -> Asked:
         firsts.setdefault(shown.scene, place)
     samples = composed(clean)  # by scene
     own = np.repeat([firsts[scene] for scene in sorted(firsts)], len(samples) // len(firsts))
-    return _shuffled(samples, own, "changes")
+    return _shuffled(samples, own, "changes", "composed")
 
 
 def clean_clips(clean: Sequence[Shown]) -> Asked:
     """Clips of the pictures, whose frames are moved as those of queries are: pictures alone lie nearer."""
     places = {f"{shown.key} clip": place for place, shown in enumerate(clean)}
     samples = sequences(clean)
-    return _shuffled(samples, np.array([places[sample.key] for sample in samples]), "clips")
+    return _shuffled(samples, np.array([places[sample.key] for sample in samples]), "clips", "sequence")
 
 
-def _shuffled(samples: Sequence[Sample], own: NDArray[np.int64], purpose: str) -> Asked:
+def _shuffled(samples: Sequence[Sample], own: NDArray[np.int64], purpose: str, kind: Modality) -> Asked:
     order = generator(0, purpose, PURPOSE).permutation(len(samples))
     kept = order[: min(len(samples), CLEAN_QUERIES) // BATCH * BATCH]
-    return Asked([samples[i].content for i in kept.tolist()], own[kept])
+    chosen = [samples[i] for i in kept.tolist()]
+    return Asked([one.content for one in chosen], own[kept], [one.label for one in chosen], kind)
 
 
 def _in_turn(shown: Sequence[Shown]) -> list[str]:

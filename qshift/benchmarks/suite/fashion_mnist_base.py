@@ -14,8 +14,10 @@ from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats
+from encoders.base_model import Base
 from encoders.clip import Towers
 from encoders.scratch import ScratchConfig
+from qshift.benchmarks.suite.picture_base import crops_of
 from qshift.benchmarks.suite.scratch_base import (
     LOOKS,
     MEMORY,
@@ -27,7 +29,9 @@ from qshift.benchmarks.suite.scratch_base import (
 )
 from qshift.benchmarks.tasks.fashion_mnist import SIDE, Clothes
 from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.recipes.asked import batches_asked
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, hash_head
 
 # Five minutes; 1,500 steps of 128 would take twelve.
@@ -82,14 +86,20 @@ def fit_fashion_mnist_base(
     def measured(towers: Towers, count: Count) -> Measured:
         gallery = encoded(towers.image, (sample.content for sample in data.gallery), count)
         looks = encoded(towers.image, pictures, count)
+
+        def curves(base: Base) -> Curves:
+            items = gallery_of(base, gallery, [sample.label for sample in data.gallery])
+            return curves_of(base, items, [crops_of(data.gallery)], count=count)
+
         return Measured(
             hash_head({"image": gallery}, bits),
             {"image": Clean(looks, gallery, LOOKS)},
             {"image": _memory(data, gallery)},
             {"clean_r1": _right(clean, looks, data.gallery, gallery)},
+            curve=curves,
         )
 
-    batches = batches_of(len(data.gallery), len(pictures))
+    batches = batches_of(len(data.gallery), len(pictures)) + batches_asked("image")
     fit_scratch_base(folder, material, config, measured, batches, progress)
 
 

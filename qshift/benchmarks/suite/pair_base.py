@@ -18,13 +18,14 @@ from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats, Modality
-from encoders.base_model import Parts
+from encoders.base_model import Base, Parts
 from encoders.clip import Towers
 from encoders.norms import calibrate
 from encoders.repair import count_words
 from qshift.benchmarks.tasks.fashion import Product, Products
 from qshift.benchmarks.tasks.types import Task
-from qshift.recipes.composed import composed_clean
+from qshift.recipes.asked import CleanQueries, batches_asked
+from qshift.recipes.composed import composed_clean, composed_pairs
 from qshift.recipes.encode import (
     BATCH,
     Count,
@@ -34,6 +35,7 @@ from qshift.recipes.encode import (
     encoded_raw,
     prepared_pictures,
 )
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import MENDED, Step, first_hits, forward_only
 from qshift.recipes.packaged import TwoHeads, packaged_towers
@@ -80,7 +82,7 @@ def fit_pair_base(
         raise ConfigError(f"{task.name} brings no products: its loader must give extra['products']")
     clean, taught = _enough(data, bits), len(data.fit) + len(data.again)
     encodings = batches_of(*[taught] * (COPIES + 2), *[len(clean)] * 2, min(CALIBRATION, len(clean)))
-    count = Count(encodings + config.epochs, progress)
+    count = Count(encodings + config.epochs + batches_asked("text", "image", "composed"), progress)
     with tempfile.TemporaryDirectory() as scratch:
         towers = packaged_towers(Path(scratch), SIDE)
         heads = _fit(towers, data, config, count)
@@ -105,7 +107,11 @@ def fit_pair_base(
             vocabulary=count_words(p.text for p in data.fit),
             preprocess=image.preprocess,
         )
-        finish_base(folder, parts, _asking(looks, texts))
+
+        def curves(base: Base) -> Curves:
+            return _expected(base, clean, looks, pictures, count)
+
+        finish_base(folder, parts, _asking(looks, texts), curves)
 
 
 def _enough(data: Products, bits: int) -> list[Product]:
@@ -137,6 +143,24 @@ def _asking(looks: Floats, texts: Floats) -> dict[Modality, Clean]:
         "image": Clean(looks[:size], looks, STEPS["image"], own=own),
         "composed": composed_clean(looks[:size], texts[:size], looks, STEPS["image"], own),
     }
+
+
+def _expected(
+    base: Base, clean: Sequence[Product], looks: Floats, pictures: Sequence[Picture], count: Count
+) -> Curves:
+    """Titles ask for their pictures; pictures for others of their article type, alone and with a title."""
+    size = min(CLEAN_QUERIES, len(clean))
+    own, titles = np.arange(size), [product.text for product in clean[:size]]
+    products = gallery_of(base, looks, [product.key for product in clean])
+    found = curves_of(
+        base, products, [CleanQueries(titles, [p.key for p in clean[:size]], modality="text")], count=count
+    )
+    kinds = [product.kind for product in clean]
+    asked = [
+        CleanQueries(pictures[:size], kinds[:size], own),
+        composed_pairs(pictures[:size], titles, kinds[:size], own),
+    ]
+    return {**found, **curves_of(base, gallery_of(base, looks, kinds), asked, count=count)}
 
 
 def _memory(towers: Towers, heads: TwoHeads, data: Products) -> dict[Modality, SourcePairs]:

@@ -15,14 +15,15 @@ import numpy as np
 from PIL import Image
 
 from core.errors import ConfigError
-from core.references import ExpectedQuality, SourcePairs
+from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats
 from encoders.base_model import Base, Parts
 from encoders.norms import calibrate
-from qshift.benchmarks.tasks.types import Picture, Task
+from qshift.benchmarks.tasks.types import Picture, Sample, Task
+from qshift.recipes.asked import CleanQueries, batches_asked
 from qshift.recipes.encode import Count, Progress, batches_of, collated, encoded
-from qshift.recipes.expected import BATCHES, CleanPictures, gallery_of, measure_expected
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import forward_only
 from qshift.recipes.packaged import IMAGE_TOWER, packaged_towers
@@ -52,7 +53,7 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
     side = _side(task, pictures, bits)
     items, queries = _clean_queries(pictures)
     judged = len({sample.label for sample in task.gallery}) < len(pictures)
-    count = Count(batches_of(len(pictures), len(queries)) + BATCHES * judged, progress)
+    count = Count(batches_of(len(pictures), len(queries)) + batches_asked("image") * judged, progress)
     with tempfile.TemporaryDirectory() as scratch:
         tower = packaged_towers(Path(scratch), side).image
         gallery = encoded(tower, pictures, count)
@@ -74,10 +75,11 @@ def fit_picture_base(task: Task, folder: Path, bits: int = 64, progress: Progres
         own = np.array(items, dtype=np.int64)
         clean = Clean(calibration.features, gallery, STEP, own=own)
 
-        def curve(base: Base) -> ExpectedQuality | None:
-            return _expected(task, base, gallery, count)
+        def curves(base: Base) -> Curves:
+            items = gallery_of(base, gallery, [sample.label for sample in task.gallery])
+            return curves_of(base, items, [crops_of(task.gallery)], count=count)
 
-        finish_base(folder, parts, {"image": clean}, curve if judged else None)
+        finish_base(folder, parts, {"image": clean}, curves if judged else None)
 
 
 def cropped(picture: Picture, draw: np.random.Generator) -> Picture:
@@ -102,16 +104,13 @@ def _clean_queries(pictures: Sequence[Picture]) -> tuple[list[int], list[Picture
     return items[:CLEAN_QUERIES], queries[:CLEAN_QUERIES]
 
 
-def _expected(task: Task, base: Base, gallery: Floats, count: Count) -> ExpectedQuality | None:
-    """The labels of the gallery are looked at here and nowhere else: they decide nothing."""
-    items = generator(0, "expected", PURPOSE).permutation(len(task.gallery))[:CLEAN_QUERIES]
+def crops_of(gallery: Sequence[Sample]) -> CleanQueries:
+    """Crops of items that ask for others of their label: it is looked at here and nowhere else."""
+    items = generator(0, "expected", PURPOSE).permutation(len(gallery))[:CLEAN_QUERIES]
     crops = [
-        cropped(task.gallery[item].content, generator(0, f"expected/{item}", PURPOSE))
-        for item in items.tolist()
+        cropped(gallery[item].content, generator(0, f"expected/{item}", PURPOSE)) for item in items.tolist()
     ]
-    clean = CleanPictures(crops, [task.gallery[item].label for item in items.tolist()], items)
-    labels = [sample.label for sample in task.gallery]
-    return measure_expected(base, gallery_of(base, gallery, labels), clean, count=count)
+    return CleanQueries(crops, [gallery[item].label for item in items.tolist()], items)
 
 
 def _memory(pictures: Sequence[Picture], gallery: Floats) -> SourcePairs:

@@ -25,6 +25,7 @@ from encoders.scratch import ScratchConfig, train_clip
 from encoders.threads import one_thread
 from qshift.benchmarks.tasks.types import Picture
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, collated
+from qshift.recipes.expected import Curve
 from qshift.recipes.finish import Clean, finish_base
 from qshift.recipes.measure import MENDED, forward_only
 
@@ -68,6 +69,7 @@ class Measured:
         memory: training pairs by modality of the query.
         provenance: further figures.
         calibration: clean statistics of modalities besides pictures, where these do not stand for them.
+        curve: measures the quality to expect; None: the base has none.
     """
 
     head: HashHead
@@ -75,6 +77,7 @@ class Measured:
     memory: Mapping[Modality, SourcePairs]
     provenance: Mapping[str, Any]
     calibration: Mapping[Modality, Calibration] = field(default_factory=dict)
+    curve: Curve | None = None
 
 
 def fit_scratch_base(
@@ -125,7 +128,7 @@ def fit_scratch_base(
             vocabulary=count_words(text for one in material.fit for text in one.captions),
             preprocess=towers.image.preprocess,
         )
-        finish_base(folder, parts, found.asking)
+        finish_base(folder, parts, found.asking, found.curve)
 
 
 def in_random_order(clean: Sequence[Shown], bits: int, purpose: str) -> list[Shown]:

@@ -14,11 +14,13 @@ from core.errors import ConfigError
 from core.references import SourcePairs
 from core.seeds import generator
 from core.types import Floats
-from encoders.base_model import Parts
+from encoders.base_model import Base, Parts
 from encoders.repair import count_words
 from qshift.benchmarks.tasks.coco import Captioned, Captions
 from qshift.benchmarks.tasks.types import Task
+from qshift.recipes.asked import CleanQueries, batches_asked
 from qshift.recipes.encode import BATCH, Count, Progress, batches_of, encoded
+from qshift.recipes.expected import Curves, curves_of, gallery_of
 from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import MENDED, forward_only
 from qshift.recipes.packaged import TEXT_TOWER, packaged_towers
@@ -51,7 +53,7 @@ def fit_text_base(task: Task, folder: Path, bits: int = 64, progress: Progress |
         raise ConfigError(f"clean captions of {len(clean)} pictures are too few: expected at least {BATCH}")
     questions = [c.texts[0] for c in clean]
     answers = [text for c in clean for text in c.texts[1:]]
-    count = Count(batches_of(len(questions), len(answers)), progress)
+    count = Count(batches_of(len(questions), len(answers)) + batches_asked("text"), progress)
     with tempfile.TemporaryDirectory() as scratch:
         tower = packaged_towers(Path(scratch)).text
         queries, items = encoded(tower, questions, count), encoded(tower, answers, count)
@@ -67,7 +69,13 @@ def fit_text_base(task: Task, folder: Path, bits: int = 64, progress: Progress |
             memory={"text": _memory(clean, items)},
             vocabulary=count_words([*questions, *answers]),
         )
-        finish_base(folder, parts, {"text": Clean(queries[:asked], items, STEP, items_are="text")})
+
+        def curves(base: Base) -> Curves:
+            labels = [c.key for c in clean for _ in c.texts[1:]]
+            asking = CleanQueries(questions, [c.key for c in clean], modality="text")
+            return curves_of(base, gallery_of(base, items, labels, "text"), [asking], count=count)
+
+        finish_base(folder, parts, {"text": Clean(queries[:asked], items, STEP, items_are="text")}, curves)
 
 
 def _memory(clean: Sequence[Captioned], items: Floats) -> SourcePairs:
