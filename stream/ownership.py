@@ -57,6 +57,8 @@ class Ownership:
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
         """Where reading began, of partitions that were dropped and may be read again."""
+        self._beside: list[Record] = []
+        """Labels and commands of the last poll: a turn that failed may not have taken them."""
         self.generation = 0
         self.moved = False
         """Whether the last poll brought partitions that are not read yet."""
@@ -82,11 +84,21 @@ class Ownership:
             self.tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
         self._note_firsts(records)
+        records = [record for record in self._beside if not self._taken(record)] + records
+        queries = self._pipeline.config.kafka.queries
+        self._beside = [record for record in records if record.at.topic != queries]
         sought: set[Partition] = set(gained)
         for partition in sorted(gained):
             sought |= self._own(partition)
         # The source may have read from elsewhere than where the state continues: read again from there.
         return [r for r in records if (r.at.topic, r.at.partition) not in sought] if gained else records
+
+    def _taken(self, record: Record) -> bool:
+        """Whether a label or command was taken: the log shows it once, unless it is sought."""
+        at = record.at
+        if at.topic == self._pipeline.config.kafka.control:
+            return self.commands.get(at.offset) is not None
+        return at.offset < self.labels.read.get(f"{at.topic}/{at.partition}", 0)
 
     def _note_firsts(self, records: list[Record]) -> None:
         """Where reading begins of partitions of which nothing was taken yet.
@@ -196,6 +208,7 @@ class Ownership:
         sought = {_partition(place): offset for place, offset in starts.items()}
         for place, offset in sought.items():
             self._source.seek(place, offset)
+        self._beside = [r for r in self._beside if (r.at.topic, r.at.partition) not in sought]
         return set(sought)
 
     def began(self, owned: Owned, offset: int) -> None:
