@@ -24,7 +24,7 @@ from stream.contradictions import (
     note,
 )
 from stream.events import LanesChanged, Rebalanced, Restored, Tell
-from stream.label_positions import LabelPositions, earliest
+from stream.label_positions import LabelPositions, earliest, shared
 from stream.lanes import Lane, lane_name, modality_of, plan
 from stream.loss import accepted
 from stream.owned import Owned as Owned
@@ -203,7 +203,7 @@ class Ownership:
             starts = self.labels.again(checkpoint.label_offsets, self._steered)
             log.info("state restored", extra={"partition": owned.partition, "offset": checkpoint.next_offset})
         elif self._steered and owned.planned:
-            firsts = earliest(entries[0].label_offsets for entries in owned.planned.values())
+            firsts = shared([entries[0].label_offsets for entries in owned.planned.values()])
             starts = self.labels.again(firsts, True)
         sought = {_partition(place): offset for place, offset in starts.items()}
         for place, offset in sought.items():

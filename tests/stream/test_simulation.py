@@ -44,6 +44,12 @@ def test_no_history_breaks_a_promise() -> None:
     play(range(8))
 
 
+@pytest.mark.parametrize("seed", [10, 26, 47, 1014])
+def test_histories_that_once_broke_one(seed: int) -> None:
+    """docs/lab/log.md, what wider simulated histories found."""
+    simulated(seed)
+
+
 def obeys_no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "entries", lambda self, partition, since: [])
 
