@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from core.config import AnswerConfig
 from core.protocols import Gallery
 from core.types import Encoded, Floats, Hits, Modality, Twin
-from index.fuse import Mode, fuse
+from index.fuse import STEP, Mode, fuse
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, math.inf)
 """Of the adapted twin. 0 is the frozen answer, inf the adapted one."""
@@ -78,7 +78,8 @@ class TwinFusion:
         if self._answer.fuse == "none":
             return adapted.answer, np.ones(len(repaired), np.float32)
         weights = self._evidence(gallery, modality, frozen, adapted, ~repaired)
-        weights = weights if correct is None else correct(weights)
+        if correct is not None:  # a command may bound weights anywhere: at most so much is the step below
+            weights = np.floor(correct(weights) / STEP) * STEP
         weights[repaired] = np.inf
         mixed, alone = (weights > 0) & (weights < np.inf), weights == np.inf
         both = self._best(

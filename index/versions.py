@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 
 from core.errors import GalleryError
@@ -23,6 +24,9 @@ class GalleryVersions:
         self._limit = older + 1
         self._versions = {gallery.version: gallery}
         self._current = gallery
+        self.find: Callable[[str], VersionedGallery | None] = lambda _: None
+        """Where a version is looked for that is kept no longer: what is known of it must not hang on who was
+        running when it was in use."""
 
     def keep(self, older: int) -> None:
         """From now on so many versions before the current one stay reachable."""
@@ -62,9 +66,10 @@ class GalleryVersions:
             )
 
     def version(self, version: str) -> VersionedGallery | None:
-        """A version that is still kept, else None."""
+        """A version that is still kept, or found; else None."""
         with self._lock:
-            return self._versions.get(version)
+            kept = self._versions.get(version)
+        return self.find(version) if kept is None else kept
 
     def holding(self, key: int) -> VersionedGallery:
         """The newest version that has an item of this key, the current one where none has."""

@@ -23,6 +23,8 @@ from stream.warm_up import warm_gallery
 log = logging.getLogger("qshift.gallery")
 LOOK_SECONDS = 1.0
 """How often the folder is looked at."""
+OLDER = 3
+"""Versions that are kept of those that were read again: for late labels of answers by them."""
 
 
 class Following:
@@ -41,9 +43,12 @@ class Following:
         self._newest = engine.versions.current()
         self._seen: tuple[int, int] | None = None
         self._told = "composed" not in engine.base.reference
-        self._looking, self._end = threading.Lock(), threading.Event()
+        self._older: dict[str, VersionedGallery] = {}
+        self._gone: set[str] = set()
+        self._looking, self._reading, self._end = threading.Lock(), threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="qshift-gallery", daemon=True)
         engine.pipeline.retrieval.turn = self.turn
+        engine.versions.find = self._again
 
     def start(self) -> None:
         """Looks at the folder from now on."""
@@ -123,18 +128,29 @@ class Following:
         """A version to repeat a batch with; None where it is gone, which is said."""
         if self._newest.version == version:
             return self._newest
-        kept = self._engine.versions.version(version)
-        if kept is not None:
-            return kept
         if version == newest(self._folder):
             self.look()  # a command may name it before the thread has seen it; it is followed from here on
             if self._newest.version == version:
                 return self._newest
-        try:
-            return self._loaded(version)
-        except QshiftError as error:
-            log.error("a batch is repeated from another gallery", extra={"error": str(error)})
-            return None
+        found = self._engine.versions.version(version)
+        if found is None:
+            log.error("a batch is repeated from another gallery", extra={"version": version})
+        return found
+
+    def _again(self, version: str) -> VersionedGallery | None:
+        """A version that is kept no longer, or never was here, from the folder; None where it is gone."""
+        with self._reading:  # the loop asks for it, and those who judge
+            if version not in self._older:
+                try:
+                    self._older[version] = self._loaded(version)
+                except QshiftError as error:
+                    if version not in self._gone:
+                        log.warning("a version of the gallery is gone", extra={"error": str(error)})
+                    self._gone.add(version)
+                    return None
+                while len(self._older) > OLDER:
+                    del self._older[next(iter(self._older))]
+            return self._older[version]
 
     def _loaded(self, version: str) -> VersionedGallery:
         config, base = self._engine.config, self._engine.base

@@ -34,6 +34,8 @@ class _Written:
 
     stale: list[tuple[int, bytes]] = field(default_factory=list)
     """(generation, key) of every record seen."""
+    slots: dict[int, frozenset[bytes]] = field(default_factory=dict)
+    """Keys of what it has saved last in either slot."""
     saves: int = 0
 
 
@@ -85,13 +87,17 @@ class ChangelogStore:
         written = self._written.setdefault(at, _Written())
         covered = checkpoint.covered
         chunks, manifest = split(checkpoint, self._journal.needed(at, covered))
+        keys, slot = frozenset(key for key, _ in (*chunks, manifest)), checkpoint.seq % 2
+        gone = sorted(written.slots.get(slot, frozenset()) - keys)
         self._log.append(state, checkpoint.partition, chunks)
-        self._log.append(state, checkpoint.partition, [manifest])
+        self._log.append(state, checkpoint.partition, [manifest, *((key, None) for key in gone)])
         self._journal.saved(at, covered)
         self._lanes.saved(checkpoint)
+        written.slots[slot] = keys
         written.saves += 1
         if written.saves == 2:  # both slots are whole and ours
-            old = [key for generation, key in written.stale if generation < checkpoint.generation]
+            held, newest = frozenset().union(*written.slots.values()), checkpoint.generation
+            old = [key for generation, key in written.stale if generation <= newest and key not in held]
             self._log.append(state, checkpoint.partition, [(key, None) for key in old])
 
     def load(self, partition: Partition) -> Checkpoint | None:

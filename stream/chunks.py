@@ -1,9 +1,10 @@
 """A checkpoint as records of a compacted topic: chunks, and after them a manifest that vouches for them.
 
 A reader that finds no manifest, or one that does not fit its chunks, has met a torn write and takes the other
-slot. Keys are `topic/partition/generation/slot/chunk`. The generation is in the key because compaction keeps
-the last record of a key: a zombie's late write would otherwise erase the checkpoint of the partition's new
-owner.
+slot. Keys are `topic/partition/generation/slot/chunk`. Compaction keeps the last record of a key, so
+whatever a late write could destroy is in the key. The generation: a zombie would otherwise erase the
+checkpoint of the partition's new owner. The beginning of a chunk's own hash: a chunk that was given up, and
+arrives when the attempt after it has been acknowledged, would tear that one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from stream.states import canonical, checkpoint_from_bytes, checkpoint_to_bytes,
 CHUNK_BYTES = 900_000
 """Kafka and its clients take about 1 MiB per message unless told otherwise."""
 MANIFEST = "manifest"
-OURS = re.compile(rf".+/[0-9]+/(-?[0-9]{{1,19}})/[01]/(?:[0-9]+|{MANIFEST})", re.DOTALL)
+OURS = re.compile(rf".+/[0-9]+/(-?[0-9]{{1,19}})/[01]/(?:[0-9]+(?:-[0-9a-f]{{8}})?|{MANIFEST})", re.DOTALL)
 """Keys of the state topic: topic, partition, generation, slot, and which chunk or the manifest."""
 
 Keyed = tuple[bytes, bytes]
@@ -38,9 +39,9 @@ def split(checkpoint: Checkpoint, journal_offset: int) -> tuple[list[Keyed], Key
         "seq": checkpoint.seq,
         "generation": checkpoint.generation,
         "journal_offset": journal_offset,
-        "chunks": [{"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for c in chunks],
+        "chunks": [{"bytes": len(c), "sha256": _hash(c)} for c in chunks],
     }
-    keyed = [(f"{place}{number}".encode(), chunk) for number, chunk in enumerate(chunks)]
+    keyed = [(_name(place, number, _hash(chunk)).encode(), chunk) for number, chunk in enumerate(chunks)]
     return keyed, (f"{place}{MANIFEST}".encode(), canonical(manifest))
 
 
@@ -60,8 +61,9 @@ def join(records: Mapping[str, bytes], manifest_key: str) -> tuple[Checkpoint, i
     manifest = manifest_from_bytes(records[manifest_key])
     chunks = []
     for number, expected in enumerate(manifest.chunks):
-        chunk = records.get(f"{place}{number}", b"")
-        if len(chunk) != expected.bytes or hashlib.sha256(chunk).hexdigest() != expected.sha256:
+        named = records.get(_name(place, number, expected.sha256))
+        chunk = records.get(f"{place}{number}", b"") if named is None else named  # so until version 0.3
+        if len(chunk) != expected.bytes or _hash(chunk) != expected.sha256:
             raise ArtifactError(
                 f"chunk {number} of {place} is missing or of another checkpoint: the write was torn"
             )
@@ -74,3 +76,11 @@ def join(records: Mapping[str, bytes], manifest_key: str) -> tuple[Checkpoint, i
 
 def _place(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.topic}/{checkpoint.partition}/{checkpoint.generation}/{checkpoint.seq % 2}/"
+
+
+def _name(place: str, number: int, sha256: str) -> str:
+    return f"{place}{number}-{sha256[:8]}"
+
+
+def _hash(chunk: bytes) -> str:
+    return hashlib.sha256(chunk).hexdigest()

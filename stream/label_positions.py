@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from core.records import Coordinates
 
@@ -80,3 +80,8 @@ def earliest(positions: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for place, offset in position.items():
             least[place] = min(offset, least.get(place, offset))
     return least
+
+
+def shared(positions: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The same of those that all name: who has not met one needs it from where it begins."""
+    return {place: at for place, at in earliest(positions).items() if all(place in one for one in positions)}

@@ -118,15 +118,16 @@ class Lane:
         self.kept.keep(state)
 
     def next_batch(
-        self, now: float, config: BatchConfig, drain: bool, behind: bool = False
+        self, now: float, config: BatchConfig, drain: bool, behind: bool = False, read: int | None = None
     ) -> tuple[QueryBatch, bool] | None:
         """Forms the next batch if one is due; the flag says whether the journal had planned it.
 
         While the source is `behind`, what waits is short of a poll rather than of company: the time-out is
-        longer then, or a busy worker would form a small batch after every full one.
+        longer then, or a busy worker would form a small batch after every full one. All of the partition
+        before `read` was taken or refused: a planned batch waits for no more than that.
         """
         if self.planned:
-            return self._planned_batch(drain)
+            return self._planned_batch(drain, read or 0)
         if not self.pending:
             return None
         patience = config.linger_seconds * (PATIENCE if behind else 1)
@@ -139,9 +140,13 @@ class Lane:
         self.session.steer()
         return self._formed(rows), False
 
-    def _planned_batch(self, drain: bool) -> tuple[QueryBatch, bool] | None:
+    def _planned_batch(self, drain: bool, read: int) -> tuple[QueryBatch, bool] | None:
         wanted, labels = self.planned[0].offsets, self.planned[0].label_offsets
-        if not wanted or not self.pending or (self.pending[-1][0].at.offset < wanted[-1] and not drain):
+        if not wanted:
+            return None
+        last = self.pending[-1][0].at.offset if self.pending else -1
+        # What was accepted once may be refused now, the last of the batch too: nobody else will show it.
+        if read <= wanted[-1] and not (self.pending and (last >= wanted[-1] or drain)):
             return None
         if self.session.steering is not None and not self._reached(labels, drain):
             return None

@@ -26,7 +26,7 @@ from stream.contradictions import (
     note,
 )
 from stream.events import LanesChanged, Rebalanced, Restored, Tell
-from stream.label_positions import LabelPositions, earliest
+from stream.label_positions import LabelPositions, earliest, shared
 from stream.lanes import Lane, lane_name, modality_of, plan
 from stream.loss import accepted
 from stream.owned import Owned as Owned
@@ -62,6 +62,8 @@ class Ownership:
         self.assigned: frozenset[Partition] = frozenset()
         self._first: dict[Partition, int] = {}
         """Where reading began, of partitions that were dropped and may be read again."""
+        self._beside: list[Record] = []
+        """Labels and commands of the last poll: a turn that failed may not have taken them."""
         self.generation = 0
         self.moved = False
         """Whether the last poll brought partitions that are not read yet."""
@@ -88,11 +90,21 @@ class Ownership:
             self.tell(Rebalanced())
         self.assigned, self.moved = assigned, bool(gained)
         self._note_firsts(records)
+        records = [record for record in self._beside if not self._taken(record)] + records
+        queries = self._pipeline.config.kafka.queries
+        self._beside = [record for record in records if record.at.topic != queries]
         sought: set[Partition] = set(gained)
         for partition in sorted(gained):
             sought |= self._own(partition)
         # The source may have read from elsewhere than where the state continues: read again from there.
         return [r for r in records if (r.at.topic, r.at.partition) not in sought] if gained else records
+
+    def _taken(self, record: Record) -> bool:
+        """Whether a label or command was taken: the log shows it once, unless it is sought."""
+        at = record.at
+        if at.topic == self._pipeline.config.kafka.control:
+            return self.commands.get(at.offset) is not None
+        return at.offset < self.labels.read.get(f"{at.topic}/{at.partition}", 0)
 
     def _note_firsts(self, records: list[Record]) -> None:
         """Where reading begins of partitions of which nothing was taken yet.
@@ -197,11 +209,12 @@ class Ownership:
             starts = self.labels.again(checkpoint.label_offsets, self._steered)
             log.info("state restored", extra={"partition": owned.partition, "offset": checkpoint.next_offset})
         elif self._steered and owned.planned:
-            firsts = earliest(entries[0].label_offsets for entries in owned.planned.values())
+            firsts = shared([entries[0].label_offsets for entries in owned.planned.values()])
             starts = self.labels.again(firsts, True)
         sought = {_partition(place): offset for place, offset in starts.items()}
         for place, offset in sought.items():
             self._source.seek(place, offset)
+        self._beside = [r for r in self._beside if (r.at.topic, r.at.partition) not in sought]
         return set(sought)
 
     def began(self, owned: Owned, offset: int) -> None:

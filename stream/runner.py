@@ -144,7 +144,7 @@ class _Loop:
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
                     self.obedience.obey(owned, lane, drain)
-                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, behind)
+                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, behind, owned.position)
                     if due is None:
                         break
                     self.batch(owned, lane, *due)

@@ -82,6 +82,9 @@ class Steering:
         Returns:
             Whether the state was changed.
         """
+        # What the journal names was seen, if not by us: positions never go back.
+        for place, end in (planned or {}).items():
+            self._seen[place] = max(end, self._seen.get(place, 0))
         ends = dict(self._seen if planned is None else planned)
         due = {key: one for key, one in self._held.items() if one.at.offset < ends.get(key[1], 0)}
         self._held = {key: one for key, one in self._held.items() if key not in due}

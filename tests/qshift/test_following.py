@@ -213,6 +213,19 @@ def test_where_a_version_is_gone_the_answers_go_on_and_it_is_said(
     assert said and all(record.message == "a batch is repeated from another gallery" for record in said)
 
 
+def test_a_version_that_was_never_here_is_found_in_the_folder(made: Engine) -> None:
+    """A label of an answer by it teaches whoever took over the same as whoever gave the answer."""
+    folder, first = made.config.gallery, made.versions.current()
+    grown(first, 1).save(folder)
+    again = engine(made.config)
+    assert again.versions.current().version != first.version
+    assert again.versions.version(first.version) is None
+    Following(again, folder)
+    found = again.versions.version(first.version)
+    assert found is not None and found.keys().tolist() == first.keys().tolist()
+    assert again.versions.version(first.version) is found and again.versions.version("0" * 16) is None
+
+
 # -- the folder -----------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from index.gallery import VersionedGallery
 from index.versions import GalleryVersions
 from qshift.build import Engine, assemble
 from stream.codec import decode_answer, label, vector_query
+from stream.command_messages import command
 from stream.memory import Crash, MemorySink, MemorySource
 from stream.memory_store import MemoryStore
 from stream.runner import run
@@ -317,6 +318,15 @@ def test_a_boundary_names_only_labels_that_were_about_its_partition(
     named = [entry.label_offsets.get(f"{LABELS}/0", 0) for entry in entries]
     assert named == sorted(named) and named[0] == 0 < named[-1] <= len(asked)
     assert {place for entry in entries for place in entry.label_offsets} == {f"{LABELS}/0"}
+
+
+@pytest.mark.parametrize(("bound", "most"), [(0.3, 0.25), (0.1, 0.0), (0.5, 0.5), (1.99, 1.75)])
+def test_a_bound_between_two_weights_is_the_one_below(
+    world: tuple[Base, VersionedGallery], asked: list[Record], bound: float, most: float
+) -> None:
+    order = Record(Coordinates("qshift.control", 0, 0), command("w", "ann", weight=bound))
+    _, sent, _, watch = go(engine(world, steer=False), [order, *asked])
+    assert len(sent) == len(asked) and max(watch.weights()) == most
 
 
 def test_a_snapshot_of_a_session_without_labels_is_refused(world: tuple[Base, VersionedGallery]) -> None:

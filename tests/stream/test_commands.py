@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.errors import ConfigError, Refused
+from core.errors import ConfigError, DeliveryError, Refused
 from core.records import Coordinates, Record
 from stream.command_messages import acknowledgements, command
 from stream.memory import Crash, MemorySink, MemorySource
@@ -217,6 +217,41 @@ def test_crashes_among_commands_are_invisible(make_world: Any, seed: int) -> Non
     report, crashed, _ = go(world, events)
     assert report.state_sha256 == expected.state_sha256
     assert distinct(crashed) == distinct(sink)
+
+
+class Once(MemorySource):
+    """Shows a command once, as a log does that nobody seeks in."""
+
+    def __init__(self, *what: Any) -> None:
+        super().__init__(*what)
+        self.shown: set[Coordinates] = set()
+
+    def poll(self, budget_seconds: float) -> list[Record]:
+        found = [r for r in super().poll(budget_seconds) if r.at not in self.shown]
+        self.shown |= {record.at for record in found if record.at.topic == CONTROL}
+        return found
+
+
+class Away(MemoryStore):
+    """Cannot be read the first time."""
+
+    away = True
+
+    def load(self, partition: Any) -> Any:
+        away, self.away = self.away, False
+        if away:
+            raise DeliveryError("away")
+        return super().load(partition)
+
+
+def test_a_command_that_came_in_a_turn_that_failed_is_obeyed(make_world: Any) -> None:
+    world, sink = make_world(), MemorySink()
+    source = Once(at(world.queries(32), {8: said("freeze")}), [TOPIC])
+    report = run(
+        source, world.pipeline, world.codec, sink, Away(), [], world.config, backoff_seconds=(0.0, 0.0)
+    )
+    assert report.recoveries == 1
+    assert ("freeze", LANE, "applied") in [(a.action, a.lane, a.result) for a in acks(sink)]
 
 
 class Stumbling(MemoryStore):

@@ -4,8 +4,10 @@ import logging
 
 import pytest
 
-from core.records import Coordinates
-from stream.label_positions import PATIENCE_SECONDS, TURNS, LabelPositions, earliest
+from core.records import Coordinates, Judgement
+from index.correction import Correction
+from stream.label_positions import PATIENCE_SECONDS, TURNS, LabelPositions, earliest, shared
+from stream.steering import Steering
 
 
 def made() -> tuple[LabelPositions, list[float], list[bool]]:
@@ -64,3 +66,17 @@ def test_labels_that_a_state_has_not_seen_are_read_from_where_they_began() -> No
 
 def test_the_earliest_of_several() -> None:
     assert earliest([{"a": 3, "b": 1}, {"a": 2}, {}]) == {"a": 2, "b": 1}
+
+
+def test_a_lane_that_has_met_no_label_needs_them_from_the_beginning() -> None:
+    assert shared([{"a": 3, "b": 1}, {"a": 2}]) == {"a": 2}
+    assert shared([{"a": 3}, {}]) == {}
+
+
+def test_where_labels_have_steered_never_goes_back() -> None:
+    """Whoever repeats a batch may not have to read again what the journal names for it."""
+    steering = Steering(Correction(lambda at: True, lambda *_: None))
+    steering.apply({"l/0": 3})
+    assert not steering.apply() and steering.offsets == {"l/0": 3}
+    steering.take(Judgement(Coordinates("l", 0, 5), Coordinates("q", 0, 0), "a"))
+    assert steering.apply() and steering.offsets == {"l/0": 6}

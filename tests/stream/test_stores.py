@@ -14,8 +14,11 @@ import pytest
 
 from core.artifacts import tensors_hash
 from core.checkpoints import Checkpoint, JournalEntry, KeptState, LaneRecord, LaneState
+from core.config import KafkaConfig
 from core.errors import ArtifactError, ConfigError, DeliveryError
 from core.protocols import StateStore
+from stream.changelog import ChangelogStore
+from stream.chunks import split
 from stream.directory import DirectoryStore
 from stream.memory_store import MemoryStore
 from stream.states import (
@@ -25,6 +28,7 @@ from stream.states import (
     entry_to_bytes,
     settled,
 )
+from tests.toys.simulated_cluster import Client, Cluster, Faults, SimulatedTopicLog
 
 HERE = ("qshift.queries", 0)
 Opener = Callable[[], StateStore]
@@ -258,6 +262,35 @@ def test_journal_of_an_uncovered_lane_survives_checkpoints(opened: Opener) -> No
 
 
 # -- bytes ----------------------------------------------------------------------------------------------
+
+
+def late(first: Checkpoint, second: Checkpoint) -> ChangelogStore:
+    """A topic where the first attempt at a checkpoint arrives when the second was acknowledged."""
+    kafka = KafkaConfig()
+    cluster = Cluster(1, np.random.default_rng(0), kafka, Faults(0.0, 0.0, 0.0))
+    store = ChangelogStore("nowhere:1", kafka)
+    store._log = SimulatedTopicLog(cluster, Client(0))
+    store.load(HERE)
+    store.save(second)
+    chunks, _ = split(first, 0)
+    for key, value in chunks:
+        cluster.write((kafka.state, 0), key, value)
+    return store
+
+
+def test_chunks_that_were_given_up_and_come_late_tear_nothing() -> None:
+    first, second = checkpoint(0), replace(checkpoint(0), next_offset=7)
+    same(late(first, second).load(HERE), second)
+
+
+def test_chunks_that_nobody_needs_are_erased() -> None:
+    store = late(checkpoint(0), replace(checkpoint(0), next_offset=7))
+    store.load(HERE)
+    for seq in range(1, 6):
+        store.save(checkpoint(seq))
+    keys = set(store._records(HERE))
+    assert len(keys) == 4, "two slots: a chunk and a manifest each"
+    same(store.load(HERE), checkpoint(5))
 
 
 def small() -> Checkpoint:

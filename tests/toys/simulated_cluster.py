@@ -42,6 +42,8 @@ class Client:
         self.alive, self.stop = True, threading.Event()
         self.generation, self.assigned = -1, frozenset[Partition]()
         self.error: BaseException | None = None
+        self.rested = 0
+        """Polls in a row at the end of all that it reads."""
 
 
 @dataclass
@@ -196,24 +198,48 @@ class SimulatedSource:
             return []
         if client.generation != cluster.generation:
             client.generation = cluster.generation
-            assigned = cluster.assignment(client)
-            for partition in assigned - client.assigned:
-                self._positions[partition] = cluster.committed.get(partition, (0, ""))[0]
-            client.assigned = assigned
-        if self._paused:
-            return []
-        found = []
-        labels = [place for place in [*cluster.topics] if place[0] == cluster.kafka.labels]
-        for place in cluster.rng.permutation(len(client.assigned) + len(labels)).tolist():
-            partition = [*sorted(client.assigned), *labels][place]
+            if client.assigned and cluster.rng.random() < 0.3:  # taken and given back: one poll without
+                client.assigned = frozenset()
+                cluster.seen["returned"] += 1
+                return []
+            self._given()
+        elif client.assigned != cluster.assignment(client):
+            self._given()
+        found = self._begin()
+        places = self._beside() + ([] if self._paused else sorted(client.assigned))
+        for place in cluster.rng.permutation(len(places)).tolist():
+            partition = places[place]
             start, most = self._positions.get(partition, 0), int(cluster.rng.integers(0, 12))
-            some = cluster.topics[partition][start : start + most]  # neither topic is compacted
+            some = cluster.topics[partition][start : start + most]  # none of these topics is compacted
             if some:
                 self._positions[partition] = some[-1].at.offset + 1
                 found += some
+        at_end = all(self._positions.get(place, 0) == cluster.end(place) for place in places)
+        client.rested = client.rested + 1 if at_end and not found and client.assigned else 0
         if not found:
             cluster.now += float(cluster.rng.exponential(IDLE_SECONDS))
         return found
+
+    def _given(self) -> None:
+        """What is new is read from where the group stands."""
+        cluster, client = self._cluster, self._client
+        assigned = cluster.assignment(client)
+        for partition in assigned - client.assigned:
+            self._positions[partition] = cluster.committed.get(partition, (0, ""))[0]
+        client.assigned = assigned
+
+    def _begin(self) -> list[Record]:
+        """Before the first query all commands there are."""
+        control = self._cluster.kafka.control, 0
+        if control in self._positions:
+            return []
+        self._positions[control] = self._cluster.end(control)
+        return [*self._cluster.topics[control]]
+
+    def _beside(self) -> list[Partition]:
+        """What everybody reads: labels and commands."""
+        topics = self._cluster.kafka.labels, self._cluster.kafka.control
+        return sorted(place for place in self._cluster.topics if place[0] in topics)
 
     def assignment(self) -> frozenset[Partition]:
         return self._client.assigned
@@ -268,7 +294,8 @@ class SimulatedSink:
     def send(
         self, channel: str, value: bytes, key: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        topic = {"answers": self._cluster.kafka.answers, "dead-letters": self._cluster.kafka.dead_letters}
+        kafka = self._cluster.kafka
+        topic = {"answers": kafka.answers, "dead-letters": kafka.dead_letters, "audit": kafka.audit}
         self._waiting.append(((topic[channel], 0), key, value, tuple(headers)))
         if self._cluster.rng.random() < 0.2:
             self._arrive(int(self._cluster.rng.integers(len(self._waiting) + 1)))
@@ -304,7 +331,8 @@ class SimulatedTopicLog(TopicLog):
 
     def append(self, topic: str, partition: int, keyed: Sequence[Keyed]) -> list[int]:
         self._cluster.step(self._client)
-        sent = [((topic, partition), key, value, ()) for key, value in keyed]
+        writer = (("writer", b"%d" % self._client.name),)
+        sent = [((topic, partition), key, value, writer) for key, value in keyed]
         self._cluster.failing(sent)
         offsets = [self._cluster.write(*record) for record in sent]
         self._cluster.step(self._client)  # written, and who wrote it may not learn of it
