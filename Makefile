@@ -28,7 +28,7 @@ demo: install
 test: install
 	$(VENV)/bin/pytest $(SPREAD) -m "not nightly" $(ARGS)
 
-# Kills, outages, sleeping workers and 10,000 simulated histories, some hours; -s shows the figures.
+# Kills, outages, sleeping workers and 10,000 simulated histories, some hours; -s shows progress, seeds and figures.
 nightly: install
 	$(VENV)/bin/pytest -s -m nightly $(ARGS)
 

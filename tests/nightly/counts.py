@@ -12,18 +12,14 @@ COUNTS = {
     "worker_kills": (15, 200),  # R2
     "queries_between_kills": (60, 500),  # R2: at least 100,000 in all
     "broker_kills": (5, 50),  # R3
-    "membership_changes": (12, 300),  # R4
     "envelopes": (100_000, 1_000_000),  # R5
     "pictures": (5_000, 100_000),  # R6
-    "bombs": (6, 100),  # R6, below the cap of pixels
     "flips": (2_000, 10_000),  # R7
     "outage_seconds": (20, 600),  # R10
     "long_steps": (1, 10),  # R11, of 20 s each
     "sigterms": (20, 100),  # R12
     "tenants": (500, 10_000),  # over a hundredth of as many live lanes
-    "soak_seconds": (120, 3600),  # R13
     "identity_queries": (200, 4_000),  # R14, for each of three methods and three seeds
-    "scale_out_queries": (640, 6_400),  # R15
 }
 """Short and long form."""
 
@@ -31,7 +27,7 @@ COUNTS = {
 def count(name: str) -> int:
     """Of the form that `QSHIFT_NIGHTLY` names: `short` (default) or `long`.
 
-    `QSHIFT_COUNTS=worker_kills=40,soak_seconds=600` sets some to others.
+    `QSHIFT_COUNTS=worker_kills=40,outage_seconds=60` sets some to others.
 
     Raises:
         ValueError: it names another, or a count that is none.

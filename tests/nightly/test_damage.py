@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import pytest
+from resident import resident_mib
 
 from core.errors import ArtifactError
 from stream.directory import DirectoryStore
@@ -18,12 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 root = test_codec.root
 GROWTH_MIB = 150
-
-
-def resident_mib() -> float:
-    """What this process holds now: its peak would hide all that grows below it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def test_envelopes_never_raise_and_hold_no_memory(root: Path) -> None:

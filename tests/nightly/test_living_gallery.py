@@ -40,11 +40,6 @@ WORKER_EVERY, FOLLOWER_EVERY = 12, 9
 LINGER_SECONDS = 0.2
 
 
-_integration = fixtures_of_integration()
-topics, vector_world, broker = _integration.topics, _integration.vector_world, _integration.broker
-nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
-
-
 class Follower:
     """`qshift gallery follow` as a process; what it prints goes on in one file, whoever dies."""
 
@@ -72,7 +67,9 @@ def test_ten_thousand_changes_while_queries_run_and_processes_die(
     shutil.copytree(world / "gallery", as_built)
     base = load_base(world / "base")
     built = load_gallery(as_built, base)
-    changes = Changes([built.identifier(key) for key in built.keys().tolist()], _integration.items())
+    changes = Changes(
+        [built.identifier(key) for key in built.keys().tolist()], fixtures_of_integration().items()
+    )
     site = make_site(
         broker, world, kafka={"items": topics("items")}, batch={"linger_seconds": LINGER_SECONDS, "floor": 4}
     )
