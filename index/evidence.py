@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from core.protocols import Hash
 
 log = logging.getLogger("qshift.evidence")
-Figures = TypeVar("Figures")
 
 MOST_ALIKE = 0.99
 """Mean cosine of clean queries that all look alike: what is still more alike has hardly gathered."""
@@ -46,6 +45,8 @@ twins, and for the quality to expect, which is that of a ranking much longer tha
 PICTURE_SHARE = 0.5
 """Of a composed query: the other half is text, which shifts with no picture, so that half as large a drop is
 as much evidence: docs/lab/log.md."""
+SHARED = 0.2
+"""Share of agreeing neighbours of clean queries from which items share labels at all."""
 KEPT = 64
 """Gallery versions, times modalities, whose clean figures are remembered: a gallery may change for ever."""
 
@@ -65,9 +66,8 @@ class Evidence:
         missed: set[Modality] | None = None,
     ) -> None:  # fmt: skip
         self._answer, self._clean_queries, self._hash = config, reference, hash_
-        self._clean: dict[tuple[str, Modality], tuple[float, float]] = {}
+        self._clean: dict[tuple[str, Modality], tuple[float, float, float]] = {}
         self._together: dict[Modality, float] = {}
-        self._classes: dict[tuple[str, Modality], bool] = {}
         self._agreed: tuple[tuple[Twin, str, Agreement], ...] = ()
         self._missed = set() if missed is None else missed
 
@@ -85,7 +85,7 @@ class Evidence:
         before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
         apart = (before - after) / (1.0 - self._clean_together(modality))
         agreed = math.inf
-        if self.classes(gallery, modality):
+        if self.agreement_of_clean(gallery, modality) > CLASSES:
             shares = [
                 self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
@@ -151,17 +151,12 @@ class Evidence:
         return shares
 
     def classes(self, gallery: Gallery, modality: Modality) -> bool:
-        """Whether items of this gallery share labels, so that agreement says something: see `CLASSES`."""
-        key = (gallery.version, modality)
-        if key not in self._classes:
-            queries, hits = self._clean_hits(gallery, modality)
-            own = self._clean_queries[modality].own
-            near = others(gallery, queries, hits, itself=False, made_of=own)
-            shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
-            made = bool(shares.near.mean() > CLASSES)
-            _keep(self._classes, key, made)
-            return made
-        return self._classes[key]
+        """Whether items of this gallery share labels, so that agreement says something of a ranking."""
+        return self.agreement_of_clean(gallery, modality) > SHARED
+
+    def agreement_of_clean(self, gallery: Gallery, modality: Modality) -> float:
+        """Mean share of the nearest items of clean queries that agree; own items are left out."""
+        return self._of_clean(gallery, modality)[2]
 
     def _clean_together(self, modality: Modality) -> float:
         if modality not in self._together:
@@ -170,28 +165,23 @@ class Evidence:
 
     def clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float]:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
+        return self._of_clean(gallery, modality)[:2]
+
+    def _of_clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float, float]:
         key = (gallery.version, modality)
         if key not in self._clean:
-            queries, hits = self._clean_hits(gallery, modality)
-            own = self._clean_queries[modality].own
-            found = nearest(gallery, queries, hits, itself=False, made_of=own)
-            made = (float(found.mean()), max(float(found.std()), 1e-6))
-            _keep(self._clean, key, made)
+            clean = self._clean_queries[modality]
+            codes = self._hash(torch.from_numpy(np.array(clean.features)), modality)
+            hits = gallery.search(codes, self._answer.shortlist)
+            near = others(gallery, Encoded(clean.features, codes), hits, itself=False, made_of=clean.own)
+            shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
+            found = near.max(axis=1)
+            made = (float(found.mean()), max(float(found.std()), 1e-6), float(shares.near.mean()))
+            self._clean[key] = made
+            while len(self._clean) > KEPT:
+                self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
             return made
         return self._clean[key]
-
-    def _clean_hits(self, gallery: Gallery, modality: Modality) -> tuple[Encoded, Hits]:
-        """Clean source queries and their shortlists in this gallery."""
-        features = self._clean_queries[modality].features
-        codes = self._hash(torch.from_numpy(np.array(features)), modality)
-        return Encoded(features, codes), gallery.search(codes, self._answer.shortlist)
-
-
-def _keep(known: dict[tuple[str, Modality], Figures], key: tuple[str, Modality], made: Figures) -> None:
-    """Remembers figures of a gallery version, and forgets the oldest of too many."""
-    known[key] = made
-    while len(known) > KEPT:
-        known.pop(list(known)[0], None)  # noqa: RUF015, another thread may be here, too
 
 
 def _distinct(codes: Codes, counted: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -202,7 +202,7 @@ def queue_constants(method: Tcr, rows: int) -> tuple[float, float] | None:
 
 
 def test_tcr_paper_matches_a_float64_restatement() -> None:
-    method, oracle = tcr(preset="tcr-paper", learning_rate=1.0, steps=1, anchor=0.5), Oracle()
+    method, oracle = tcr(preset="tcr-paper", steps=1, anchor=0.5), Oracle()
     for seed in range(12):
         x = inputs(24, seed)
         step, features = method.update(batch(x))
@@ -219,6 +219,16 @@ def test_tcr_paper_matches_a_float64_restatement() -> None:
         assert step.backwards == 3
     # All that agreement would be cheap if nothing had moved.
     assert np.abs(oracle.w - TOY.norm.weight.numpy()).max() > 1e-3 and len(oracle.queue) == 64
+
+
+def test_the_preset_leaves_the_rate_to_choose() -> None:
+    usual, same, other = (
+        tcr(preset="tcr-paper", **rate) for rate in ({}, {"learning_rate": 3e-4}, {"learning_rate": 1e-3})
+    )
+    for method in (usual, same, other):
+        method.update(batch(inputs(24, 0)))
+    assert torch.equal(theta(usual)["norm.weight"], theta(same)["norm.weight"])
+    assert not torch.equal(theta(usual)["norm.weight"], theta(other)["norm.weight"])
 
 
 def test_decouple_none_is_tcr_and_d1_starts_like_it() -> None:

@@ -26,6 +26,7 @@ BATTERIES = {
 }
 """Where each contract is tested, in tests/: BATTERY names the classes there, or `opened` makes them."""
 EXCLUDED = {
+    ("Fusion", "View"): "has methods of these names for one batch: what is asked of a fusion",
     ("Sink", "QueryClient"): "has methods of these names for the other end: queries go out, answers come in",
     ("Adapter", "Descent"): "a template: its subclasses say what an inner step is",
     ("Adapter", "Peer"): "a template: its subclasses say what the objective is",

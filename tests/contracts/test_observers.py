@@ -13,7 +13,6 @@ from rich.console import Console
 from toy_vectors import shifted, write_vectors
 
 from core.config import Config
-from core.expected import fitted
 from core.protocols import Observer
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.types import AdaptationStep, Encoded, Hits, Outcome, Query, QueryBatch, Twin
@@ -112,13 +111,13 @@ def to_expect(built: Engine) -> ExpectedMonitor:
     """Of vectors, too: what a base brings a curve for is the app's to say."""
     evidence = Evidence(built.config.answer, built.base.reference, built.base.head.codes)
 
-    def drops(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def expected(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gallery = built.versions.current()
         found = [evidence.drops(gallery, "vector", twin) for twin in (outcome.frozen, outcome.adapted)]
         assert found[0] is not None and found[1] is not None
-        return found[0], found[1]
+        return 1 - found[0] / 3, 1 - found[1] / 3
 
-    return ExpectedMonitor(fitted([0.0, 3.0], [1.0, 0.0]), drops)
+    return ExpectedMonitor(expected)
 
 
 def suite_judge(built: Engine) -> Judge:

@@ -45,7 +45,7 @@ RUN = (
 """Here, as is all of bring-your-clip; and in test_filter_page.py."""
 NIGHTLY = (
     "qshift broker up", "qshift fit", "qshift gallery build", "qshift serve", "qshift labels",
-    "qshift produce", "curl ",
+    "qshift produce", "curl ", "python -c",
 )  # fmt: skip
 """By tests/nightly/test_how_to_pages.py, clients also by tests/integration/test_how_to_clients.py; of vectors
 here, and by tests/integration/test_vector_files.py."""

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
-MENTION = re.compile(r"(?<![\w/.-])docs/[\w/-]+(?:\.(?:md|png|csv|py|toml)\b)?")
+MENTION = re.compile(r"(?<![\w/.-])docs/[\w/-]+(?:\.(?:md|png|svg|csv|py|toml)\b)?")
 WRITTEN = {
     "qshift/benchmarks/suite/pair_base.py": {"docs/data.md"},
     "qshift/benchmarks/suite/text_base.py": {"docs/data.md"},

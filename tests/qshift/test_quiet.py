@@ -28,7 +28,7 @@ def world() -> tuple[Base, VersionedGallery]:
 
 
 def built(world: tuple[Base, VersionedGallery], **answer: object) -> Engine:
-    document = {"batch": {"size": SIZE, "floor": 8}, "answer": {"shortlist": 30, **answer}}
+    document = {"batch": {"size": SIZE, "floor": 8}, "answer": {"shortlist": 30, "frozen_share": 1, **answer}}
     return assemble(Config.model_validate(document), world[0], GalleryVersions(world[1]))
 
 
