@@ -29,6 +29,7 @@ from qshift.benchmarks.streams import Look, Segment, Stream
 from qshift.benchmarks.suite.bench import run_suite
 from qshift.benchmarks.suite.chosen import Known, Options, methods_of, streams_of
 from qshift.benchmarks.suite.processes import Settings, work
+from qshift.benchmarks.suite.rates import TUNED, factor_of
 from qshift.benchmarks.suite.report import Report
 from qshift.benchmarks.suite.results import ResultFiles
 from qshift.benchmarks.suite.runs import log_of, planned, run_stream
@@ -36,6 +37,7 @@ from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.suite.work import Facts, Missing, PrepareOrder, Ready, jobs_of
 from qshift.benchmarks.suites.plan import CLEAN, Plan, Rule, Suite
 from qshift.benchmarks.tasks.types import Sample, Task
+from qshift.methods import METHODS as KNOWN_METHODS
 from qshift.methods import with_method
 
 WIDTH, BITS, ITEMS, QUERIES = 12, 32, 30, 96
@@ -447,6 +449,19 @@ def test_a_factor_multiplies_the_learning_rate_of_a_method(replayed: Callable[..
     report = replayed(methods=named, seeds=1, streams=("there-and-back",))
     found = {name: [row.map for row in report.rows if row.method == name] for name in named}
     assert found["rest"] == found["rest*1"] != found["rest*100"]
+
+
+def test_peers_run_at_rates_tuned_for_the_data() -> None:
+    assert (
+        factor_of("sar", "emoji/picture-picture") == 10 and factor_of("sar*1", "emoji/picture-picture") == 1
+    )
+    assert factor_of("sar+fused", "emoji/noto-twemoji") == 10
+    assert factor_of("default", "emoji/picture-picture") == factor_of("sar", "pacs/photo-art") == 1
+    assert {name for rates in TUNED.values() for name in rates} <= {*KNOWN_METHODS} - {
+        "rest",
+        "default",
+        "frozen",
+    }
 
 
 @pytest.mark.parametrize("written", ["rest*", "rest*-1", "rest*0", "rest*much", "rest*inf"])

@@ -15,8 +15,17 @@ from core.types import Modality
 from encoders.base_model import Base
 from qshift.methods import split
 
-TUNED: Mapping[str, Mapping[str, float]] = {}
-"""Data of a task (`emoji` of `emoji/picture-noto`) -> method -> factor. Not named: 1."""
+TUNED: Mapping[str, Mapping[str, float]] = {
+    "digits": dict.fromkeys(("tent", "eata", "sar", "deyo", "shot", "uca", "uatta"), 0.1),
+    "emoji": {"tent": 0.1, "sar": 10.0, "tcr-paper": 10.0},
+    "fashion-mnist": {
+        **dict.fromkeys(("tent", "eata", "sar", "read", "deyo", "shot", "cliptta", "uatta"), 10.0),
+        "tcr-paper": 30.0, "uca": 0.1,
+    },
+    "office": {**dict.fromkeys(("tent", "read", "deyo", "uca"), 0.1), "tcr-paper": 10.0},
+}  # fmt: skip
+"""Data of a task (`emoji` of `emoji/picture-noto`) -> method -> factor. Not named: 1, and so where that
+data has no pictures for choosing (PACS, fashion products, composed digits, distilled emoji)."""
 
 
 def factor_of(name: str, task: str) -> float:
