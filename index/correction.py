@@ -127,6 +127,10 @@ class Correction:
         """Whether the label of a query is waited for."""
         return at in self._answered
 
+    def drop(self, at: Coordinates) -> None:
+        """Forgets a query, whose label was passed over."""
+        self._answered.pop(at, None)
+
     def snapshot(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """The sums, and what is remembered: at most `KEPT` rows."""
         rows = list(self._answered.values())
@@ -165,6 +169,16 @@ class Correction:
                 self._answered[Coordinates(topic, partition, offset)] = Answered(version, frozen, adapted)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"the labels' part of a state cannot be read: {error!r}") from error
+
+    def go_back(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Unlearns down to a snapshot. Raises ArtifactError where it is none.
+
+        A query that is forgotten by now stays so: its label may have passed by meanwhile, and whoever repeats
+        the log may have read that label ahead and hold it still.
+        """
+        waiting = self._answered
+        self.restore(tensors, meta)
+        self._answered = {at: row for at, row in self._answered.items() if at in waiting}
 
 
 class Corrections:

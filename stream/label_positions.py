@@ -53,7 +53,8 @@ class LabelPositions:
         starts = {place: saved.get(place, self._first.get(place, 0)) for place in places}
         for place, offset in starts.items():
             self.read[place] = min(offset, self.read.get(place, offset))
-            self._first[place] = min(self.read[place], self._first.get(place, offset))
+            # Not where this seek goes: another partition's state may not have met what lies before.
+            self._first[place] = min(offset, self._first.get(place, 0))
         return {place: self.read[place] for place in sorted(starts)}
 
     def reached(self, wanted: Mapping[str, int], drain: bool) -> bool:

@@ -285,7 +285,7 @@ class Ownership:
 
     def meet(self, owned: Owned) -> None:
         """Restores the lanes that were not met since the restart."""
-        for name in {*owned.states, *owned.planned} - set(owned.lanes):
+        for name in sorted({*owned.states, *owned.planned} - set(owned.lanes)):
             if modality_of(name) in self._pipeline.encoders:
                 self._met(owned, name, modality_of(name))
 

@@ -138,14 +138,15 @@ class Session:
     def go_back(self, tensors: Tensors, meta: Mapping[str, Any]) -> None:
         """Unlearns down to an earlier snapshot. What commands have set stays, but for the method.
 
-        Labels go on where they are: what came meanwhile does not come again.
+        Labels go on where they are: what came meanwhile does not come again, and a query that waits for its
+        label no longer does not wait again.
         """
         self._begin(meta.get("orders", {}).get("method", ""))
         self.adapter.restore(part(tensors, "adapter."), meta["adapter"])
         if self.aligner is not None:
             self.aligner.restore(part(tensors, "aligner."), meta["aligner"])
         if self.steering is not None:
-            self.steering.correction.restore(part(tensors, "steering."), meta["steering"])
+            self.steering.correction.go_back(part(tensors, "steering."), meta["steering"])
         self.lasting = int(meta.get("lasting", 0))
         self.changed()
 

@@ -40,6 +40,12 @@ class Correction(Protocol):
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None: ...
 
+    def go_back(self, tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        """Unlearns down to a snapshot. What is forgotten by now stays so."""
+
+    def drop(self, at: Coordinates) -> None:
+        """Forgets a query: its label has come, and was passed over."""
+
 
 class Steering:
     """The labels of one lane.
@@ -91,6 +97,9 @@ class Steering:
         # In one order, whatever order several partitions were read in.
         ordered = sorted(due.values(), key=lambda one: one.at) if teach else []
         learned = [self.correction.judge(one) for one in ordered]
+        if not teach:  # else a second label would teach who reads it alone, not who reads both at once
+            for one in due.values():
+                self.correction.drop(one.query)
         changed = any(learned) or ends != self.offsets
         self.offsets = ends
         return changed

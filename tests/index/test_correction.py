@@ -12,6 +12,7 @@ from core.errors import ArtifactError
 from core.records import Coordinates, Judgement
 from index.correction import DECAY, FAR, KEPT, PRIOR, STEP, Correction, corrected
 from index.fusion import WEIGHTS
+from stream.steering import Steering
 
 WIDTH = 8
 RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
@@ -198,3 +199,54 @@ def test_asking_changes_nothing() -> None:
     correction.correct(np.array([4.0, 1.0]))
     after = correction.snapshot()
     assert before[1] == after[1] and all(np.array_equal(before[0][k], after[0][k]) for k in before[0])
+
+
+def learned(steering: Steering) -> Any:
+    tensors, meta = steering.snapshot()
+    return {name: array.tolist() for name, array in tensors.items()}, meta
+
+
+def test_a_rollback_brings_back_no_query_that_waited_no_longer() -> None:
+    """Its label was read before, live; whoever repeats the log read it long ahead and holds it still."""
+    live, ahead = Steering(made()), Steering(made())
+    ahead.take(label(1, "rises"), {})
+    for one in (live, ahead):
+        one.apply({})
+        one.correction.observe(outcome([1, 2]))
+        kept = one.correction.snapshot()
+        one.correction.observe(outcome([3], quiet=True))
+        one.correction.observe(outcome([4]))
+        if one is live:
+            one.take(label(1, "rises"))
+        one.correction.go_back(*kept)
+        assert not one.correction.remembers(at(1)) and not one.correction.remembers(at(4))
+        one.apply({"labels/0": 2})
+    assert learned(live) == learned(ahead)
+
+
+def test_a_rollback_leaves_what_waits_waiting() -> None:
+    correction = made()
+    correction.observe(outcome([1, 2]))
+    kept = correction.snapshot()
+    assert correction.judge(label(1, "rises"))
+    correction.go_back(*kept)
+    assert not correction.judge(label(1, "rises")), "the label has come"
+    assert correction.judge(label(2, "rises"))
+
+
+def test_a_second_label_of_one_that_was_passed_over_teaches_nothing() -> None:
+    """Live the second comes alone; whoever repeats the log has read both and holds the first."""
+    live, ahead = Steering(made()), Steering(made())
+    first, second = (Judgement(Coordinates("labels", 0, place), at(1), "rises") for place in (0, 5))
+    for judgement in (first, second):
+        ahead.take(judgement, {})
+    for one in (live, ahead):
+        one.apply({})
+        one.correction.observe(outcome([1]))
+        if one is live:
+            one.take(first)
+        one.apply({"labels/0": 3}, teach=False)
+        if one is live:
+            one.take(second)
+        one.apply({"labels/0": 6})
+    assert learned(live) == learned(ahead)

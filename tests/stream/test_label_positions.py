@@ -64,6 +64,17 @@ def test_labels_that_a_state_has_not_seen_are_read_from_where_they_began() -> No
     assert positions.again({"l/0": 2}, True) == {"l/0": 2}
 
 
+def test_a_seek_for_another_state_is_not_where_labels_began() -> None:
+    """A worker that takes over two partitions, the second of which has met no label yet."""
+    positions, _, _ = made()
+    assert positions.again({"l/0": 50}, True) == {"l/0": 50}
+    assert positions.again({}, True) == {"l/0": 0}
+    begun, _, _ = made()
+    begun.note(Coordinates("l", 0, 4))
+    assert begun.again({"l/0": 50}, True) == {"l/0": 5}, "what was read so far"
+    assert begun.again({}, True) == {"l/0": 4}
+
+
 def test_the_earliest_of_several() -> None:
     assert earliest([{"a": 3, "b": 1}, {"a": 2}, {}]) == {"a": 2, "b": 1}
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from core.records import Coordinates, Partition, Record
 from stream.events import Delivering, Event, LanesChanged
 from stream.memory import MemorySink, MemorySource
 from stream.memory_store import MemoryStore
+from stream.ownership import Ownership
 from stream.patience import Backoff, Patience
 from stream.runner import run
 
@@ -593,6 +595,20 @@ def test_what_is_refused_alone_is_cut_after_a_while(make_world: Any) -> None:
     report, _, _ = go(world, Slow(bad, [TOPIC], 7), store, clock=lambda: now[0])
     assert report.batches == 0 and report.dead_letters == 70
     assert saved[0] < 40 and len(saved) >= 3 and saved[-1] == 70
+
+
+def test_lanes_are_met_in_one_order_in_every_process() -> None:
+    """Not in that of a set, which each process has of its own."""
+    met: list[str] = []
+    ours: Any = SimpleNamespace(
+        _pipeline=SimpleNamespace(encoders={"vector": None}), _met=lambda owned, name, _: met.append(name)
+    )
+    names = [f"0:vector:tenant-{number}" for number in range(20)]
+    owned: Any = SimpleNamespace(
+        states=dict.fromkeys(names[1::2]), planned=dict.fromkeys(names[::2]), lanes={}
+    )
+    Ownership.meet(ours, owned)
+    assert met == sorted(names)
 
 
 def test_what_is_not_served_makes_no_lane(make_world: Any) -> None:
