@@ -22,7 +22,7 @@ from core.errors import ArtifactError, DeliveryError
 from core.records import Coordinates, Record
 from stream.broker import Broker
 from stream.changelog import ChangelogStore
-from stream.chunks import CHUNK_BYTES
+from stream.chunks import split
 from stream.client import read_all
 from stream.cluster import ensure_topics
 from stream.sink import KafkaSink
@@ -97,6 +97,12 @@ def seq_of(checkpoint: Checkpoint | None) -> int | None:
 # -- torn, corrupt, fenced ------------------------------------------------------------------------------
 
 
+def keys_of(checkpoint: Checkpoint) -> list[bytes]:
+    """Of its chunks and its manifest, in the order of writing."""
+    chunks, manifest = split(checkpoint, 0)
+    return [key for key, _ in (*chunks, manifest)]
+
+
 def test_big_cuts_travel_in_chunks(
     opened: Callable[..., ChangelogStore], config: KafkaConfig, written: Callable[[str], list[Record]]
 ) -> None:
@@ -104,7 +110,7 @@ def test_big_cuts_travel_in_chunks(
     store.save(big(0))
     contract.same(opened().load(HERE), big(0))
     keys = [record.key for record in written(config.state)]
-    assert keys == [b"qshift.queries/0/0/0/%s" % part for part in (b"0", b"1", b"2", b"manifest")]
+    assert keys == keys_of(big(0)) and len(keys) == 4
     store.save(big(2, size=10))  # fewer chunks in the same slot: the old ones stay and do no harm
     contract.same(opened().load(HERE), big(2, size=10))
 
@@ -116,17 +122,15 @@ def test_a_torn_cut_never_hides_the_other_slot(
     store = opened()
     store.save(big(0))
     store.save(big(1))
-    blob = checkpoint_to_bytes(big(2))
-    for number in range(chunks):  # slot 0 again, and no manifest
-        chunk = blob[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-        raw(b"qshift.queries/0/0/0/%d" % number, chunk)
+    for key, chunk in split(big(2), 0)[0][:chunks]:  # slot 0 again, and no manifest
+        raw(key, chunk)
     contract.same(opened().load(HERE), big(1))
 
 
 def test_a_torn_first_cut_counts_as_never_written(
     opened: Callable[..., ChangelogStore], raw: Callable[[bytes, bytes | None], Any]
 ) -> None:
-    raw(b"qshift.queries/0/0/0/0", checkpoint_to_bytes(big(0, size=10)))
+    raw(keys_of(big(0, size=10))[0], checkpoint_to_bytes(big(0, size=10)))
     assert opened().load(HERE) is None
 
 
@@ -140,7 +144,7 @@ def test_damage_in_one_slot_falls_back_and_in_both_is_an_error(
     raw(b"not a key of ours", b"x")
     raw(b"qshift.queries/0/0/0/manifest", bad)
     assert seq_of(opened().load(HERE)) == 1
-    raw(b"qshift.queries/0/0/1/0", b"flipped")
+    raw(keys_of(big(1, size=10))[0], b"flipped")
     left = 2 if bad is not None else 1  # a tombstone is no checkpoint
     with pytest.raises(ArtifactError, match=f"none of the {left} checkpoints"):
         opened().load(HERE)
@@ -158,9 +162,7 @@ def test_a_new_owner_erases_older_generations_after_two_checkpoints(
     assert not [record for record in written(config.state) if record.value is None]
     owner.save(big(3, 2, 10))
     erased = {record.key for record in written(config.state) if record.value is None}
-    assert erased == {
-        b"qshift.queries/0/1/%d/%s" % (slot, part) for slot in (0, 1) for part in (b"0", b"manifest")
-    }
+    assert erased == {*keys_of(big(0, 1, 10)), *keys_of(big(1, 1, 10))}
     old.save(big(4, 1, 10))
     assert seq_of(opened().load(HERE)) == 3
 

@@ -27,7 +27,6 @@ from PIL import Image, ImageDraw
 from prometheus_client import CollectorRegistry
 
 from core.commands import Command, Obeyed
-from core.expected import fitted
 from core.records import Coordinates, Judgement, Record, Refusal
 from core.references import DriftReference
 from core.types import AdaptationStep
@@ -212,8 +211,9 @@ class Feed:
             {"image": reference, "text": reference}, np.full(8, 0.4, np.float32), null_windows=2000
         )
         self.expected = ExpectedMonitor(
-            fitted([0.0, 3.0], [0.9, 0.1]),
-            lambda seen: tuple(twin.hits.distances[:, 0] / 8.0 for twin in (seen.frozen, seen.adapted)),
+            lambda seen: tuple(
+                0.9 - twin.hits.distances[:, 0] / 30.0 for twin in (seen.frozen, seen.adapted)
+            ),
         )
         self.judged = JudgedQuality("demo", 0.3, 20000, self.ranked)
         self.history = History(
