@@ -173,7 +173,7 @@ class Evidence:
             clean = self._clean_queries[modality]
             codes = self._hash(torch.from_numpy(np.array(clean.features)), modality)
             hits = gallery.search(codes, self._answer.shortlist)
-            near = others(gallery, Encoded(clean.features, codes), hits, itself=False, made_of=clean.own)
+            near = others(gallery, Encoded(clean.features, codes), hits, clean.own)
             shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
             found = near.max(axis=1)
             made = (float(found.mean()), max(float(found.std()), 1e-6), float(shares.near.mean()))
@@ -245,39 +245,15 @@ def together(features: Floats) -> float:
     return (length**2 / count - 1.0) / (count - 1.0)
 
 
-def nearest(
-    gallery: Gallery,
-    queries: Encoded,
-    hits: Hits,
-    itself: bool = True,
-    but: Keys | None = None,
-    made_of: Floats | None = None,
-) -> NDArray[np.float64]:
-    """Cosine [B] to the nearest item of the shortlist, but for those that `others` leaves out."""
-    found: NDArray[np.float64] = others(gallery, queries, hits, itself, but, made_of).max(axis=1)
-    return found
-
-
-def others(
-    gallery: Gallery,
-    queries: Encoded,
-    hits: Hits,
-    itself: bool = True,
-    but: Keys | None = None,
-    made_of: Floats | None = None,
-) -> NDArray[np.float64]:
+def others(gallery: Gallery, queries: Encoded, hits: Hits, made_of: Floats | None) -> NDArray[np.float64]:
     """Cosine [B, K] to every item of the shortlist; -1 for what is left out.
 
-    Without `itself` the query's own copy is left out, by its cosine; `but` [B] are keys that are left out,
-    and `made_of` [B, D] features of items that are.
+    That is the query's own copy, told by its cosine, and the items with the features `made_of` [B, D].
     """
     cosine = cosines(gallery, queries, hits)
-    if not itself:
-        cosine[cosine > COPY] = -1.0
+    cosine[cosine > COPY] = -1.0
     if made_of is not None:
         cosine[np.einsum("bkd,bd->bk", gallery.features(hits.keys), made_of) > COPY] = -1.0
-    if but is not None:
-        cosine[hits.keys == but[:, None]] = -1.0
     return cosine
 
 

@@ -42,7 +42,17 @@ CLIP = {
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A real broker, ready; it dies with the test process. A test that hurts it leaves it ready again."""
-    one = Broker(tmp_path_factory.mktemp("kafka") / "data", parent_bound=True)
+    yield from _running(tmp_path_factory.mktemp("kafka") / "data")
+
+
+@pytest.fixture
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One of the test's own, which may be killed."""
+    yield from _running(tmp_path_factory.mktemp("fragile") / "data")
+
+
+def _running(folder: Path) -> Iterator[Broker]:
+    one = Broker(folder, parent_bound=True)
     one.start()
     one.ready()
     yield one

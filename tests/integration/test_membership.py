@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,15 +16,6 @@ from stream.broker import Broker
 from stream.kafka import KafkaSource
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-
-@pytest.fixture
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    one = Broker(tmp_path_factory.mktemp("leaving") / "data", parent_bound=True)
-    one.start()
-    one.ready()
-    yield one
-    one.stop()
 
 
 def joined(source: KafkaSource) -> KafkaSource:

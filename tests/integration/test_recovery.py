@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,15 +109,6 @@ def test_worker_killed_ten_times(
     assert max(cut_off) < QUERIES and min(np.diff([0, *cut_off])) > 0, cut_off
     duplicates = check(site, expected)
     assert duplicates > 0, "no kill fell between a checkpoint and the next: the test shows nothing"
-
-
-@pytest.fixture
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    one = Broker(tmp_path_factory.mktemp("fragile") / "data", parent_bound=True)
-    one.start()
-    one.ready()
-    yield one
-    one.stop()
 
 
 def test_kafka_killed_twice(

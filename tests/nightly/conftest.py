@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,12 @@ import pytest
 from integration_fixtures import fixtures_of_integration
 
 _integration = fixtures_of_integration()
-topics, vector_world, broker = _integration.topics, _integration.vector_world, _integration.broker
+topics, vector_world = _integration.topics, _integration.vector_world
+broker, own_broker = _integration.broker, _integration.own_broker
 nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
 
 LINGER_SECONDS = 0.1
 """Batches are formed by time-out wherever a burst ends: no two workers would draw the same boundaries."""
-
-
-@pytest.fixture
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A broker of one's own, which may be killed."""
-    from stream.broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("chaos") / "data", parent_bound=True)
-    one.start()
-    one.ready()
-    yield one
-    one.stop()
 
 
 @pytest.fixture

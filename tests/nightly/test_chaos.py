@@ -48,23 +48,23 @@ def test_worker_kills(broker: Any, uneven: Any, messages: Any) -> None:
     )
 
 
-def test_broker_kills(fragile: Any, uneven: Any, messages: Any) -> None:
+def test_broker_kills(own_broker: Any, uneven: Any, messages: Any) -> None:
     """R3. Kafka dies while it is written to."""
     kills = count("broker_kills")
-    site, rng, told = uneven(fragile), drawn("broker kills", 2), Told("broker kills", kills)
+    site, rng, told = uneven(own_broker), drawn("broker kills", 2), Told("broker kills", kills)
     traffic, worker = Traffic(site, messages), site.worker()
     site.wait(lambda: "serving" in worker.output(), 300)
     for turn in range(kills):
         before = traffic.answered()
         traffic.send(30 * PACE, bursts=1)
         site.wait(lambda: traffic.answered() > before + PACE, 300)  # noqa: B023 (used within the turn)
-        fragile.kill()
+        own_broker.kill()
         waiting = len(traffic.sent) - traffic.answered()
         say(f"kill {turn + 1}: at most {waiting} queries were without an answer")
         assert waiting > 0, "Kafka was killed too late"
         traffic.lost_touch()
         time.sleep(75.0 if turn == 0 else rng.uniform(0.0, 5.0))  # once longer than any call waits
-        fragile.restart()
+        own_broker.restart()
         told(turn + 1)
     traffic.settle(300)
     assert len(site.started) == 1, "the worker was started once, and outlived every outage"

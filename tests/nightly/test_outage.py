@@ -17,9 +17,9 @@ GROWTH_MIB, BACK_SECONDS = 64, 5.0
 WARM, BACKLOG = 320, 3_200
 
 
-def test_an_outage_holds_no_memory_and_ends_at_once(fragile: Any, uneven: Any, messages: Any) -> None:
+def test_an_outage_holds_no_memory_and_ends_at_once(own_broker: Any, uneven: Any, messages: Any) -> None:
     seconds = count("outage_seconds")
-    site, told = uneven(fragile), Told("outage", seconds)
+    site, told = uneven(own_broker), Told("outage", seconds)
     traffic, worker = Traffic(site, messages), site.worker()
     site.wait(lambda: "serving" in worker.output(), 300)
     traffic.send(WARM)
@@ -27,7 +27,7 @@ def test_an_outage_holds_no_memory_and_ends_at_once(fragile: Any, uneven: Any, m
     traffic.send(BACKLOG, bursts=1)
     site.wait(lambda: traffic.answered() > WARM, 120)
     before, most = resident_mib(worker.pid), 0.0
-    fragile.kill()
+    own_broker.kill()
     assert len(traffic.values) < len(traffic.sent), "Kafka was killed too late"
     traffic.lost_touch()
     began = time.monotonic()
@@ -36,7 +36,7 @@ def test_an_outage_holds_no_memory_and_ends_at_once(fragile: Any, uneven: Any, m
         most = max(most, resident_mib(worker.pid))
         told(gone)
         time.sleep(0.2)
-    fragile.restart()
+    own_broker.restart()
     returned, deadline, after = time.time(), time.monotonic() + 300, list[float]()
     while not after:  # when they were sent, not when they are read here: all others are read before them
         assert time.monotonic() < deadline, "no answer:\n" + worker.output()[-4000:]
