@@ -72,6 +72,14 @@ def _labels() -> list[Panel]:
             ("qshift_labels_pending", "pending"),
         ),
         panel(
+            "Proved",
+            "What labels prove of served against frozen: 1 it helps, -1 it harms, 0 neither. "
+            "May be looked at any time.",
+            "short",
+            ("qshift_quality_verdict", "verdict"),
+            ("qshift_harm_evidence_ratio", "evidence of harm"),
+        ),
+        panel(
             "One regime",
             "1 while a constant difference fits the present block; 0: the stream has changed and the anytime "
             "interval of this block describes no single difference.",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from monitoring.estimates import BettingInterval, Estimate, Fading
+from monitoring.harm import Verdict
 from monitoring.quality import ANSWERS, GAINS, Score
 
 
@@ -20,6 +21,12 @@ class Live:
     block_labels: int
     steady: bool
     """False when no constant difference (served - frozen) fits the block: the stream has changed."""
+    verdict: str
+    """What was proved last of served - frozen, see `monitoring.harm.Verdict`."""
+    harm_evidence: float
+    """Of harm, as a share of what it takes to say so."""
+    harm_alarms: int
+    """How often harm was proved."""
 
 
 class LiveEstimates:
@@ -35,6 +42,7 @@ class LiveEstimates:
         self._faded = {name: Fading(alpha) for name in ANSWERS}
         self._gain = {name: Fading(alpha) for name in GAINS}
         self._bets = {name: BettingInterval() for name in GAINS}
+        self._verdict = Verdict()
 
     def enter(self, score: Score) -> None:
         """A first label of a query."""
@@ -46,11 +54,12 @@ class LiveEstimates:
         for name in GAINS:
             self._gain[name].add(score.gain(name))
             self._bets[name].update((1.0 + score.gain(name)) / 2.0)
+        self._verdict.update(score.gain("served"))
 
     def correct(self, old: Score, new: Score, age: int) -> None:
         """Another label of a query that was entered `age` labels before the newest.
 
-        A bet that was made stays made: the anytime intervals keep the first label.
+        A bet that was made stays made: anytime intervals and verdict keep the first label.
         """
         for index, name in enumerate(ANSWERS):
             self._faded[name].correct(old.ap[index], new.ap[index], age)
@@ -66,4 +75,7 @@ class LiveEstimates:
             self._block,
             self._bets["served"].n,
             self._bets["served"].steady,
+            self._verdict.said,
+            self._verdict.evidence,
+            self._verdict.alarms,
         )

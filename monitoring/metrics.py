@@ -273,6 +273,9 @@ class Metrics:
             for bound, value in zip(("low", "high"), live.anytime[answer]):
                 self._set("qshift_quality_difference_ratio", value, answer, bound, "anytime")
         self._set("qshift_quality_effective_labels", live.quality["frozen"].n_eff)
+        self._set("qshift_quality_verdict", {"helps": 1.0, "harms": -1.0}.get(live.verdict, 0.0))
+        self._set("qshift_harm_evidence_ratio", live.harm_evidence)
+        self._advance("qshift_harm_alarms_total", live.harm_alarms)
         self._set("qshift_quality_block", live.block)
         self._set("qshift_quality_steady", float(live.steady))
 

@@ -115,6 +115,13 @@ SERIES: tuple[Series, ...] = (
         ("lane", "twin"),
     ),
     Series("qshift_quality_effective_labels", "gauge", "Labels that the faded estimates are worth."),
+    Series(
+        "qshift_quality_verdict",
+        "gauge",
+        "What labels prove of served against frozen, at every look: 1 it helps, -1 it harms.",
+    ),
+    Series("qshift_harm_evidence_ratio", "gauge", "Evidence of harm, as a share of what proves it."),
+    Series("qshift_harm_alarms_total", "counter", "How often harm was proved."),
     Series("qshift_quality_block", "gauge", "Number of the block that the anytime interval covers."),
     Series("qshift_quality_steady", "gauge", "0 when no constant difference fits the block: it has changed."),
     Series("qshift_labels_requested_total", "counter", "Queries sampled for labelling."),

@@ -25,7 +25,7 @@ def headline(live: Live, labels: Labels) -> dict[str, Any]:
         "low": 100 * gain.low,
         "high": 100 * gain.high,
         "n_eff": gain.n_eff,
-        "verdict": _verdict(gain),
+        "verdict": live.verdict,
         "anytime_low": 100 * low,
         "anytime_high": 100 * high,
         "block": live.block,
@@ -37,14 +37,6 @@ def headline(live: Live, labels: Labels) -> dict[str, Any]:
         "expired": labels.expired,
         "ignored": sum(labels.ignored.values()),
     }
-
-
-def _verdict(gain: Estimate) -> str:
-    if math.isnan(gain.low):
-        return "waiting"
-    if gain.low > 0:
-        return "helps"
-    return "harms" if gain.high < 0 else "neutral"
 
 
 def expected_points(found: ExpectedMap | None) -> dict[str, float]:

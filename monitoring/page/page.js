@@ -20,6 +20,7 @@
     const verdicts = { helps: "adaptation helps", harms: "adaptation harms", neutral: "no clear difference", waiting: "waiting for labels" };
     byId("gain").dataset.verdict = h.verdict ?? "waiting";
     put("verdict", verdicts[h.verdict] ?? verdicts.waiting);
+    byId("verdict").title = "What the labels prove, with one error budget over the whole stream: looking often does not change it";
     put("gain-value", signed(h.gain));
     const known = h.low !== null && h.low !== undefined;
     byId("ruler").classList.toggle("drawn", known);

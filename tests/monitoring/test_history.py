@@ -80,9 +80,11 @@ def test_quality_headline_and_phases(outcome):
 
 
 @pytest.mark.parametrize("name, verdict", [("a", "helps"), ("b", "harms")])
-def test_the_verdict_follows_the_interval(outcome, name, verdict):
+def test_the_verdict_is_what_labels_prove(outcome, name, verdict):
     parts = history()
     feed(parts, outcome(list(range(6))), *(label(offset, name) for offset in range(6)))
+    assert parts[1].snapshot()["headline"]["verdict"] == "neutral", "six labels prove nothing"
+    feed(parts, outcome(list(range(6, 70)), seq=1), *(label(offset, name) for offset in range(6, 70)))
     assert parts[1].snapshot()["headline"]["verdict"] == verdict
 
 
