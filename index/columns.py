@@ -44,6 +44,9 @@ class Features:
             squares[block] = np.einsum("nd,nd->n", values, values)
         self._scale = frozen((1 / np.sqrt(squares)).astype(np.float32))
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     @property
     def width(self) -> int:
         """D."""

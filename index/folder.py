@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from core.artifacts import MANIFEST, digest, read_manifest, writing
 from core.errors import ArtifactError, ConfigError
 from core.readers.places import bytes_of, shown
-from index.columns import Display
+from index.columns import Display, Features, half
 from index.gallery_files import PLAIN, read, reading, write
 from index.lineage import Lineage
 from index.living import Living
@@ -279,8 +279,10 @@ def _segment(
 ) -> Segment:
     kept = read(folder, names, manifest)
     displays = None if kept.displays is None else [Display(*both) for both in kept.displays]
+    ascending = bool((np.diff(kept.keys) > 0).all())  # so we write them: then nothing of them is copied
+    features = Features(half(kept.features)) if ascending and kept.features is not None else kept.features
     return Segment(
-        manifest["bits"], kept.ids, kept.codes, kept.labels, kept.features, displays, kept.keys,
+        manifest["bits"], kept.ids, kept.codes, kept.labels, features, displays, kept.keys,
         searched, threads, kept.attributes,
     )  # fmt: skip
 

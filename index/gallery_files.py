@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from core.errors import ArtifactError, GalleryError
 from core.types import Codes, Keys
+from index.mapped import mapped
 
 PLAIN = ("gallery.safetensors", "items.json")
 """Names of the files where one segment is all there is."""
@@ -50,11 +51,12 @@ def read(folder: Path, names: tuple[str, str], manifest: Mapping[str, Any]) -> C
     """What `write` wrote. Use it inside `reading`: a damaged file may raise anything."""
     if set(names) - manifest["files"].keys():
         raise ArtifactError(f"{folder} does not list {names[0]} and {names[1]}: rebuild the gallery")
-    tensors = load_file(folder / names[0])
+    with safe_open(folder / names[0], "numpy") as file:
+        keys, codes, held = file.get_tensor("keys"), file.get_tensor("codes"), set(file.keys())
+        features = mapped(file, "features", folder) if "features" in held else None
     items = json.loads((folder / names[1]).read_text(encoding="utf-8"))
     return Columns(
-        tensors["keys"], tensors["codes"], tensors.get("features"),
-        items["ids"], items["labels"], items["displays"], items.get("attributes"),
+        keys, codes, features, items["ids"], items["labels"], items["displays"], items.get("attributes")
     )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class Segment:
         ids: n of the user's own names, each once.
         codes: [n, L/8] uint8.
         labels: per item one label, several, or none.
-        features: [n, D], see `index.columns.half`; None: codes only.
+        features: [n, D], see `index.columns.half`; None: codes only. As `Features` they are ascending by key
+            already, and not copied.
         displays: per item; None: nothing to show.
         keys: [n] int64 >= 0, each once, in any order.
         searched: how; threads: see `FaissIndex`.
@@ -104,7 +105,7 @@ class Segment:
 
     def __init__(
         self, bits: int, ids: Sequence[str], codes: Codes, labels: Sequence[Label],
-        features: NDArray[Any] | None, displays: Sequence[Display] | None, keys: Keys,
+        features: NDArray[Any] | Features | None, displays: Sequence[Display] | None, keys: Keys,
         searched: Searched, threads: int | None = None, attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         count, numbers = len(ids), checked_keys(keys)
@@ -123,7 +124,10 @@ class Segment:
         self.ids: tuple[str, ...] = tuple(ids[i] for i in order)
         self.labels = tuple(_several(labels[i]) for i in order)
         self.displays = None if displays is None else tuple(displays[i] for i in order)
-        self.features = None if features is None else Features(half(features)[order])
+        if features is None or isinstance(features, Features):
+            self.features = features
+        else:
+            self.features = Features(half(features)[order])
         said = None if attributes is None else ItemAttributes([attributes[i] for i in order])
         self.attributes = said if said is not None and said.names else None
         """None where nothing is said of any item."""
