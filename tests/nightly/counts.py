@@ -18,6 +18,7 @@ COUNTS = {
     "outage_seconds": (20, 600),  # R10
     "long_steps": (1, 10),  # R11, of 20 s each
     "sigterms": (20, 100),  # R12
+    "soak_minutes": (3, 60),  # R13, after it has warmed up
     "tenants": (500, 10_000),  # over a hundredth of as many live lanes
     "identity_queries": (200, 4_000),  # R14, for each of three methods and three seeds
 }
