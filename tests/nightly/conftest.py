@@ -10,7 +10,9 @@ import pytest
 from integration_fixtures import fixtures_of_integration
 
 _integration = fixtures_of_integration()
-topics, vector_world = _integration.topics, _integration.vector_world
+topics, vector_world, clip_world = (
+    _integration.topics, _integration.vector_world, _integration.clip_world,
+)  # fmt: skip
 broker, own_broker = _integration.broker, _integration.own_broker
 nursery, make_site, messages = _integration.nursery, _integration.make_site, _integration.messages
 

@@ -12,8 +12,11 @@ COUNTS = {
     "worker_kills": (15, 200),  # R2
     "queries_between_kills": (60, 500),  # R2: at least 100,000 in all
     "broker_kills": (5, 50),  # R3
+    "membership_changes": (10, 300),  # R4
     "envelopes": (100_000, 1_000_000),  # R5
+    "envelopes_served": (2_000, 50_000),  # R5, through a service
     "pictures": (5_000, 100_000),  # R6
+    "bombs": (26, 260),  # R6, through a service, of pictures below the caps
     "flips": (2_000, 10_000),  # R7
     "outage_seconds": (20, 600),  # R10
     "long_steps": (1, 10),  # R11, of 20 s each

@@ -1,0 +1,206 @@
+"""R5 and R6 through a running service: what strangers send costs the others no more than two seconds."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bombs import MOST_BYTES, bombs
+from PIL import Image
+from resident import resident_mib
+
+from core.records import Coordinates
+from stream.client import read_all
+from stream.codec import image_query
+from stream.sink import KafkaSink
+from tests.nightly.counts import Told, count, say
+from tests.stream import test_codec
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
+
+root = test_codec.root
+DELAY_SECONDS, GROWTH_MIB = 2.0, 150
+DECODER_MIB = 256 + 24 * 16
+"""What a decoder's process may take at the default caps; `encoders/decoding.py`."""
+QUIET_SECONDS = 20.0
+EVERY_SECONDS, PICTURE_EVERY = 0.25, 4
+"""Honest queries: vectors, and a small picture for so many of them."""
+THEIRS, OURS = 0, 1
+"""Partitions: of the strangers, of the honest. What stands behind a bomb in its own line waits for it."""
+WAIT_SECONDS = 900.0
+
+
+class Honest(threading.Thread):
+    """Queries at a modest pace, all the time."""
+
+    def __init__(self, site: Any, messages: Any) -> None:
+        super().__init__(daemon=True)
+        self._site, self._messages, self._over = site, messages(2_000)[0], threading.Event()
+        self.sent: dict[bytes, tuple[str, float]] = {}
+        """Key -> what it is, and when it was sent, in seconds."""
+
+    def run(self) -> None:
+        with closing(KafkaSink(self._site.servers, self._site.kafka)) as sink:
+            for number in itertools.count():
+                if self._over.wait(EVERY_SECONDS):
+                    break
+                self._send(sink, "vector", *self._messages[number % len(self._messages)])
+                if number % PICTURE_EVERY == 0:
+                    self._send(sink, "picture", *picture(number))
+            sink.flush(60.0)
+
+    def _send(self, sink: KafkaSink, what: str, value: bytes, headers: Any) -> None:
+        at, sent = time.time(), sink.emit_to(
+            self._site.kafka.queries, value, None, headers, partition=OURS
+        )  # fmt: skip
+        self.sent[str(sent.coordinates()).encode()] = what, at
+
+    def end(self) -> None:
+        self._over.set()
+        self.join(60)
+
+
+def picture(number: int) -> tuple[bytes, Any]:
+    out = io.BytesIO()
+    drawn = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(drawn).save(out, "PNG")
+    return image_query(out.getvalue())
+
+
+@contextmanager
+def watched(worker: Any) -> Iterator[dict[str, float]]:
+    """The most that the service and its decoders hold at once, in MiB."""
+    most, over = {"service": 0.0, "decoder": 0.0}, threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            most["service"] = max(most["service"], resident_mib(worker.pid))
+            for child in children(worker.pid):
+                try:
+                    most["decoder"] = max(most["decoder"], resident_mib(child))
+                except OSError:  # it has ended
+                    continue
+
+    beside = threading.Thread(target=look)
+    beside.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        beside.join()
+
+
+def children(process: int) -> list[int]:
+    found = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/children")]
+    return list(map(int, " ".join(found).split()))
+
+
+@pytest.fixture
+def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path) -> Iterator[Any]:
+    """beside(what, hostile, count): sends those of the strangers, and holds the honest to the bars."""
+    site = uneven(broker, base=str(clip_world / "base"), gallery=str(clip_world / "gallery"),
+                  limits={"reference_root": str(root)})  # fmt: skip
+    worker, honest = site.worker(), Honest(site, messages)
+
+    def run(what: str, hostile: Iterator[tuple[str, bytes, Any]], number: int) -> None:
+        site.wait(lambda: "serving" in worker.output(), 300)
+        honest.start()
+        site.wait(lambda: len(site.answers()) > 20, 300)
+        began, before = time.time(), resident_mib(worker.pid)
+        time.sleep(QUIET_SECONDS)
+        quiet, told = time.time(), Told(what, number)
+        theirs = set[bytes]()
+        with watched(worker) as most, closing(KafkaSink(site.servers, site.kafka)) as sink:
+            for topic, value, headers in hostile:
+                waits = sink.emit_to(
+                    topic, value, None, headers, partition=THEIRS if "queries" in topic else 0
+                )
+                if topic == site.kafka.queries:
+                    theirs.add(str(waits.coordinates()).encode())
+            sink.flush(60.0)
+            deadline, done = time.monotonic() + WAIT_SECONDS, 0
+            while done < len(theirs):
+                assert time.monotonic() < deadline, f"{done} of {len(theirs)} done\n{worker.output()[-4000:]}"
+                assert worker.code is None, worker.output()[-4000:]
+                time.sleep(2.0)
+                done = len(theirs & (set(answered(site)) | refused(site)))
+                told(done)
+            took = time.time() - quiet
+        honest.end()
+        site.wait(lambda: not honest.sent.keys() - answered(site).keys(), 120)
+        answers = answered(site)
+        delays: dict[tuple[str, bool], list[float]] = {}
+        for key, (kind, at) in honest.sent.items():
+            if at >= began:
+                delays.setdefault((kind, at >= quiet), []).append(answers[key] - at)
+        taken = len(theirs & answers.keys())
+        say(
+            f"{what}: {len(theirs)} queries, {taken} answered, the others refused, in {took:.0f} s; "
+            f"load {os.getloadavg()[0]:.1f}; service {before:.0f} MiB, {most['service'] - before:+.1f} at "
+            f"most; a decoder {most['decoder']:.0f} MiB at most"
+        )
+        for (kind, loud), found in sorted(delays.items()):
+            beside_what = what if loud else "nothing"
+            say(
+                f"{len(found)} honest queries of kind {kind} beside {beside_what}: answered after "
+                f"{np.median(found):.2f} s, at most {max(found):.2f} s"
+            )
+        worker.terminate(60.0)
+        assert not honest.sent.keys() & refused(site)
+        assert most["service"] - before <= GROWTH_MIB and most["decoder"] <= DECODER_MIB
+        for kind in ("picture", "vector"):
+            assert max(delays[kind, True]) - max(delays[kind, False]) <= DELAY_SECONDS, kind
+
+    yield lambda *given: run(*given), site
+    honest.end()
+
+
+def answered(site: Any) -> dict[bytes, float]:
+    """Key -> when its first answer was sent, in seconds."""
+    found: dict[bytes, float] = {}
+    for record in site.answers():
+        found.setdefault(record.key or b"", record.timestamp_ms / 1000)
+    return found
+
+
+def refused(site: Any) -> set[bytes]:
+    """Keys that answers to them would have had."""
+    heads = [dict(record.headers) for record in read_all(site.servers, site.kafka.dead_letters, 300.0)]
+    places = [
+        [head[f"x-source-{part}"].decode() for part in ("topic", "partition", "offset")] for head in heads
+    ]
+    return {
+        str(Coordinates(topic, int(partition), int(offset))).encode() for topic, partition, offset in places
+    }
+
+
+def test_bombs_beside_honest_queries(beside: Any) -> None:
+    """R6. Below the caps of bytes and pixels: each is decoded, or refused, whatever it costs."""
+    run, site = beside
+    corpus = list(bombs())
+    for name, value in corpus:
+        assert len(value) <= MOST_BYTES, f"{name} has {len(value)} bytes"
+    number = count("bombs")
+    hostile = (
+        (site.kafka.queries, value, image_query(value, content_type="image/png")[1])
+        for _, value in itertools.islice(itertools.cycle(corpus), number)
+    )
+    run("bombs", hostile, number)
+
+
+def test_envelopes_beside_honest_queries(beside: Any) -> None:
+    """R5. Messages with a few bytes changed, of all kinds, and labels among them."""
+    run, site = beside
+    number = count("envelopes_served")
+    topics = {test_codec.TOPICS.queries: site.kafka.queries, test_codec.TOPICS.labels: site.kafka.labels}
+    hostile = ((topics[one.at.topic], one.value, one.headers) for one in test_codec.mutants(number, seed=55))
+    run("mutated envelopes", hostile, number)
