@@ -45,11 +45,8 @@ class Crew:
         possible = {"start": free}
         if len(awake) > 1:
             possible |= dict.fromkeys(("stop", "kill", "sleep"), awake)
-        what = (
-            str(self._rng.choice([name for name, who in possible.items() if who]))
-            if free or awake[1:]
-            else ""
-        )
+        possible = {name: who for name, who in possible.items() if who} or {"wake": sorted(self.asleep)}
+        what = str(self._rng.choice(list(possible)))
         name = str(self._rng.choice(possible[what]))
         if rested:
             what, name = "wake", rested[0]

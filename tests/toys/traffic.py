@@ -131,6 +131,16 @@ def undisturbed(site: Any) -> tuple[dict[bytes, bytes], dict[str, str]]:
     return {r.key or b"": r.value or b"" for r in sink.records["answers"]}, dict(report.lanes)
 
 
+def saved_to(site: Any) -> list[int]:
+    """First offset of each partition that its newest checkpoint does not cover; 0 where there is none."""
+    store = ChangelogStore(site.servers, site.kafka)
+    try:
+        found = [store.load((site.kafka.queries, number)) for number in range(site.kafka.partitions)]
+    finally:
+        store.close()
+    return [0 if one is None else one.next_offset for one in found]
+
+
 def saved_lanes(site: Any) -> dict[str, str]:
     """The hashes of all lanes in the newest checkpoints."""
     store, found = ChangelogStore(site.servers, site.kafka), dict[str, str]()
