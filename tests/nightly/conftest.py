@@ -25,9 +25,9 @@ def uneven(make_site: Callable[..., Any], vector_world: Path) -> Callable[..., A
     """uneven(broker, partitions=2, **sections): a site whose batches end where a time-out falls."""
 
     def make(broker: Any, partitions: int = 2, **sections: Any) -> Any:
-        return make_site(
-            broker, vector_world, batch={"linger_seconds": LINGER_SECONDS, "floor": 4},
-            kafka={"partitions": partitions}, **sections,
-        )  # fmt: skip
+        given = {
+            "batch": {"linger_seconds": LINGER_SECONDS, "floor": 4}, "kafka": {"partitions": partitions},
+        }  # fmt: skip
+        return make_site(broker, vector_world, **(given | sections))
 
     return make

@@ -11,6 +11,7 @@ COUNTS = {
     "histories": (10_000, 10_000),  # R1
     "worker_kills": (15, 200),  # R2
     "queries_between_kills": (60, 500),  # R2: at least 100,000 in all
+    "honest_records": (4_000, 100_000),  # of verify-log, with twenty kills
     "broker_kills": (5, 50),  # R3
     "commit_kills": (2, 10),  # R3, inside a checkpoint's commit
     "membership_changes": (10, 300),  # R4

@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
 PACE = 60
 """Queries between two events."""
+LARGE = {"size": 256, "floor": 4, "linger_seconds": 0.1}
+"""Batches by which many records cost little."""
 SLEEP_SECONDS = 20.0
 """Longer than the session of 15 s: the group gives the sleeper's partitions away."""
 
@@ -52,6 +54,26 @@ def test_worker_kills(broker: Any, uneven: Any, messages: Any) -> None:
     assert repeated > 0 or kills < 15, (
         "no kill fell between a checkpoint and the next: the test shows nothing"
     )
+
+
+def test_verify_log_finds_nothing_in_honest_records(broker: Any, uneven: Any, messages: Any) -> None:
+    """Large batches, so that there may be many records, and a kill in the middle of each twentieth."""
+    records, kills = count("honest_records"), 20
+    site, rng = uneven(broker, batch=LARGE), drawn("honest records", 7)
+    told = Told("honest records", records)
+    traffic, worker = Traffic(site, messages), site.worker()
+    for _ in range(kills):
+        site.wait(lambda: "serving" in worker.output(), 300)  # noqa: B023 (used within the turn)
+        before = traffic.answered()
+        traffic.send(records // kills)
+        site.wait(lambda: traffic.answered() > before, 300)  # noqa: B023 (used within the turn)
+        time.sleep(rng.uniform(0.0, 0.6))
+        worker.kill()
+        worker = site.worker()
+        told(len(traffic.sent))
+    traffic.settle()
+    worker.terminate(120.0)
+    traffic.figures(f"{kills} worker kills in large batches")
 
 
 def test_broker_kills(own_broker: Any, uneven: Any, messages: Any) -> None:
