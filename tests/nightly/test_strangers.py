@@ -104,6 +104,16 @@ def children(process: int) -> list[int]:
     return list(map(int, " ".join(found).split()))
 
 
+def used(process: int) -> list[float]:
+    """Seconds of CPU of the service, and of its decoders that live."""
+
+    def seconds(one: int) -> float:
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    return [seconds(process), sum(map(seconds, children(process)))]
+
+
 @pytest.fixture
 def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path) -> Iterator[Any]:
     """beside(what, hostile, count): sends those of the strangers, and holds the honest to the bars."""
@@ -117,7 +127,7 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
         site.wait(lambda: len(site.answers()) > 20, 300)
         began, before = time.time(), resident_mib(worker.pid)
         time.sleep(QUIET_SECONDS)
-        quiet, told = time.time(), Told(what, number)
+        quiet, told, spent = time.time(), Told(what, number), used(worker.pid)
         theirs = set[bytes]()
         with watched(worker) as most, closing(KafkaSink(site.servers, site.kafka)) as sink:
             for topic, value, headers in hostile:
@@ -131,13 +141,17 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
             while done < len(theirs):
                 assert time.monotonic() < deadline, f"{done} of {len(theirs)} done\n{worker.output()[-4000:]}"
                 assert worker.code is None, worker.output()[-4000:]
-                time.sleep(2.0)
+                time.sleep(3.0)
                 done = len(theirs & (set(answered(site)) | refused(site)))
                 told(done)
             took = time.time() - quiet
+            spent = [seconds - began for seconds, began in zip(used(worker.pid), spent, strict=True)]
         honest.end()
-        site.wait(lambda: not honest.sent.keys() - answered(site).keys(), 120)
-        answers = answered(site)
+        answers, deadline = answered(site), time.monotonic() + 120
+        while honest.sent.keys() - answers.keys():
+            assert time.monotonic() < deadline, worker.output()[-4000:]
+            time.sleep(3.0)
+            answers = answered(site)
         delays: dict[tuple[str, bool], list[float]] = {}
         for key, (kind, at) in honest.sent.items():
             if at >= began:
@@ -154,6 +168,7 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
                 f"{len(found)} honest queries of kind {kind} beside {beside_what}: answered after "
                 f"{np.median(found):.2f} s, at most {max(found):.2f} s"
             )
+        say(f"CPU: service {spent[0]:.1f} s, decoder {spent[1]:.1f} s of {took:.0f} s")
         worker.terminate(60.0)
         assert not honest.sent.keys() & refused(site)
         assert most["service"] - before <= GROWTH_MIB and most["decoder"] <= DECODER_MIB
