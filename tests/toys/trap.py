@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from stream.ports import HOST, free_port
 
@@ -27,7 +28,8 @@ class Trap:
         self._armed: tuple[bool, Callable[[], None]] | None = None
         self._saved = False
         self.sprung = threading.Event()
-        self._mute = threading.Event()
+        self._epoch = 0
+        """Connections of an earlier one are cut: Kafka's last answers do not pass."""
         self._listening = socket.create_server((HOST, self.port))
         threading.Thread(target=self._take, daemon=True).start()
 
@@ -39,7 +41,6 @@ class Trap:
             then: to do; nothing of this connection goes on meanwhile.
         """
         self.sprung.clear()
-        self._mute.clear()
         self._saved, self._armed = False, (arrives, then)
 
     def close(self) -> None:
@@ -55,7 +56,10 @@ class Trap:
                     client.close()
                     continue
                 kafka.settimeout(None)
-                for work, ends in ((self._requests, (client, kafka)), (self._answers, (kafka, client))):
+                for work, ends in (
+                    (self._requests, (client, kafka)),
+                    (partial(self._answers, self._epoch), (kafka, client)),
+                ):
                     threading.Thread(target=_until_closed, args=(work, *ends), daemon=True).start()
 
     def _requests(self, client: socket.socket, kafka: socket.socket) -> None:
@@ -66,7 +70,7 @@ class Trap:
             self._saved |= kind == PRODUCE and MANIFEST in request
             if kind == OFFSET_COMMIT and self._saved and (armed := self._armed) is not None:
                 self._armed = None
-                self._mute.set()
+                self._epoch += 1
                 if armed[0]:
                     kafka.sendall(head + request)
                 armed[1]()
@@ -74,9 +78,9 @@ class Trap:
                 return
             kafka.sendall(head + request)
 
-    def _answers(self, kafka: socket.socket, client: socket.socket) -> None:
+    def _answers(self, epoch: int, kafka: socket.socket, client: socket.socket) -> None:
         while part := kafka.recv(1 << 16):
-            if self._mute.is_set():
+            if epoch != self._epoch:
                 return
             client.sendall(part)
 
