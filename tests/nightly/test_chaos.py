@@ -122,8 +122,8 @@ def test_broker_kills_inside_a_commit(trapped_broker: Any, uneven: Any, messages
     traffic, worker = Traffic(site, messages), site.worker()
     site.wait(lambda: "serving" in worker.output(), 300)
     for turn in range(kills):
-        trap.set(bool(turn % 2), broker.kill)
         traffic.send(30 * PACE, bursts=1)
+        trap.set(bool(turn % 2), broker.kill)  # not before: what is sent is stored
         site.wait(trap.sprung.is_set, 300)
         traffic.lost_touch()
         time.sleep(rng.uniform(0.0, 5.0))
