@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from resident import descriptors, resident_mib, threads
+from resident import anonymous_mib, descriptors, threads
 from scipy import stats
 from traffic import Traffic
 
@@ -52,7 +52,7 @@ def test_an_hour_leaves_memory_where_it_was(broker: Any, uneven: Any, messages: 
             if found:
                 at, files, working, *memory = found[-1]
                 say(f"{60 * at:.1f} min: {files:.0f} descriptors, {working:.0f} threads, {memory} MiB")
-        found.append([gone / 3600, descriptors(worker.pid), threads(worker.pid), *map(resident_mib, family)])
+        found.append([gone / 3600, descriptors(worker.pid), threads(worker.pid), *map(anonymous_mib, family)])
         time.sleep(max(0.0, EVERY_SECONDS - (time.monotonic() - began - gone)))
     hours, opened, running, *held_mib = np.array(found).T
     half = len(hours) // 2

@@ -18,8 +18,7 @@ from bombs import MOST_BYTES, bombs
 from PIL import Image
 from resident import resident_mib
 
-from core.records import Coordinates
-from stream.client import read_all
+from stream.client import polled, reader_of
 from stream.codec import image_query
 from stream.sink import KafkaSink
 from tests.nightly.counts import Told, count, say
@@ -66,7 +65,8 @@ class Honest(threading.Thread):
 
     def end(self) -> None:
         self._over.set()
-        self.join(60)
+        if self.is_alive():
+            self.join(60)
 
 
 def picture(number: int) -> tuple[bytes, Any]:
@@ -82,7 +82,7 @@ def watched(worker: Any) -> Iterator[dict[str, float]]:
     most, over = {"service": 0.0, "decoder": 0.0}, threading.Event()
 
     def look() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.1):
             most["service"] = max(most["service"], resident_mib(worker.pid))
             for child in children(worker.pid):
                 try:
@@ -119,12 +119,12 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
     """beside(what, hostile, count): sends those of the strangers, and holds the honest to the bars."""
     site = uneven(broker, base=str(clip_world / "base"), gallery=str(clip_world / "gallery"),
                   limits={"reference_root": str(root)})  # fmt: skip
-    worker, honest = site.worker(), Honest(site, messages)
+    worker, honest, seen = site.worker(), Honest(site, messages), Seen(site)
 
     def run(what: str, hostile: Iterator[tuple[str, bytes, Any]], number: int) -> None:
         site.wait(lambda: "serving" in worker.output(), 300)
         honest.start()
-        site.wait(lambda: len(site.answers()) > 20, 300)
+        site.wait(lambda: len(seen.look().answered) > 20, 300)
         began, before = time.time(), resident_mib(worker.pid)
         time.sleep(QUIET_SECONDS)
         quiet, told, spent = time.time(), Told(what, number), used(worker.pid)
@@ -141,17 +141,16 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
             while done < len(theirs):
                 assert time.monotonic() < deadline, f"{done} of {len(theirs)} done\n{worker.output()[-4000:]}"
                 assert worker.code is None, worker.output()[-4000:]
-                time.sleep(3.0)
-                done = len(theirs & (set(answered(site)) | refused(site)))
+                time.sleep(1.0)
+                done = len(theirs & (seen.look().answered.keys() | seen.refused))
                 told(done)
             took = time.time() - quiet
             spent = [seconds - began for seconds, began in zip(used(worker.pid), spent, strict=True)]
         honest.end()
-        answers, deadline = answered(site), time.monotonic() + 120
+        answers, deadline = seen.answered, time.monotonic() + 120
         while honest.sent.keys() - answers.keys():
             assert time.monotonic() < deadline, worker.output()[-4000:]
-            time.sleep(3.0)
-            answers = answered(site)
+            seen.look()
         delays: dict[tuple[str, bool], list[float]] = {}
         for key, (kind, at) in honest.sent.items():
             if at >= began:
@@ -170,32 +169,38 @@ def beside(broker: Any, uneven: Any, clip_world: Path, messages: Any, root: Path
             )
         say(f"CPU: service {spent[0]:.1f} s, decoder {spent[1]:.1f} s of {took:.0f} s")
         worker.terminate(60.0)
-        assert not honest.sent.keys() & refused(site)
+        assert not honest.sent.keys() & seen.refused
         assert most["service"] - before <= GROWTH_MIB and most["decoder"] <= DECODER_MIB
         for kind in ("picture", "vector"):
             assert max(delays[kind, True]) - max(delays[kind, False]) <= DELAY_SECONDS, kind
 
-    yield lambda *given: run(*given), site
+    yield run, site
     honest.end()
+    seen.close()
 
 
-def answered(site: Any) -> dict[bytes, float]:
-    """Key -> when its first answer was sent, in seconds."""
-    found: dict[bytes, float] = {}
-    for record in site.answers():
-        found.setdefault(record.key or b"", record.timestamp_ms / 1000)
-    return found
+class Seen:
+    """What the service has said so far; each record is read once."""
 
+    def __init__(self, site: Any) -> None:
+        self._client, self._site = site.client(), site
+        self._letters = reader_of(site.servers, site.kafka.security, site.kafka.dead_letters)
+        self.answered: dict[bytes, float] = {}
+        """Key -> when its first answer was sent, in seconds."""
+        self.refused: set[bytes] = set()
+        """Keys that answers to them would have had."""
 
-def refused(site: Any) -> set[bytes]:
-    """Keys that answers to them would have had."""
-    heads = [dict(record.headers) for record in read_all(site.servers, site.kafka.dead_letters, 300.0)]
-    places = [
-        [head[f"x-source-{part}"].decode() for part in ("topic", "partition", "offset")] for head in heads
-    ]
-    return {
-        str(Coordinates(topic, int(partition), int(offset))).encode() for topic, partition, offset in places
-    }
+    def look(self) -> Seen:
+        for record in self._client.answers(0.1):
+            self.answered.setdefault(record.key or b"", record.timestamp_ms / 1000)
+        for record in polled(self._letters, 0.1):
+            head = dict(record.headers)
+            self.refused.add(b"/".join(head[f"x-source-{one}"] for one in ("topic", "partition", "offset")))
+        return self
+
+    def close(self) -> None:
+        self._client.close()
+        self._letters.close()
 
 
 def test_bombs_beside_honest_queries(beside: Any) -> None:
