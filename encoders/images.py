@@ -213,7 +213,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         # convert("RGB") clips 16-bit greys at 255 instead of scaling them: nearly all white.
         values = np.asarray(image)
         grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
-        grey[values == image.info.get("transparency")] = 255
+        if (clear := image.info.get("transparency")) is not None:  # NumPy compares with None one by one
+            grey[values == clear] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

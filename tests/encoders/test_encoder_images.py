@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 import zlib
 from dataclasses import replace
 
@@ -120,6 +121,27 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     got = np.asarray(decode(encoded(Image.fromarray(values))))
     assert got[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bit_grey_takes_no_longer_than_colours() -> None:
+    side = 2048
+    grey = encoded(Image.fromarray(np.full((side, side), 40_000, np.uint16)))
+    colours = encoded(Image.new("RGB", (side, side), (9, 8, 7)))
+
+    def seconds(content: bytes) -> float:
+        began = time.process_time()
+        decode(content, 224)
+        return time.process_time() - began
+
+    decode(grey, 224)
+    assert min(seconds(grey) for _ in range(3)) < 2 * min(seconds(colours) for _ in range(3))
+
+
+def test_sixteen_bit_grey_that_is_transparent_falls_on_white() -> None:
+    grey = np.full((2, 2), 40_000, np.uint16)
+    grey[0, 0] = 5_000
+    found = np.asarray(decode(encoded(Image.fromarray(grey), transparency=5_000)))
+    assert found[0, 0].tolist() == [255] * 3 and found[1, 1].tolist() == [40_000 >> 8] * 3
 
 
 def test_cmyk_jpeg() -> None:

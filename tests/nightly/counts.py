@@ -11,13 +11,21 @@ COUNTS = {
     "histories": (10_000, 10_000),  # R1
     "worker_kills": (15, 200),  # R2
     "queries_between_kills": (60, 500),  # R2: at least 100,000 in all
+    "honest_records": (4_000, 100_000),  # of verify-log, with twenty kills
     "broker_kills": (5, 50),  # R3
+    "commit_kills": (2, 10),  # R3, inside a checkpoint's commit
+    "membership_changes": (10, 300),  # R4
     "envelopes": (100_000, 1_000_000),  # R5
+    "envelopes_served": (2_000, 50_000),  # R5, through a service
     "pictures": (5_000, 100_000),  # R6
+    "bombs": (26, 260),  # R6, through a service, of pictures below the caps
     "flips": (2_000, 10_000),  # R7
     "outage_seconds": (20, 600),  # R10
     "long_steps": (1, 10),  # R11, of 20 s each
     "sigterms": (20, 100),  # R12
+    "outage_sigterms": (2, 20),  # R12, while Kafka is away
+    "soak_minutes": (3, 60),  # R13, after it has warmed up
+    "batches_of_partition": (6, 120),  # R15, of 16 queries each, in each of four partitions
     "tenants": (500, 10_000),  # over a hundredth of as many live lanes
     "identity_queries": (200, 4_000),  # R14, for each of three methods and three seeds
 }

@@ -8,18 +8,26 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaError
 from traffic import Traffic
+from trap import Trap
 
+from core.errors import QshiftError
+from stream.broker import Broker
+from stream.ports import HOST, free_port
 from tests.nightly.counts import Told, count, drawn, say
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.nightly]
 
 PACE = 60
 """Queries between two events."""
+LARGE = {"size": 256, "floor": 4, "linger_seconds": 0.1}
+"""Batches by which many records cost little."""
 SLEEP_SECONDS = 20.0
 """Longer than the session of 15 s: the group gives the sleeper's partitions away."""
 
@@ -48,6 +56,26 @@ def test_worker_kills(broker: Any, uneven: Any, messages: Any) -> None:
     )
 
 
+def test_verify_log_finds_nothing_in_honest_records(broker: Any, uneven: Any, messages: Any) -> None:
+    """Large batches, so that there may be many records, and a kill in the middle of each twentieth."""
+    records, kills = count("honest_records"), 20
+    site, rng = uneven(broker, batch=LARGE), drawn("honest records", 7)
+    told = Told("honest records", records)
+    traffic, worker = Traffic(site, messages), site.worker()
+    for _ in range(kills):
+        site.wait(lambda: "serving" in worker.output(), 300)  # noqa: B023 (used within the turn)
+        before = traffic.answered()
+        traffic.send(records // kills)
+        site.wait(lambda: traffic.answered() > before, 300)  # noqa: B023 (used within the turn)
+        time.sleep(rng.uniform(0.0, 0.6))
+        worker.kill()
+        worker = site.worker()
+        told(len(traffic.sent))
+    traffic.settle()
+    worker.terminate(120.0)
+    traffic.figures(f"{kills} worker kills in large batches")
+
+
 def test_broker_kills(own_broker: Any, uneven: Any, messages: Any) -> None:
     """R3. Kafka dies while it is written to."""
     kills = count("broker_kills")
@@ -70,6 +98,78 @@ def test_broker_kills(own_broker: Any, uneven: Any, messages: Any) -> None:
     assert len(site.started) == 1, "the worker was started once, and outlived every outage"
     worker.terminate(120.0)
     traffic.figures(f"{kills} broker kills")
+
+
+@pytest.fixture
+def trapped_broker(tmp_path: Path) -> Iterator[tuple[Broker, Trap]]:
+    """A broker of the test's own, which announces the trap's address as its own."""
+    port = free_port()
+    trap = Trap(port)
+    announced = {"advertised.listeners": f"PLAINTEXT://{HOST}:{trap.port}"}
+    broker = Broker(tmp_path / "trapped", port, parent_bound=True, properties=announced)
+    broker.start()
+    broker.ready()
+    yield broker, trap
+    broker.stop()
+    trap.close()
+
+
+def test_broker_kills_inside_a_commit(trapped_broker: Any, uneven: Any, messages: Any) -> None:
+    """R3. Aimed: the answers are flushed, the state is saved, its offset is on the way or just arrived."""
+    broker, trap = trapped_broker
+    kills, rng = count("commit_kills"), drawn("kills inside a commit", 5)
+    site, told = uneven(broker), Told("kills inside a commit", kills)
+    traffic, worker = Traffic(site, messages), site.worker()
+    site.wait(lambda: "serving" in worker.output(), 300)
+    for turn in range(kills):
+        traffic.send(30 * PACE, bursts=1)
+        trap.set(bool(turn % 2), broker.kill)  # not before: what is sent is stored
+        site.wait(trap.sprung.is_set, 300)
+        traffic.lost_touch()
+        time.sleep(rng.uniform(0.0, 5.0))
+        broker.restart()
+        site.wait(lambda: not broken(traffic), 120)
+        told(turn + 1)
+    traffic.settle(300)
+    said = worker.output().count("offsets not committed")
+    worker.terminate(120.0)
+    traffic.figures(f"{kills} kills inside a commit, {said} commits without an answer")
+    assert said >= kills
+
+
+def broken(traffic: Traffic) -> bool:
+    """Whether Kafka cannot be asked yet."""
+    try:
+        traffic.answered()
+    except (KafkaError, QshiftError):
+        traffic.lost_touch()
+        return True
+    return False
+
+
+def test_sigterms_in_an_outage(own_broker: Any, uneven: Any, messages: Any) -> None:
+    """R12. Exit 0 within 10 s, though nothing can be saved: what was not is repeated alike."""
+    stops, rng = count("outage_sigterms"), drawn("SIGTERMs in an outage", 6)
+    site, told = uneven(own_broker), Told("SIGTERMs in an outage", stops)
+    traffic, took = Traffic(site, messages), list[float]()
+    for turn in range(stops):
+        worker = site.worker()
+        traffic.send(PACE)
+        site.wait(lambda: "serving" in worker.output(), 300)  # noqa: B023 (used within the turn)
+        before = traffic.answered()
+        traffic.send(10 * PACE, bursts=1)
+        site.wait(lambda: traffic.answered() > before, 300)  # noqa: B023 (used within the turn)
+        own_broker.kill()
+        traffic.lost_touch()
+        time.sleep(rng.uniform(0.0, 12.0))
+        took.append(worker.terminate(60.0))
+        own_broker.restart()
+        told(turn + 1)
+    worker = site.worker()
+    traffic.settle()
+    worker.terminate(60.0)
+    traffic.figures(f"{stops} SIGTERMs in an outage, slowest end {max(took):.1f} s")
+    assert max(took) < 10.0
 
 
 def test_sigterms(broker: Any, uneven: Any, messages: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -718,20 +719,25 @@ def mutated(value: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
-def mutants_never_raise(root: Path, count: int, seed: int = 20260) -> None:
-    """R5; in its long form in tests/nightly/test_damage.py."""
+def mutants(count: int, seed: int) -> Iterator[Record]:
+    """Records of the query and the label topic that are, or once were, messages."""
     draw = random.Random(seed)
-    one = made(reference_root=root)
     seeds = [path.read_bytes() for path in sorted(GOLDEN.iterdir())]
     seeds += [reference("within"), reference("pipe"), reference("../secret.png"), PNG]
     names = ["content-type", "x-modality", "x-query-id", "x-tenant", "traceparent", "x-attempt", "other"]
     texts = [b"image/png", b"image", b"text", b"", b"\xff", b"1", b"a" * 300]
-    seen: Counter[str] = Counter()
     for number in range(count):
         headers = [(draw.choice(names), draw.choice(texts)) for _ in range(draw.choice((0, 0, 0, 1, 2)))]
         topic = draw.choice((TOPICS.queries, TOPICS.queries, TOPICS.labels))
         at = Coordinates(topic, draw.randrange(3), number)
-        given = Record(at, mutated(draw.choice(seeds), draw), None, tuple(headers), 5)
+        yield Record(at, mutated(draw.choice(seeds), draw), None, tuple(headers), 5)
+
+
+def mutants_never_raise(root: Path, count: int, seed: int = 20260) -> None:
+    """R5; in its long form in tests/nightly/test_damage.py."""
+    one = made(reference_root=root)
+    seen: Counter[str] = Counter()
+    for number, given in enumerate(mutants(count, seed)):
         found = one.decode(given)
         if isinstance(found, Refusal):
             # Anything else would be a bug that the codec's last net caught.
@@ -741,7 +747,7 @@ def mutants_never_raise(root: Path, count: int, seed: int = 20260) -> None:
             assert dict(out)["x-source-offset"] == b"%d" % number
             seen[found.stage] += 1
         else:
-            assert found.at == at
+            assert found.at == given.at
             seen[type(found).__name__] += 1
             if isinstance(found, Query) and found.modality == "vector":
                 assert isinstance(found.content, np.ndarray) and np.isfinite(found.content).all()

@@ -10,6 +10,12 @@ def resident_mib(process: int | str = "self") -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def anonymous_mib(process: int | str = "self") -> float:
+    """Without pages of files, which the kernel takes and gives as it likes."""
+    said = Path(f"/proc/{process}/status").read_text()
+    return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("RssAnon")) / 1024
+
+
 def threads(process: int) -> int:
     return len(list(Path(f"/proc/{process}/task").iterdir()))
 

@@ -14,6 +14,7 @@ from qshift.offline import run_offline
 from qshift.replay.recorded import recorded
 from stream.changelog import ChangelogStore
 from stream.client import read_all
+from stream.codec import label
 from stream.history.verify import verify
 from stream.recording import KafkaLog
 
@@ -26,10 +27,14 @@ class Traffic:
     Args:
         site, messages: as the integration tests' fixtures make them.
         pause_seconds: between two bursts, at most.
+        labels: whether the label of each query follows it.
     """
 
-    def __init__(self, site: Any, messages: Callable[..., Any], pause_seconds: float = 0.2) -> None:
+    def __init__(
+        self, site: Any, messages: Callable[..., Any], pause_seconds: float = 0.2, labels: bool = False
+    ) -> None:
         self.site, self._messages, self._pause, self._seed = site, messages, pause_seconds, 0
+        self._labels = labels
         self.sent: set[bytes] = set()
         self.values: dict[bytes, set[bytes]] = {}
         """Key -> distinct answers."""
@@ -43,11 +48,12 @@ class Traffic:
         for size in np.diff([0, *sorted(rng.integers(1, count, bursts - 1)), count]).tolist():
             if size:
                 self._seed += 1
-                waiting = [
-                    self._open().send(value, headers)
-                    for value, headers in self._messages(size, seed=self._seed)[0]
-                ]
-                self.sent.update(str(one.coordinates()).encode() for one in waiting)
+                messages, names = self._messages(size, seed=self._seed)
+                waiting = [self._open().send(value, headers) for value, headers in messages]
+                places = [one.coordinates() for one in waiting]
+                self.sent.update(str(at).encode() for at in places)
+                for at, name in zip(places, names, strict=True) if self._labels else ():
+                    self._open().label(label(at, name), str(at).encode())
                 time.sleep(rng.uniform(0.0, self._pause))
 
     def answered(self) -> int:
@@ -123,6 +129,16 @@ def undisturbed(site: Any) -> tuple[dict[bytes, bytes], dict[str, str]]:
     found = recorded(site.servers, site.kafka, LimitConfig(), site.kafka.queries)
     report, sink = run_offline(engine(site.config), found.records, [], found.journal)
     return {r.key or b"": r.value or b"" for r in sink.records["answers"]}, dict(report.lanes)
+
+
+def saved_to(site: Any) -> list[int]:
+    """First offset of each partition that its newest checkpoint does not cover; 0 where there is none."""
+    store = ChangelogStore(site.servers, site.kafka)
+    try:
+        found = [store.load((site.kafka.queries, number)) for number in range(site.kafka.partitions)]
+    finally:
+        store.close()
+    return [0 if one is None else one.next_offset for one in found]
 
 
 def saved_lanes(site: Any) -> dict[str, str]:
