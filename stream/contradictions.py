@@ -9,6 +9,7 @@ from itertools import pairwise
 from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, OffsetGoneError
 from core.identity import difference
+from core.protocols import Source, StateStore
 from core.records import Partition
 
 BEGUN = "begun"
@@ -48,14 +49,29 @@ def check_same_log(checkpoint: Checkpoint, log_id: str) -> None:
         )
 
 
+def saved(
+    source: Source, store: StateStore, partition: Partition
+) -> tuple[Checkpoint | None, tuple[int, str] | None]:
+    """The newest checkpoint; without one also what the group remembers.
+
+    Who had the partition before may have saved since we looked, and may have it again: what the group
+    remembers is durable, so a checkpoint that it names is there on a second look, or gone.
+    """
+    checkpoint, committed = store.load(partition), None
+    if checkpoint is None:
+        committed = source.committed(partition)
+        if committed is not None and _names_checkpoint(committed[1], store.place):
+            checkpoint = store.load(partition)
+    return checkpoint, committed
+
+
 def check_never_saved(partition: Partition, committed: tuple[int, str] | None, place: str) -> None:
     """Raises ArtifactError when the group remembers a checkpoint in a place that holds none.
 
     Another place is a wish, not an accident: whoever names a new one starts from the base model where the
     group stands.
     """
-    beside = "" if committed is None else committed[1]
-    if committed is not None and beside.endswith(f"@{_short(place)}") and beside != begun(place):
+    if committed is not None and _names_checkpoint(committed[1], place):
         raise ArtifactError(
             f"the state of {_name(partition)} is gone: the group has committed offset {committed[0]} with a "
             f"checkpoint in {place}, which holds none now: restore it, or {ANEW}"
@@ -140,6 +156,10 @@ def check_reached(partition: Partition, journalled: int | None, start: int, plac
             f"{place} holds no checkpoint that covers them, and reading goes on at {start}: restore it, or "
             f"{ANEW}"
         )
+
+
+def _names_checkpoint(beside: str, place: str) -> bool:
+    return beside.endswith(f"@{_short(place)}") and beside != begun(place)
 
 
 def _short(place: str) -> str:

@@ -32,6 +32,8 @@ class LabelPositions:
         self._clock, self._full, self._lost = clock, full, lost
         self.read: dict[str, int] = {}
         self._first: dict[str, int] = {}
+        self._whole = False
+        """Whether a state was loaded that wants all labels it has not met, from where they begin."""
         self._waiting_since: float | None = None
         self._asked = 0
         self._said = False
@@ -52,9 +54,12 @@ class LabelPositions:
         places = {**saved, **self.read} if all_ else saved
         starts = {place: saved.get(place, self._first.get(place, 0)) for place in places}
         for place, offset in starts.items():
-            self.read[place] = min(offset, self.read.get(place, offset))
+            # Of what was not read yet an earlier state may want all: it could not name the place.
+            known = self._first.get(place, 0) if self._whole else offset
+            self.read[place] = min(offset, self.read.get(place, known))
             # Not where this seek goes: another partition's state may not have met what lies before.
             self._first[place] = min(offset, self._first.get(place, 0))
+        self._whole = self._whole or all_
         return {place: self.read[place] for place in sorted(starts)}
 
     def reached(self, wanted: Mapping[str, int], drain: bool) -> bool:

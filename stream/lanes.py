@@ -189,7 +189,8 @@ class Lane:
     def stand_at(self, state: LaneState | LaneRecord) -> None:
         """Is in the log where a state ends; what was learned is another matter."""
         self.next_seq, self.next_offset = state.next_seq, state.next_offset
-        self._obeyed = state.control_offset
+        # Saved before its first boundary it has obeyed nothing, not even what held when it began.
+        self._obeyed = state.control_offset if state.next_seq else 0
 
 
 def lane_name(query: Query, per_tenant: bool) -> str:

@@ -24,6 +24,7 @@ from stream.contradictions import (
     check_reached,
     check_same_log,
     note,
+    saved,
 )
 from stream.events import LanesChanged, Rebalanced, Restored, Tell
 from stream.label_positions import LabelPositions, earliest, shared
@@ -147,7 +148,7 @@ class Ownership:
 
     def _continued(self, partition: Partition) -> set[Partition]:
         began = self.clock()
-        checkpoint = self._store.load(partition)
+        checkpoint, committed = saved(self._source, self._store, partition)
         start = checkpoint.next_offset if checkpoint else self._first.get(partition)
         owned = Owned(partition, checkpoint, start, began)
         # A reader ignores checkpoints of a lower generation than one it has seen: never fall behind our own.
@@ -159,7 +160,6 @@ class Ownership:
             check_same_log(checkpoint, self._source.log_id())
             owned.note = note(checkpoint, self._store.place)
         else:
-            committed = self._source.committed(partition)
             check_never_saved(partition, committed, self._store.place)
             if committed is not None and committed[1] == begun(self._store.place):
                 owned.note = committed[1]

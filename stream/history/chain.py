@@ -40,6 +40,8 @@ class Chain:
         self._at, self._verdict = partition, verdict
         self.written: list[Written] = []
         self._by_seq: dict[int, list[Written]] = {}
+        self._states: dict[tuple[int, str, int], tuple[str, Written]] = {}
+        """(generation, lane, batch) -> what the lane had learned before that, and who says so first."""
         self._holes: list[int] = []
         """Offsets before which some are missing: compaction was here, or a transaction."""
 
@@ -100,8 +102,19 @@ class Chain:
             else:
                 self._one_parent(one)
             newest = max(newest, one.generation)
+            self._one_line(one)
             self._one_successor(one)
             self._by_seq.setdefault(one.seq, []).append(one)
+
+    def _one_line(self, one: Written) -> None:
+        """A generation is one writer's, and what a lane has learned before a batch is one state."""
+        forks = []
+        for lane, (seq, state) in one.lanes.items():
+            held, other = self._states.setdefault((one.generation, lane, seq), (state, one))
+            if held != state:
+                forks.append(f"{other} and {one} hold different states of lane {lane} before batch {seq}")
+        if forks:
+            self._verdict.violated("fork", f"{self._place()}: {forks[0]}")
 
     def _one_successor(self, one: Written) -> None:
         for other in self._by_seq.get(one.seq, ()):
@@ -109,7 +122,7 @@ class Chain:
                 continue
             words = f"{self._place()}: {one} and {other} follow the same one and differ"
             if other.generation == one.generation:
-                self._verdict.violated("fork", words)
+                self._verdict.noticed("late-write", words)
             elif other.generation < one.generation:  # the other way round is counted above
                 self._verdict.noticed("fenced-write", words)
 

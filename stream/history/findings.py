@@ -9,19 +9,20 @@ from typing import Literal
 Violation = Literal[
     "lost", "duplicate-different", "unseen-state", "time-travel", "fork", "skip", "broken-chain"
 ]
-Notice = Literal["fenced-duplicate", "fenced-write", "torn", "unreadable"]
-"""What may happen without harm: a worker that slept through its replacement wrote, and nobody read it."""
+Notice = Literal["fenced-duplicate", "fenced-write", "late-write", "torn", "unreadable"]
+"""What may happen without harm: who slept through a replacement wrote, or what was given up arrived late."""
 
 MEANINGS: dict[str, str] = {
     "lost": "a query below the newest checkpoint has neither an answer nor a dead letter",
     "duplicate-different": "two answers to one query differ, and come from one generation of the group",
     "unseen-state": "an answer comes from a state, or a batch, that the journal does not know",
     "time-travel": "an answer comes from a state that has seen later queries of its lane",
-    "fork": "two checkpoints of one generation follow the same one and differ",
+    "fork": "two checkpoints of one generation hold different states of a lane before one batch",
     "skip": "the journal of a lane has a gap or an overlap",
     "broken-chain": "a checkpoint does not follow its predecessor, or its next batch began elsewhere",
     "fenced-duplicate": "two answers to one query differ and come from different generations",
     "fenced-write": "a generation wrote a checkpoint or a boundary after a newer one had begun",
+    "late-write": "a checkpoint that was given up arrived all the same, beside another in its place",
     "torn": "a checkpoint is not whole: a writer died, or compaction has begun to remove it",
     "unreadable": "a record of the journal or of the answers is none",
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.checkpoints import Checkpoint
 from core.errors import ConfigError, DeliveryError, Refused
 from core.records import Coordinates, Record
 from stream.command_messages import acknowledgements, command
@@ -363,6 +364,36 @@ def test_a_lane_to_come_begins_as_was_said_of_all(make_world: Any, watch: Any) -
         ("freeze", "", 0, "refused"),
         ("freeze", f"{LANE}:acme", 0, "applied"),
     ]
+
+
+class DiesOfSaving(MemoryStore):
+    """Kills the worker when a lane that has done nothing yet is in a checkpoint for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = False
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        super().save(checkpoint)
+        if not self.dead and 0 in checkpoint.covered.values():
+            self.dead = True
+            raise Crash
+
+
+def test_a_lane_that_was_saved_before_its_first_boundary_obeys_what_holds(make_world: Any) -> None:
+    """Met in the turn in which another lane's batch made the checkpoint."""
+    batch = {"size": 16, "floor": 8, "linger_seconds": 60.0, "per_tenant_lanes": True, "live_lanes": 0}
+    world = make_world(batch=batch, state={"every_batches": 1})
+    events: list[Any] = [Record(Coordinates(CONTROL, 0, 0), said("freeze")), *world.queries(49)]
+    for number in range(33, 50):
+        events[number] = replace(events[number], headers=(*events[number].headers, ("x-tenant", b"acme")))
+    source, sink, store = MemorySource(events, [TOPIC], step=17), MemorySink(), DiesOfSaving()
+    with pytest.raises(Crash):
+        run(source, world.pipeline, world.codec, sink, store, [], world.config)
+    source.seek((TOPIC, 0), 0)
+    run(source, world.pipeline, world.codec, sink, store, [], world.config)
+    entries = [e for e in store.journalled((TOPIC, 0), {}) if not e.offsets]
+    assert [(e.lane, e.seq, e.control_offset) for e in entries] == [(LANE, 0, 1), (f"{LANE}:acme", 0, 1)]
 
 
 def test_other_lanes_notice_nothing(make_world: Any) -> None:

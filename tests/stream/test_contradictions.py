@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.checkpoints import JournalEntry
+from core.checkpoints import Checkpoint, JournalEntry
 from core.errors import ArtifactError, OffsetGoneError
 from core.records import Partition, Record
 from stream.memory import Crash, MemorySink, MemorySource
@@ -148,6 +148,28 @@ def test_a_state_that_is_gone_is_given_up_on_request(make_world: Any) -> None:
     go(world, source, store)
     only_journal = journal(*store.journalled(PLACE, {}))
     goes_on(make_world, Ending(world.queries(96)), only_journal, source.commits[PLACE])
+
+
+class SavedMeanwhile(MemoryStore):
+    """Its first reader looks before the partition's last owner has saved, who then commits."""
+
+    looked = False
+
+    def load(self, partition: Partition) -> Checkpoint | None:
+        found = super().load(partition) if self.looked else None
+        self.looked = True
+        return found
+
+
+def test_a_state_that_was_saved_after_we_looked_is_not_gone(make_world: Any) -> None:
+    """`accept_loss` would have given it up."""
+    world, store = make_world(), SavedMeanwhile()
+    source = Ending(world.queries(48))
+    go(world, source, store)
+    store.looked, again = False, Ending(world.queries(96))
+    again.commits = source.commits
+    report, _ = go(world, again, store)
+    assert report.queries == 48
 
 
 def test_what_was_given_up_stays_so_after_a_crash(make_world: Any) -> None:

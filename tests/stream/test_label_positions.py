@@ -50,8 +50,11 @@ def test_where_no_more_can_come_it_does_not_wait(why: str, caplog: pytest.LogCap
 def test_a_second_state_never_skips_what_the_first_needs() -> None:
     positions, _, _ = made()
     assert positions.again({"l/0": 50}, True) == {"l/0": 50}
-    assert positions.again({"l/0": 80, "l/1": 7}, True) == {"l/0": 50, "l/1": 7}
-    assert positions.read == {"l/0": 50, "l/1": 7}
+    # The first had not met the second place, and so could not name it: it needs all of it.
+    assert positions.again({"l/0": 80, "l/1": 7}, True) == {"l/0": 50, "l/1": 0}
+    assert positions.read == {"l/0": 50, "l/1": 0}
+    measuring, _, _ = made()
+    assert measuring.again({}, False) == {} and measuring.again({"l/0": 7}, False) == {"l/0": 7}
 
 
 def test_labels_that_a_state_has_not_seen_are_read_from_where_they_began() -> None:

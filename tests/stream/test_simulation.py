@@ -49,7 +49,9 @@ def test_no_history_breaks_a_promise_where_lanes_are_put_away() -> None:
     play(range(500, 508), tenants=9, live=2)
 
 
-@pytest.mark.parametrize("seed", [10, 26, 47, 1014, 1021, 1051, 1064])
+@pytest.mark.parametrize(
+    "seed", [10, 26, 47, 1014, 1021, 1051, 1064, 2114, 2191, 2223, 2232, 2251, 2319, 2381, 2420, 2490]
+)
 def test_histories_that_once_broke_one(seed: int) -> None:
     """docs/lab/log.md, what wider simulated histories found."""
     simulated(seed)

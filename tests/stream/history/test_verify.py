@@ -228,26 +228,42 @@ def test_a_first_checkpoint_with_a_parent(topics: Topics) -> None:
     assert found(topics)["broken-chain"] >= 1
 
 
-def with_state(checkpoint: Checkpoint) -> Checkpoint:
-    return replace(checkpoint, lanes=tuple(replace(one, state_hash="f" * 64) for one in checkpoint.lanes))
-
-
-def appended(topics: Topics, place: int, generation: int) -> None:
+def appended(
+    topics: Topics, place: int, generation: int, state: str = "f" * 64, next_seq: int = -1, **more: Any
+) -> None:
     """A second checkpoint beside the one at `place`, with another state."""
     from stream.chunks import join
 
-    state = topics.of[KAFKA.state]
+    written = topics.of[KAFKA.state]
     end = checkpoints(topics)[place]
-    held = {(r.key or b"").decode(): r.value or b"" for r in state[: end + 1]}
-    checkpoint, _ = join(held, (state[end].key or b"").decode())
-    chunks, manifest = split(replace(with_state(checkpoint), generation=generation), 0)
+    held = {(r.key or b"").decode(): r.value or b"" for r in written[: end + 1]}
+    checkpoint, _ = join(held, (written[end].key or b"").decode())
+    lanes = [
+        replace(one, state_hash=state, next_seq=one.next_seq if next_seq < 0 else next_seq)
+        for one in checkpoint.lanes
+    ]
+    chunks, manifest = split(replace(checkpoint, lanes=tuple(lanes), generation=generation, **more), 0)
     for key, value in [*chunks, manifest]:
-        state.append(_at(KAFKA.state, state[-1].at.offset + 1, value, key))
+        written.append(_at(KAFKA.state, written[-1].at.offset + 1, value, key))
 
 
 def test_a_fork(topics: Topics) -> None:
     appended(topics, -1, generation=0)
     assert found(topics)["fork"] == 1
+
+
+def test_a_fork_further_on(topics: Topics) -> None:
+    """They follow different ones; the lane stands before the same batch in both."""
+    appended(topics, -1, generation=0, seq=1000)
+    assert found(topics)["fork"] == 1
+
+
+def test_a_checkpoint_that_was_given_up_and_arrives_is_no_fork(topics: Topics) -> None:
+    """Behind the one that was made in its place, which had repeated fewer batches: both are of one line."""
+    entry = entry_from_bytes(topics.of[KAFKA.journal][-1].value or b"")
+    appended(topics, -1, generation=0, state=entry.state_hash, next_seq=entry.seq)
+    verdict = verify(topics, KAFKA)
+    assert verdict.status == 0 and dict(verdict.notices) == {"late-write": 1}, verdict.document()
 
 
 def test_a_writer_that_slept_is_no_fork(topics: Topics) -> None:
