@@ -111,15 +111,17 @@ class _Loop:
     def turn(self, stop: threading.Event, poll_seconds: float) -> bool:
         """Polls, takes in, works; True when there is nothing more to come."""
         source, ours, waiting = self.source, self.ours, self.intake.admission
+        patience = min([poll_seconds, *(lane.waits for lane in ours.lanes())])
         # While pictures are decoded the turn waits for them instead, further down.
-        records = ours.rebalance(source.poll(POLL_SECONDS if len(waiting) else poll_seconds))
+        brief = len(waiting) or self.worked
+        records = ours.rebalance(source.poll(min(POLL_SECONDS, patience) if brief else patience))
         self.trouble.keep(ours.assigned)
         waiting.turn(ours.owned.values())
         for record in records:
             if stop.is_set():
                 return True
             self.intake.take(record)
-        self.intake.take_back(0.0 if self.worked else poll_seconds, stop)
+        self.intake.take_back(0.0 if self.worked else patience, stop)
         self.worked = self.work(False, stop)
         if self.intake.full != self.paused:  # the source pauses while as many queries wait as may
             self.paused = not self.paused
@@ -139,12 +141,11 @@ class _Loop:
         """Answers every batch that is due; True if there was one."""
         worked, lag = False, self.source.lag()
         for owned in list(self.ours.owned.values()):
-            more = not self.paused and lag.get(owned.partition, 0) > 0
-            behind = more or self.intake.admission.ahead(owned)
+            ahead = self.intake.ahead(owned, not self.paused and lag.get(owned.partition, 0) > 0)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
                     self.obedience.obey(owned, lane, drain)
-                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, behind, owned.position)
+                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, ahead, owned.position)
                     if due is None:
                         break
                     self.batch(owned, lane, *due)
