@@ -12,7 +12,6 @@ from core.records import Judgement, Record, Refusal
 from core.types import Query
 from stream.admission import HELD_MESSAGES, Admission
 from stream.codec import Codec
-from stream.company import Ahead
 from stream.lanes import Lane
 from stream.owned import Owned
 from stream.ownership import Ownership
@@ -45,12 +44,6 @@ class Intake:
         """Whether as many queries wait as may."""
         waiting = sum(len(lane.pending) for lane in self._ours.lanes())
         return waiting + len(self.admission) >= self._config.limits.pending_queries or self.admission.full
-
-    def ahead(self, owned: Owned, more: bool) -> Ahead:
-        """What is known to stand behind a partition's queries; `more` where the log has more of it."""
-        if more or self.admission.ahead(owned):
-            return Ahead.READY
-        return Ahead.DECODING if self.admission.holds(owned) else Ahead.NOTHING
 
     def take(self, record: Record) -> None:
         """One record: a query joins its lane, a label goes to it and to the observers, else it is refused."""

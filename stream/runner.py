@@ -38,7 +38,7 @@ FLUSH_SECONDS = 60.0
 CHECKPOINT_SECONDS = 30.0
 """After so long a checkpoint is made of fewer than `state.every_batches` batches."""
 POLL_SECONDS = 0.01
-"""Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
+"""Of a poll while records wait for their decoding, which is waited for instead, or right after a batch."""
 
 
 def run(
@@ -112,9 +112,8 @@ class _Loop:
         """Polls, takes in, works; True when there is nothing more to come."""
         source, ours, waiting = self.source, self.ours, self.intake.admission
         patience = min([poll_seconds, *(lane.waits for lane in ours.lanes())])
-        # While pictures are decoded the turn waits for them instead, further down.
-        brief = len(waiting) or self.worked
-        records = ours.rebalance(source.poll(min(POLL_SECONDS, patience) if brief else patience))
+        budget = min(POLL_SECONDS, patience) if self.worked or len(waiting) else patience
+        records = ours.rebalance(source.poll(budget))
         self.trouble.keep(ours.assigned)
         waiting.turn(ours.owned.values())
         for record in records:
@@ -141,7 +140,8 @@ class _Loop:
         """Answers every batch that is due; True if there was one."""
         worked, lag = False, self.source.lag()
         for owned in list(self.ours.owned.values()):
-            ahead = self.intake.ahead(owned, not self.paused and lag.get(owned.partition, 0) > 0)
+            more = not self.paused and lag.get(owned.partition, 0) > 0
+            ahead = self.intake.admission.ahead(owned, more)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
                     self.obedience.obey(owned, lane, drain)
