@@ -14,6 +14,7 @@ class BatchConfig(Section):
 
     size: int = Field(64, ge=1, le=4096)  # TCR, all published configurations
     linger_seconds: float = Field(0.25, ge=0, le=3600)
+    lone_seconds: float = Field(0.03, ge=0, le=3600)  # log, 2026-11-30
     floor: int = Field(16, ge=1)  # below it answers are given and nothing is learned
     per_tenant_lanes: bool = False
     # None: 1,000, or no bound where labels steer

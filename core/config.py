@@ -316,7 +316,7 @@ class Config(Section):
         names = ("seed", "batch", "adapt", "answer", "repair", "precision", "threads")
         # What is off by default stays what it was before there was a setting; what the journal says of each
         # batch, and where a state lies, decides nothing that is repeated.
-        unset = {"adapt": {"when_behind"}, "batch": {"live_lanes"}}
+        unset = {"adapt": {"when_behind"}, "batch": {"live_lanes", "lone_seconds"}}
         if self.answer.frozen_share == 1:
             unset["answer"] = {"frozen_share"}
         texts = {name: self.model_dump_json(include={name}, exclude=unset) for name in names}

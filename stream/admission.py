@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 
 from core.records import Judgement, Record, Refusal
 from core.types import Modality, Query
+from stream.company import Ahead
 
 Event = Query | Judgement | Refusal
 Owner = TypeVar("Owner", bound=Hashable)
@@ -132,10 +133,12 @@ class Admission(Generic[Owner]):
                 if left <= 0 or not self._changed.wait_for(self._any_ready, left):
                     return
 
-    def ahead(self, owner: Owner) -> bool:
-        """Whether the next record of a line waits for nothing but to be taken."""
+    def ahead(self, owner: Owner, more: bool = False) -> Ahead:
+        """What is known to come after the queries that were taken; `more` where the log has more of them."""
         line = self._lines.get(owner)
-        return line is not None and line[0].ready
+        if more or (line is not None and line[0].ready):
+            return Ahead.READY
+        return Ahead.NOTHING if line is None else Ahead.DECODING
 
     def holds(self, owner: Owner) -> bool:
         """Whether a line has records."""

@@ -107,7 +107,7 @@ class Intake:
             try:
                 query = admit(event)
                 if lane is not None:
-                    lane.add(query, self._ours.clock())
+                    lane.add(query, self._ours.clock(), self._config.batch)
                 return
             except Refused as refused:
                 event = Refusal(record, refused.stage, type(refused).__name__, refused.reason)

@@ -1,8 +1,8 @@
 """Lanes: ordered sub-streams with their own adapter state, divided into micro-batches.
 
 A lane belongs to one partition and one modality (and one tenant, where asked for). A batch ends when it is
-full, when its oldest query has waited for `linger_seconds` (longer
-while more is known to be in the log), or where the journal of an earlier run says.
+full, when its oldest query has waited for long enough (`stream.company`), or where the journal of an
+earlier run says.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from core.config import BatchConfig, CheckpointConfig
 from core.records import Judgement, Partition
 from core.types import Modality, Query, QueryBatch
 from stream.commands import Commands
+from stream.company import Ahead, Company
 from stream.orders import KeptStates
 from stream.session import Session
-
-PATIENCE = 40
-"""How many times longer a batch may wait while more is known to be in the log."""
 
 
 class Lane:
@@ -59,6 +57,9 @@ class Lane:
         """First offset that its state does not cover."""
         self.pending: deque[tuple[Query, float]] = deque()
         self.planned: deque[JournalEntry] = deque()
+        self._company = Company()
+        self.waits = float("inf")
+        """Seconds until what waits becomes a batch, when last looked at."""
 
     @property
     def session(self) -> Session:
@@ -78,10 +79,11 @@ class Lane:
         self.learned = None
         self.kept.restore(())
 
-    def add(self, query: Query, now: float) -> None:
+    def add(self, query: Query, now: float, config: BatchConfig) -> None:
         """Queues a query, unless the lane's state already covers it."""
         if query.at.offset >= self.next_offset:
             self.pending.append((query, now))
+            self._company.came(now, config)
 
     def take(self, judgement: Judgement) -> None:
         """Holds a label of the partition's queries for the next batch."""
@@ -118,21 +120,21 @@ class Lane:
         self.kept.keep(state)
 
     def next_batch(
-        self, now: float, config: BatchConfig, drain: bool, behind: bool = False, read: int | None = None
-    ) -> tuple[QueryBatch, bool] | None:
+        self, now: float, config: BatchConfig, drain: bool, ahead: Ahead = Ahead.NOTHING,
+        read: int | None = None,
+    ) -> tuple[QueryBatch, bool] | None:  # fmt: skip
         """Forms the next batch if one is due; the flag says whether the journal had planned it.
 
-        While the source is `behind`, what waits is short of a poll rather than of company: the time-out is
-        longer then, or a busy worker would form a small batch after every full one. All of the partition
-        before `read` was taken or refused: a planned batch waits for no more than that.
+        `ahead` is what is known to come. All of the partition before `read` was taken or refused: a planned
+        batch waits for no more than that.
         """
+        self.waits = float("inf")
         if self.planned:
             return self._planned_batch(drain, read or 0)
         if not self.pending:
             return None
-        patience = config.linger_seconds * (PATIENCE if behind else 1)
-        due = drain or now - self.pending[0][1] >= patience
-        if len(self.pending) < config.size and not due:
+        self.waits = self._company.until(self.pending[0][1], config, ahead) - now
+        if len(self.pending) < config.size and self.waits > 0 and not drain:
             return None
         rows = [self.pending.popleft()[0] for _ in range(min(config.size, len(self.pending)))]
         # Who waits is known here alone: the journal tells whoever repeats the batch.

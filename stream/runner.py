@@ -38,7 +38,7 @@ FLUSH_SECONDS = 60.0
 CHECKPOINT_SECONDS = 30.0
 """After so long a checkpoint is made of fewer than `state.every_batches` batches."""
 POLL_SECONDS = 0.01
-"""Of a poll while records wait for their decoding: the rest of the time is spent waiting for those."""
+"""Of a poll while records wait for their decoding, which is waited for instead, or right after a batch."""
 
 
 def run(
@@ -111,15 +111,16 @@ class _Loop:
     def turn(self, stop: threading.Event, poll_seconds: float) -> bool:
         """Polls, takes in, works; True when there is nothing more to come."""
         source, ours, waiting = self.source, self.ours, self.intake.admission
-        # While pictures are decoded the turn waits for them instead, further down.
-        records = ours.rebalance(source.poll(POLL_SECONDS if len(waiting) else poll_seconds))
+        patience = min([poll_seconds, *(lane.waits for lane in ours.lanes())])
+        budget = min(POLL_SECONDS, patience) if self.worked or len(waiting) else patience
+        records = ours.rebalance(source.poll(budget))
         self.trouble.keep(ours.assigned)
         waiting.turn(ours.owned.values())
         for record in records:
             if stop.is_set():
                 return True
             self.intake.take(record)
-        self.intake.take_back(0.0 if self.worked else poll_seconds, stop)
+        self.intake.take_back(0.0 if self.worked else patience, stop)
         self.worked = self.work(False, stop)
         if self.intake.full != self.paused:  # the source pauses while as many queries wait as may
             self.paused = not self.paused
@@ -140,11 +141,11 @@ class _Loop:
         worked, lag = False, self.source.lag()
         for owned in list(self.ours.owned.values()):
             more = not self.paused and lag.get(owned.partition, 0) > 0
-            behind = more or self.intake.admission.ahead(owned)
+            ahead = self.intake.admission.ahead(owned, more)
             for lane in list(owned.lanes.values()):
                 while not stop.is_set():
                     self.obedience.obey(owned, lane, drain)
-                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, behind, owned.position)
+                    due = lane.next_batch(self.ours.clock(), self.config.batch, drain, ahead, owned.position)
                     if due is None:
                         break
                     self.batch(owned, lane, *due)

@@ -10,6 +10,7 @@ from core.errors import Refused
 from core.records import Coordinates, Record
 from core.types import Query
 from stream.admission import Admission
+from stream.company import Ahead
 
 PICTURE, TEXT = "image", "text"
 
@@ -70,7 +71,9 @@ def test_a_line_keeps_its_order_and_other_lines_do_not_wait(make: Any) -> None:
     assert put(admission, "a", "a1")
     assert put(admission, "a", "a2", TEXT)
     assert not put(admission, "b", "b0", TEXT)
-    assert names(admission, 0.05) == [] and len(admission) == 2 and not admission.ahead("a")
+    assert names(admission, 0.05) == [] and len(admission) == 2
+    assert admission.ahead("a") is Ahead.DECODING and admission.ahead("b") is Ahead.NOTHING
+    assert admission.ahead("a", more=True) is Ahead.READY
     decoder.gate.set()
     assert names(admission) == ["a1", "a2"] and len(admission) == 0
     assert not put(admission, "a", "a3", TEXT)
@@ -187,7 +190,7 @@ def test_a_turn_ends_when_its_seconds_are_spent(make: Any) -> None:
     assert not put(admission, "a", "a0", TEXT)
     now[0] += 10
     assert put(admission, "a", "a1", TEXT) and put(admission, "a", "a2", TEXT)
-    assert admission.ahead("a")
+    assert admission.ahead("a") is Ahead.READY
     assert names(admission) == ["a1"]  # always one, however late it is
     admission.turn(("a",))
     assert names(admission) == ["a2"]

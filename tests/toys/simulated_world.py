@@ -207,7 +207,8 @@ def simulated_world(seed: int, now_ms: Callable[[], int], tenants: int = 0, live
     # A lane that is away obeys when it is asked again: where there are commands, all are in memory.
     lanes = {"per_tenant_lanes": bool(tenants) or apart, "live_lanes": live if tenants else 0}
     config = Config.model_validate({
-        "batch": {"size": 8, "floor": FLOOR, "linger_seconds": linger, **lanes},
+        # As long as any: a seed stays the history it was before lone queries were answered sooner.
+        "batch": {"size": 8, "floor": FLOOR, "linger_seconds": linger, "lone_seconds": linger, **lanes},
         "answer": {"top": 3, "shortlist": 6},
         "state": {"every_batches": int(rng.integers(1, 5))},
         "checkpoints": {"keep": 3, "every_batches": int(rng.integers(1, 4))},
