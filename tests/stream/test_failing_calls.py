@@ -1,0 +1,120 @@
+"""R9: whichever call of the producer fails, nothing is lost and a second answer is equal to the first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from kafka import TopicPartition
+from scripted_kafka import PRODUCE, ScriptedKafka, ScriptedProducer, ScriptedReader
+
+from core.config import KafkaConfig
+from core.errors import DeliveryError
+from core.records import Coordinates, Record
+from stream.changelog import ChangelogStore
+from stream.journal import Journal
+from stream.memory import MemorySource
+from stream.report import Report
+from stream.runner import run
+from stream.sink import KafkaSink
+from stream.topic_log import TopicLog
+
+QUERIES = 12
+"""Three batches, two checkpoints, and one query that is refused."""
+
+
+class Sink(KafkaSink):
+    def __init__(self, kafka: ScriptedKafka, config: KafkaConfig) -> None:
+        super().__init__("nowhere:1", config)
+        self._kafka, self._limits = kafka, {}
+
+    def _connect(self) -> ScriptedProducer:
+        return ScriptedProducer(self._kafka)
+
+
+class Log(TopicLog):
+    def __init__(self, kafka: ScriptedKafka) -> None:
+        super().__init__("nowhere:1", 1.0, 1.0)
+        self._kafka = kafka
+
+    def _open_producer(self) -> ScriptedProducer:
+        self._producer = self._producer or ScriptedProducer(self._kafka)
+        return self._producer
+
+    def _reader(self, at: TopicPartition, most_bytes: int = 0) -> ScriptedReader:
+        return ScriptedReader(self._kafka, at)
+
+
+@pytest.fixture
+def world(make_world: Any) -> Any:
+    return make_world(
+        batch={"size": 4, "floor": 2, "linger_seconds": 60.0},
+        state={"every_batches": 2},
+        kafka={"delivery_timeout_seconds": 1.0},
+    )
+
+
+class Queries(MemorySource):
+    """The group's offsets are Kafka's."""
+
+    def __init__(self, kafka: ScriptedKafka, records: list[Record], topic: str) -> None:
+        super().__init__(records, [topic], 5)
+        self.commits = kafka.committed
+
+
+def serve(world: Any, kafka: ScriptedKafka, monkeypatch: pytest.MonkeyPatch) -> tuple[Report, int]:
+    """Runs, and again after an error at the very end; what the last run says, and failures in all."""
+    monkeypatch.setattr("stream.topic_log.BACKOFF_SECONDS", (0.0, 0.0))
+    names, failures = world.config.kafka, 0
+    while True:
+        store = ChangelogStore("nowhere:1", names)
+        store._log = log = Log(kafka)
+        store._journal = Journal(log, names.journal)
+        source = Queries(kafka, queries(world, names.queries), names.queries)
+        try:
+            report = run(
+                source, world.pipeline, world.codec, Sink(kafka, names), store, [], world.config,
+                backoff_seconds=(0.0, 0.0),
+            )  # fmt: skip
+            return report, failures + report.recoveries
+        except DeliveryError:
+            failures += 1
+
+
+def queries(world: Any, topic: str) -> list[Record]:
+    """The tenth is none."""
+    records = world.queries(QUERIES)
+    records.insert(9, Record(Coordinates(topic, 0, 0), b"no query", None))
+    return [
+        Record(Coordinates(topic, 0, n), one.value, one.key, one.headers) for n, one in enumerate(records)
+    ]
+
+
+def values(kafka: ScriptedKafka, topic: str) -> dict[bytes | None, set[bytes | None]]:
+    found: dict[bytes | None, set[bytes | None]] = defaultdict(set)
+    for record in kafka.read(topic):
+        found[record.key].add(record.value)
+    return found
+
+
+@pytest.mark.parametrize("kind", PRODUCE)
+def test_whatever_record_fails_nothing_is_lost_and_copies_are_equal(
+    world: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    calm = ScriptedKafka()
+    (expected, _), names = serve(world, calm, monkeypatch), world.config.kafka
+    answers, letters = values(calm, names.answers), values(calm, names.dead_letters)
+    assert len(answers) == QUERIES and len(letters) == 1
+    assert {call.split(".")[-1] for call in calm.calls} >= {"answers", "dead-letters", "journal", "state"}
+    repeated = 0
+    for nth, call in enumerate(calm.calls, 1):
+        kafka = ScriptedKafka(nth, kind)
+        report, failures = serve(world, kafka, monkeypatch)
+        assert values(kafka, names.answers) == answers, (nth, call)
+        assert values(kafka, names.dead_letters) == letters, (nth, call)
+        assert report.state_sha256 == expected.state_sha256, (nth, call)
+        again = len(kafka.calls) > len(calm.calls)
+        assert again and failures <= 1, (nth, call)
+        repeated += len(kafka.read(names.answers)) > QUERIES
+    assert (repeated > 0) == (kind != "raised"), "hardly anything went wrong: the test shows nothing"
