@@ -1,13 +1,17 @@
-"""R9: whichever call of the producer fails, nothing is lost and a second answer is equal to the first."""
+"""R9: whichever call of the producer fails, nothing is lost and a second answer is equal to the first.
+
+With transactions there is no second one for readers of committed records.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import TopicPartition
-from scripted_kafka import PRODUCE, ScriptedKafka, ScriptedProducer, ScriptedReader
+from scripted_kafka import CALLS, PRODUCE, ScriptedKafka, ScriptedProducer, ScriptedReader
 
 from core.config import KafkaConfig
 from core.errors import DeliveryError
@@ -18,8 +22,10 @@ from stream.memory import MemorySource
 from stream.report import Report
 from stream.runner import run
 from stream.sink import KafkaSink
-from stream.topic_log import TopicLog
+from stream.topic_log import Isolation, TopicLog
+from stream.transaction import Transaction, TransactionLog
 
+MEMBER = SimpleNamespace(generation_id=1, member_id="worker-0")
 QUERIES = 12
 """Three batches, two checkpoints, and one query that is refused."""
 
@@ -29,7 +35,7 @@ class Sink(KafkaSink):
         super().__init__("nowhere:1", config)
         self._kafka, self._limits = kafka, {}
 
-    def _connect(self) -> ScriptedProducer:
+    def _made(self, **options: Any) -> ScriptedProducer:
         return ScriptedProducer(self._kafka)
 
 
@@ -42,8 +48,29 @@ class Log(TopicLog):
         self._producer = self._producer or ScriptedProducer(self._kafka)
         return self._producer
 
-    def _reader(self, at: TopicPartition, most_bytes: int = 0) -> ScriptedReader:
-        return ScriptedReader(self._kafka, at)
+    def _reader(
+        self, at: TopicPartition, most_bytes: int = 0, isolation: Isolation | None = None
+    ) -> ScriptedReader:
+        return ScriptedReader(self._kafka, at, (isolation or self._isolation) == "read_committed")
+
+
+class Together(Transaction):
+    """A transaction of a kafka that is scripted."""
+
+    def __init__(self, kafka: ScriptedKafka, config: KafkaConfig, member: Any) -> None:
+        super().__init__("nowhere:1", config, "worker-0", lambda: member)
+        self._kafka, self._limits = kafka, {}
+
+    def _made(self, **options: Any) -> ScriptedProducer:
+        return ScriptedProducer(self._kafka, options["transactional_id"])
+
+
+class TogetherLog(Log, TransactionLog):
+    def __init__(self, kafka: ScriptedKafka, transaction: Transaction) -> None:
+        TransactionLog.__init__(self, transaction, "nowhere:1", 1.0, 1.0)
+        self._kafka = kafka
+
+    append = TransactionLog.append
 
 
 @pytest.fixture
@@ -63,19 +90,26 @@ class Queries(MemorySource):
         self.commits = kafka.committed
 
 
-def serve(world: Any, kafka: ScriptedKafka, monkeypatch: pytest.MonkeyPatch) -> tuple[Report, int]:
-    """Runs, and again after an error at the very end; what the last run says, and failures in all."""
+def serve(
+    world: Any, kafka: ScriptedKafka, monkeypatch: pytest.MonkeyPatch, whole: bool = False
+) -> tuple[Report, int]:
+    """Runs, and again after an error at the very end; what the last run says, and failures in all.
+
+    Args:
+        whole: in transactions.
+    """
     monkeypatch.setattr("stream.topic_log.BACKOFF_SECONDS", (0.0, 0.0))
     names, failures = world.config.kafka, 0
     while True:
         store = ChangelogStore("nowhere:1", names)
-        store._log = log = Log(kafka)
+        transaction = Together(kafka, names, MEMBER) if whole else None
+        store._log = log = Log(kafka) if transaction is None else TogetherLog(kafka, transaction)
         store._journal = Journal(log, names.journal)
         source = Queries(kafka, queries(world, names.queries), names.queries)
         try:
             report = run(
-                source, world.pipeline, world.codec, Sink(kafka, names), store, [], world.config,
-                backoff_seconds=(0.0, 0.0),
+                source, world.pipeline, world.codec, transaction or Sink(kafka, names), store, [],
+                world.config, backoff_seconds=(0.0, 0.0), transaction=transaction,
             )  # fmt: skip
             return report, failures + report.recoveries
         except DeliveryError:
@@ -118,3 +152,38 @@ def test_whatever_record_fails_nothing_is_lost_and_copies_are_equal(
         assert again and failures <= 1, (nth, call)
         repeated += len(kafka.read(names.answers)) > QUERIES
     assert (repeated > 0) == (kind != "raised"), "hardly anything went wrong: the test shows nothing"
+
+
+@pytest.mark.parametrize("kind", [*PRODUCE, "expired", *CALLS])
+def test_in_transactions_readers_see_each_answer_once_whichever_call_fails(
+    world: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    plain, names = ScriptedKafka(), world.config.kafka
+    expected, _ = serve(world, plain, monkeypatch)
+    calm = ScriptedKafka()
+    report, failures = serve(world, calm, monkeypatch, whole=True)
+    assert (report.state_sha256, failures) == (expected.state_sha256, 0)
+    answers, letters = once(plain, names.answers), values(plain, names.dead_letters)
+    assert once(calm, names.answers) == answers
+    assert {*calm.calls} >= {"init", "offsets", "commit"}
+    failed = 0
+    for nth, call in enumerate(calm.calls, 1):
+        if call.startswith("send") != (kind in (*PRODUCE, "expired")):
+            continue
+        kafka = ScriptedKafka(nth, kind)
+        report, failures = serve(world, kafka, monkeypatch, whole=True)
+        assert once(kafka, names.answers) == answers, (nth, call)
+        # A query that is refused while one before it waits is so again from that checkpoint: a copy.
+        assert values(kafka, names.dead_letters) == letters, (nth, call)
+        assert report.state_sha256 == expected.state_sha256, (nth, call)
+        assert kafka.committed == calm.committed, (nth, call)
+        assert kafka.stable((names.answers, 0)) == len(kafka.topics[names.answers, 0]), "one is left open"
+        failed += failures
+    assert failed or kind == "raised", "nothing went wrong: the test shows nothing"
+
+
+def once(kafka: ScriptedKafka, topic: str) -> dict[bytes | None, bytes | None]:
+    """What readers of committed records see: no key twice."""
+    records = kafka.read(topic)
+    assert max(Counter(record.key for record in records).values()) == 1
+    return {record.key: record.value for record in records}

@@ -20,6 +20,9 @@ from core.records import Coordinates, Partition, Record
 PRODUCE = ("raised", "lost", "stored", "late")
 """What may become of a record: refused by `send`, never stored, stored and not acknowledged, stored later."""
 
+CALLS = ("before", "after", "silence", "silence after")
+"""What may become of a call of a transaction: an error before or after it took effect, or no word of it."""
+
 
 @dataclass
 class Transaction:
