@@ -55,8 +55,8 @@ class Transaction(KafkaSink):
     Args:
         worker: its name in the group; another process of that name ends what this one has open.
         member: as whom the group knows this worker since its last poll.
+        commit_seconds: what a call may take that waits for Kafka.
         others: see `KafkaSink`.
-
     """
 
     def __init__(
@@ -67,9 +67,11 @@ class Transaction(KafkaSink):
         member: Callable[[], Any],
         message_bytes: int = MESSAGE_BYTES,
         hurry: threading.Event | None = None,
+        commit_seconds: float = COMMIT_SECONDS,
     ) -> None:
         super().__init__(bootstrap_servers, config, max(message_bytes, MESSAGE_BYTES), hurry=hurry)
         self._id, self._member = f"{config.group}-{worker}", member
+        self._seconds = commit_seconds
         self.open = False
         """Whether anything was written since the last commit."""
 
@@ -100,7 +102,7 @@ class Transaction(KafkaSink):
     def append(self, topic: str, partition: int, keyed: Sequence[Keyed]) -> list[int]:
         """Offsets of records, all acknowledged. Raises DeliveryError."""
         sent = [self.emit_to(topic, value, key, partition=partition) for key, value in keyed]
-        self.flush(COMMIT_SECONDS)
+        self.flush(self._seconds)
         return [one.coordinates(0.0).offset for one in sent]
 
     def commit(self, offsets: Mapping[Partition, tuple[int, str]]) -> None:
@@ -113,7 +115,7 @@ class Transaction(KafkaSink):
             DeliveryError: what was written counts, or does not: load what is committed.
             PartitionsLost: likewise; the group does not know us as the owner.
         """
-        self.flush(COMMIT_SECONDS)
+        self.flush(self._seconds)
         try:
             self._begin()
             assert self._epoch is not None
@@ -173,7 +175,7 @@ class Transaction(KafkaSink):
 
     def _ended(self, client: Any, result: Any) -> None:
         """Waits for a call, which the client's own would do without a limit. Raises KafkaError."""
-        patience = Patience(COMMIT_SECONDS, self._hurry)
+        patience = Patience(self._seconds, self._hurry)
         client._sender.wakeup()
         while not result.wait(timeout_ms=min(LOOK_MS, 1000 * patience.left())):
             if patience.left() <= 0:
@@ -182,7 +184,7 @@ class Transaction(KafkaSink):
     def _connect(self, **more: Any) -> Any:
         """A successor, once what its predecessor had open is settled."""
         made = super()._connect(transactional_id=self._id, **OPTIONS, **more)
-        patience = Patience(COMMIT_SECONDS, self._hurry)
+        patience = Patience(self._seconds, self._hurry)
         while True:
             try:
                 made.init_transactions()

@@ -58,7 +58,7 @@ class Together(Transaction):
     """A transaction of a kafka that is scripted."""
 
     def __init__(self, kafka: ScriptedKafka, config: KafkaConfig, member: Any) -> None:
-        super().__init__("nowhere:1", config, "worker-0", lambda: member)
+        super().__init__("nowhere:1", config, "worker-0", lambda: member, commit_seconds=0.01)
         self._kafka, self._limits = kafka, {}
 
     def _made(self, **options: Any) -> ScriptedProducer:
