@@ -6,6 +6,7 @@ With transactions there is no second one for readers of committed records.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,11 @@ from kafka import TopicPartition
 from scripted_kafka import CALLS, PRODUCE, ScriptedKafka, ScriptedProducer, ScriptedReader
 
 from core.config import KafkaConfig
-from core.errors import DeliveryError
-from core.records import Coordinates, Record
+from core.errors import DeliveryError, PartitionsLost
+from core.records import Coordinates, Partition, Record
 from stream.changelog import ChangelogStore
 from stream.journal import Journal
-from stream.memory import MemorySource
+from stream.memory import Crash, MemorySource
 from stream.report import Report
 from stream.runner import run
 from stream.sink import KafkaSink
@@ -27,7 +28,7 @@ from stream.transaction import Transaction, TransactionLog
 
 MEMBER = SimpleNamespace(generation_id=1, member_id="worker-0")
 QUERIES = 12
-"""Three batches, two checkpoints, and one query that is refused."""
+"""In two partitions, and one more that is refused."""
 
 
 class Sink(KafkaSink):
@@ -85,18 +86,30 @@ def world(make_world: Any) -> Any:
 class Queries(MemorySource):
     """The group's offsets are Kafka's."""
 
-    def __init__(self, kafka: ScriptedKafka, records: list[Record], topic: str) -> None:
+    def __init__(
+        self, kafka: ScriptedKafka, records: list[Record], topic: str, lost: Exception | None = None
+    ) -> None:
         super().__init__(records, [topic], 5)
-        self.commits = kafka.committed
+        self.commits, self._kafka, self._lost = kafka.committed, kafka, lost
+
+    def confirm(self, offsets: Mapping[Partition, int | None], metadata: str = "") -> None:
+        super().confirm(offsets, metadata)
+        if self._kafka.call("confirm") and self._lost is not None:
+            raise self._lost
 
 
 def serve(
-    world: Any, kafka: ScriptedKafka, monkeypatch: pytest.MonkeyPatch, whole: bool = False
+    world: Any,
+    kafka: ScriptedKafka,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: bool = False,
+    lost: Exception | None = None,
 ) -> tuple[Report, int]:
     """Runs, and again after an error at the very end; what the last run says, and failures in all.
 
     Args:
         whole: in transactions.
+        lost: what asking the group comes to, where that is the call which goes wrong.
     """
     monkeypatch.setattr("stream.topic_log.BACKOFF_SECONDS", (0.0, 0.0))
     names, failures = world.config.kafka, 0
@@ -105,14 +118,14 @@ def serve(
         transaction = Together(kafka, names, MEMBER) if whole else None
         store._log = log = Log(kafka) if transaction is None else TogetherLog(kafka, transaction)
         store._journal = Journal(log, names.journal)
-        source = Queries(kafka, queries(world, names.queries), names.queries)
+        source = Queries(kafka, queries(world, names.queries), names.queries, lost)
         try:
             report = run(
                 source, world.pipeline, world.codec, transaction or Sink(kafka, names), store, [],
                 world.config, backoff_seconds=(0.0, 0.0), transaction=transaction,
             )  # fmt: skip
             return report, failures + report.recoveries
-        except DeliveryError:
+        except (DeliveryError, Crash):
             failures += 1
 
 
@@ -121,7 +134,8 @@ def queries(world: Any, topic: str) -> list[Record]:
     records = world.queries(QUERIES)
     records.insert(9, Record(Coordinates(topic, 0, 0), b"no query", None))
     return [
-        Record(Coordinates(topic, 0, n), one.value, one.key, one.headers) for n, one in enumerate(records)
+        Record(Coordinates(topic, n % 2, n // 2), one.value, one.key, one.headers)
+        for n, one in enumerate(records)
     ]
 
 
@@ -143,6 +157,8 @@ def test_whatever_record_fails_nothing_is_lost_and_copies_are_equal(
     assert {call.split(".")[-1] for call in calm.calls} >= {"answers", "dead-letters", "journal", "state"}
     repeated = 0
     for nth, call in enumerate(calm.calls, 1):
+        if call == "confirm":
+            continue
         kafka = ScriptedKafka(nth, kind)
         report, failures = serve(world, kafka, monkeypatch)
         assert values(kafka, names.answers) == answers, (nth, call)
@@ -154,7 +170,10 @@ def test_whatever_record_fails_nothing_is_lost_and_copies_are_equal(
     assert (repeated > 0) == (kind != "raised"), "hardly anything went wrong: the test shows nothing"
 
 
-@pytest.mark.parametrize("kind", [*PRODUCE, "expired", *CALLS])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in PRODUCE if kind != "lost"]
+
+
+@pytest.mark.parametrize("kind", [*SLOW, "lost", "expired", *CALLS])
 def test_in_transactions_readers_see_each_answer_once_whichever_call_fails(
     world: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -168,7 +187,7 @@ def test_in_transactions_readers_see_each_answer_once_whichever_call_fails(
     assert {*calm.calls} >= {"init", "offsets", "commit"}
     failed = 0
     for nth, call in enumerate(calm.calls, 1):
-        if call.startswith("send") != (kind in (*PRODUCE, "expired")):
+        if call == "confirm" or call.startswith("send") != (kind in (*PRODUCE, "expired")):
             continue
         kafka = ScriptedKafka(nth, kind)
         report, failures = serve(world, kafka, monkeypatch, whole=True)
@@ -180,6 +199,44 @@ def test_in_transactions_readers_see_each_answer_once_whichever_call_fails(
         assert kafka.stable((names.answers, 0)) == len(kafka.topics[names.answers, 0]), "one is left open"
         failed += failures
     assert failed or kind == "raised", "nothing went wrong: the test shows nothing"
+
+
+@pytest.mark.parametrize("lost", [PartitionsLost("no member"), DeliveryError("no word"), Crash()])
+def test_in_transactions_what_was_open_is_given_up_with_the_partitions(
+    world: Any, monkeypatch: pytest.MonkeyPatch, lost: Exception
+) -> None:
+    """A batch is journalled, and perhaps others are answered, when the group is asked."""
+    calm, names = ScriptedKafka(), world.config.kafka
+    expected, _ = serve(world, calm, monkeypatch, whole=True)
+    for nth, call in enumerate(calm.calls, 1):
+        if call == "confirm":
+            kafka = ScriptedKafka(nth, "lost")
+            report, _ = serve(world, kafka, monkeypatch, whole=True, lost=lost)
+            assert len(kafka.calls) > len(calm.calls), "nothing was done again: the test shows nothing"
+            assert once(kafka, names.answers) == once(calm, names.answers), nth
+            assert report.state_sha256 == expected.state_sha256, nth
+
+
+@pytest.mark.parametrize("generation", [0, -1])
+def test_a_worker_of_another_generation_or_none_commits_nothing(generation: int) -> None:
+    kafka, config = ScriptedKafka(), KafkaConfig()
+    sleeper = Together(kafka, config, SimpleNamespace(generation_id=generation, member_id="worker-0"))
+    sleeper.send("answers", b"late", b"key")
+    with pytest.raises(PartitionsLost):
+        sleeper.commit({(config.queries, 0): (1, "")})
+    Together(kafka, config, MEMBER).ready()
+    assert kafka.read(config.answers) == [] and not kafka.committed
+
+
+def test_what_a_zombie_has_open_is_ended_by_its_successor() -> None:
+    kafka, config = ScriptedKafka(), KafkaConfig()
+    zombie, successor = Together(kafka, config, MEMBER), Together(kafka, config, MEMBER)
+    zombie.send("answers", b"late", b"key")
+    successor.send("answers", b"right", b"key")
+    successor.commit({(config.queries, 0): (1, "")})
+    with pytest.raises(DeliveryError):
+        zombie.commit({(config.queries, 0): (1, "")})
+    assert [record.value for record in kafka.read(config.answers)] == [b"right"]
 
 
 def once(kafka: ScriptedKafka, topic: str) -> dict[bytes | None, bytes | None]:
