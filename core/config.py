@@ -51,6 +51,7 @@ class KafkaConfig(Section):
     reset: Literal["earliest"] = "earliest"  # never a silent "latest"
     max_inflight_bytes: int = Field(32 << 20, ge=1 << 20)  # kafka-python has no bound of its own
     delivery_timeout_seconds: float = Field(30.0, ge=1, le=3600)  # a request within it has half of it
+    transactions: bool = False
     security: SecurityConfig = SecurityConfig()
 
     @model_validator(mode="after")
@@ -280,6 +281,15 @@ class Config(Section):
             raise ValueError(
                 "labels.steer holds each label against every lane of its partition, so that none may be put "
                 "away: leave batch.live_lanes out (no bound then), or set labels.steer to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.kafka.transactions and self.state.store != "changelog":
+            raise ValueError(
+                "kafka.transactions commits answers and state together, and a folder takes no part in that: "
+                'set state.store to "changelog", or kafka.transactions to false'
             )
         return self
 

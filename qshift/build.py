@@ -52,6 +52,7 @@ from stream.pipeline import Pipeline
 from stream.preparation import Repair
 from stream.retrieval import Retrieval
 from stream.sampling import Sampling
+from stream.transaction import Transaction
 
 if TYPE_CHECKING:
     from index.milvus import Milvus
@@ -332,12 +333,15 @@ def entropy(base: Base, modality: Modality, q: Tensor, near: Tensor, mask: Tenso
     return refined(q, near, base.constants[modality].temperature, mask)[1]
 
 
-def state_store(config: Config, bootstrap_servers: str, hurry: threading.Event | None = None) -> StateStore:
+def state_store(
+    config: Config, bootstrap_servers: str, hurry: threading.Event | None = None,
+    transaction: Transaction | None = None,
+) -> StateStore:  # fmt: skip
     """Where checkpoints and journal go. Once `hurry` is set, no call waits long for Kafka."""
     if config.state.store == "directory":
         kept = DirectoryStore(Path(config.state.directory))
         kept.check()
         return kept
-    store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry)
+    store = ChangelogStore(bootstrap_servers, config.kafka, hurry=hurry, transaction=transaction)
     store.warm_up()
     return store

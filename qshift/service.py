@@ -28,6 +28,7 @@ from stream.report import Report
 from stream.runner import run
 from stream.sink import KafkaSink
 from stream.topics import prepared_topics
+from stream.transaction import Transaction
 from stream.warm_up import warm_up
 
 log = logging.getLogger("qshift.service")
@@ -68,10 +69,16 @@ class Service:
         if worker is not None:
             _check_free(config, worker)
         self._stop = threading.Event()
-        self._store = state_store(config, servers, self._stop)
-        self._sink = KafkaSink(servers, config.kafka, config.limits.message_bytes, hurry=self._stop)
+        name, limit = worker or own_name(), config.limits.message_bytes
+        self._transaction: Transaction | None = None
+        if config.kafka.transactions:
+            self._transaction = Transaction(
+                servers, config.kafka, name, lambda: self._source.member(), limit, self._stop
+            )
+        self._store = state_store(config, servers, self._stop, self._transaction)
+        self._sink = self._transaction or KafkaSink(servers, config.kafka, limit, hurry=self._stop)
         self._sink.warm_up()
-        self._source = KafkaSource(servers, config.kafka, worker or own_name(), kept_partitions=kept)
+        self._source = KafkaSource(servers, config.kafka, name, kept_partitions=kept)
         self.extra: list[Observer] = []
         self._errors = Errors(self.observers.metrics.observer_failed)
         self._thread: threading.Thread | None = None
@@ -149,7 +156,7 @@ class Service:
                 self.engine.pipeline, self.engine.codec, self._sink,
                 self._store, [aside], self.config, self._stop,
                 tell=self._told, decoders=self.config.limits.decoders,
-                base_version=self.engine.base.version,
+                base_version=self.engine.base.version, transaction=self._transaction,
             )  # fmt: skip
         finally:
             self._running = False

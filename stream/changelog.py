@@ -15,6 +15,7 @@ from stream.chunks import generations, join, manifests, split
 from stream.journal import Journal
 from stream.lane_topic import LaneTopic
 from stream.topic_log import TopicLog
+from stream.transaction import Transaction, TransactionLog
 
 log = logging.getLogger("qshift.changelog")
 
@@ -47,6 +48,7 @@ class ChangelogStore:
         kafka: names of the topics, and how long one delivery may take.
         retry_seconds: how long a broker may be away before a call gives up.
         hurry: once it is set, calls give up soon.
+        transaction: what checkpoints and journal are part of; None: each is durable by itself.
     """
 
     def __init__(
@@ -55,14 +57,24 @@ class ChangelogStore:
         kafka: KafkaConfig,
         retry_seconds: float = RETRY_SECONDS,
         hurry: threading.Event | None = None,
+        transaction: Transaction | None = None,
     ) -> None:
         self._kafka = kafka
-        self._log = TopicLog(
-            bootstrap_servers, kafka.delivery_timeout_seconds, retry_seconds, hurry, kafka.security
+        delivery_seconds, security = kafka.delivery_timeout_seconds, kafka.security
+        self._log = self._beside = TopicLog(
+            bootstrap_servers, delivery_seconds, retry_seconds, hurry, security
         )
+        if transaction is not None:
+            self._log = TransactionLog(
+                transaction, bootstrap_servers, delivery_seconds, retry_seconds, hurry, security
+            )
+            # Records of lanes are fetched before they are committed. They count when a checkpoint names them.
+            self._beside = TopicLog(
+                bootstrap_servers, delivery_seconds, retry_seconds, hurry, security, "read_uncommitted"
+            )
         self._journal = Journal(self._log, kafka.journal)
         self._written: dict[Partition, _Written] = {}
-        self._lanes = LaneTopic(lambda: self._log, kafka.state)
+        self._lanes = LaneTopic(lambda: self._log if transaction is None else self._beside, kafka.state)
 
     @staticmethod
     def topic_configs(kafka: KafkaConfig) -> dict[str, dict[str, str]]:
@@ -75,7 +87,8 @@ class ChangelogStore:
 
     def warm_up(self) -> None:
         """Connects to the topics, which the first batch would wait for."""
-        self._log.connect((self._kafka.state, self._kafka.journal))
+        if not self._log.fenced:
+            self._log.connect((self._kafka.state, self._kafka.journal))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """1 chunks acknowledged, 2 manifest acknowledged, 3 what nobody needs any more erased.
@@ -159,3 +172,4 @@ class ChangelogStore:
 
     def close(self) -> None:
         self._log.close()
+        self._beside.close()

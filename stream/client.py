@@ -95,6 +95,7 @@ def reader_of(bootstrap_servers: str, security: SecurityConfig, topic: str) -> A
     reader = tolerant(KafkaConsumer(
         **client_options(bootstrap_servers, security), group_id=None, enable_auto_commit=False,
         auto_offset_reset="earliest", reconnect_backoff_max_ms=RECONNECT_MS, fetch_max_wait_ms=50,
+        isolation_level="read_committed",
     ))  # fmt: skip
     partitions = reader.partitions_for_topic(topic)
     if not partitions and hidden(reader, topic):

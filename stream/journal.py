@@ -68,7 +68,7 @@ class Journal:
             return
         # A repeated attempt may be acknowledged without an offset (-1): then we look, too.
         expected, known.end = known.end, offset + 1 if offset >= 0 else None
-        if offset != expected:
+        if offset != expected and not self._log.fenced:
             self._check_first(entry, expected)
         known.open.setdefault((entry.lane, entry.seq), offset)
 

@@ -96,6 +96,7 @@ class KafkaSource:
         self._membership = Membership(self._queries, config.group, worker)
         self._positions = Positions(config.queries)
         self._assigned: frozenset[Partition] = frozenset()
+        self._member: Any = None
         self._held: list[Record] = []
         self._early: list[Record] = []
         self._paused = False
@@ -164,6 +165,8 @@ class KafkaSource:
         self._held += self._poll(self._queries, budget_seconds)
         self._settle()
         known = self._identity.recognised(asks=bool(self._held))
+        # Before the assignment: a generation of later than what we know to be ours would vouch for us.
+        self._member = self._queries.group_metadata()
         now = self._served(self._queries.assignment())
         # A partition that was taken away and came back within one poll may have been moved on by another
         # worker: show one poll without it, so that its state is loaded again.
@@ -287,6 +290,10 @@ class KafkaSource:
     def generation(self) -> int:
         """The group's generation as this member knows it; -1 before it joined."""
         return self._membership.generation()
+
+    def member(self) -> Any:
+        """As whom the group knew us at the last `poll`: what a transaction's offsets are held against."""
+        return self._member
 
     def log_id(self) -> str:
         """The query topic's id; "" before Kafka 2.8."""

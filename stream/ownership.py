@@ -44,13 +44,15 @@ class Ownership:
 
     Args:
         tell: of lanes, restores and rebalances.
+        atomic: whether answers, journal and checkpoint are there together or not at all.
     """
 
     def __init__(
         self, source: Source, store: StateStore, pipeline: Pipeline, identity: str,
-        clock: Callable[[], float], tell: Tell,
+        clock: Callable[[], float], tell: Tell, atomic: bool = False,
     ) -> None:  # fmt: skip
         self._source, self._store, self._pipeline, self.identity = source, store, pipeline, identity
+        self._atomic = atomic
         self.clock, self.tell = clock, tell
         self.labels = LabelPositions(clock, self._full)
         """Of each label partition; checkpoints restore them."""
@@ -225,7 +227,8 @@ class Ownership:
 
     def boundary(self, owned: Owned, lane: Lane, batch: QueryBatch) -> JournalEntry:
         """What the journal has to know of a batch before it is answered."""
-        owned.note = owned.note or begun(self._store.place)  # goes with the confirmation
+        if not self._atomic:  # else a journal without a checkpoint is that of a transaction that was aborted
+            owned.note = owned.note or begun(self._store.place)  # goes with the confirmation
         label_offset, state = max(self.labels.read.values(), default=0), lane.session.state_hash()
         steering = lane.session.steering
         return JournalEntry(

@@ -2,7 +2,8 @@
 
 Order within a batch: boundary journalled -> ownership confirmed -> answers sent -> learn -> observers.
 Order of a checkpoint: answers flushed -> state saved -> offsets committed. A crash between any two makes
-the next run answer some queries again, from the same state and the same boundaries: byte-identical.
+the next run answer some queries again, from the same state and the same boundaries: byte-identical. In a
+transaction the three are one, and nothing is answered again (`stream.saving`).
 
 Ownership is confirmed after the boundary is durable: whoever takes a partition over does so later than the
 confirmation, reads that boundary and repeats it. A worker that slept meanwhile has answered nothing else.
@@ -21,8 +22,7 @@ from core.identity import identity
 from core.protocols import Observer, Sink, Source, StateStore
 from core.types import QueryBatch
 from stream.codec import Codec
-from stream.contradictions import note
-from stream.events import Recovered, Saved, Tell, nobody
+from stream.events import Recovered, Tell, nobody
 from stream.intake import Intake
 from stream.lanes import Lane
 from stream.obedience import Obedience
@@ -30,13 +30,12 @@ from stream.ownership import Owned, Ownership
 from stream.patience import BACKOFF_SECONDS, Backoff
 from stream.pipeline import Pipeline
 from stream.report import Report
+from stream.saving import Saving
 from stream.sending import Sending
+from stream.transaction import Transaction
 from stream.trouble import Trouble
 
 log = logging.getLogger("qshift.runner")
-FLUSH_SECONDS = 60.0
-CHECKPOINT_SECONDS = 30.0
-"""After so long a checkpoint is made of fewer than `state.every_batches` batches."""
 POLL_SECONDS = 0.01
 """Of a poll while records wait for their decoding, which is waited for instead, or right after a batch."""
 
@@ -57,6 +56,7 @@ def run(
     decoders: int = 0,
     base_version: str = "",
     backoff_seconds: tuple[float, float] = BACKOFF_SECONDS,
+    transaction: Transaction | None = None,
 ) -> Report:
     """Answers and learns until the source is exhausted or `stop` is set.
 
@@ -68,6 +68,7 @@ def run(
             live nothing is kept from its turn, and the order of all that is sent depends on the input alone.
         base_version: of the base model; a state of another one is refused.
         backoff_seconds: first and longest pause after failed deliveries, however long they go on failing.
+        transaction: what sink and store write to, where answers, state and offsets are committed together.
 
     Raises:
         ArtifactError: a saved state does not fit base model or configuration, or is gone.
@@ -76,11 +77,15 @@ def run(
     """
     stop = stop or threading.Event()
     trouble = Trouble(Backoff(*backoff_seconds), tell, clock)
-    ours = Ownership(source, store, pipeline, identity(config, base_version), clock, tell)
+    ours = Ownership(
+        source, store, pipeline, identity(config, base_version), clock, tell, transaction is not None
+    )
     intake = Intake(pipeline, codec, sink, observers, config, ours, decoders)
     sending = Sending(codec, sink, intake, lambda: ours.generation)
     obedience = Obedience(ours, store, sending, intake, pipeline.retrieval, config.batch.per_tenant_lanes)
-    loop = _Loop(source, sending, sink, store, observers, config, ours, intake, trouble, obedience)
+    report = Report()
+    saving = Saving(source, sink, store, ours, trouble, report, transaction)
+    loop = _Loop(source, sending, saving, store, observers, config, ours, intake, trouble, obedience, report)
     try:
         while not stop.is_set():
             try:
@@ -88,7 +93,7 @@ def run(
                     break
             except PartitionsLost as error:
                 log.warning("partitions dropped", extra={"error": str(error)})
-                ours.drop()
+                saving.drop()
             except DeliveryError as error:
                 stop.wait(loop.failed(error))
     finally:
@@ -100,13 +105,14 @@ class _Loop:
     """The state of a run, and the steps of a turn."""
 
     def __init__(
-        self, source: Source, sending: Sending, sink: Sink, store: StateStore, observers: Sequence[Observer],
-        config: Config, ours: Ownership, intake: Intake, trouble: Trouble, obedience: Obedience,
+        self, source: Source, sending: Sending, saving: Saving, store: StateStore,
+        observers: Sequence[Observer], config: Config, ours: Ownership, intake: Intake, trouble: Trouble,
+        obedience: Obedience, report: Report,
     ) -> None:  # fmt: skip
-        self.source, self.sending, self.sink, self.store = source, sending, sink, store
+        self.source, self.sending, self.saving, self.store = source, sending, saving, store
         self.observers, self.config, self.ours, self.intake = observers, config, ours, intake
         self.trouble, self.obedience = trouble, obedience
-        self.report, self.paused, self.worked = Report(), False, False
+        self.report, self.paused, self.worked = report, False, False
 
     def turn(self, stop: threading.Event, poll_seconds: float) -> bool:
         """Polls, takes in, works; True when there is nothing more to come."""
@@ -128,7 +134,7 @@ class _Loop:
         if source.exhausted and not records and not self.worked and not len(waiting):
             self.work(True, stop)
             return True
-        self.checkpoint_idle()
+        self.saving.idle()
         self.rested()
         ours.confirm_idle()
         ours.tidy()
@@ -151,7 +157,7 @@ class _Loop:
                     self.batch(owned, lane, *due)
                     worked = True
             if self.obedience.handled(owned):
-                self.checkpoint(owned)
+                self.saving.checkpoint(owned)
         return worked
 
     def batch(self, owned: Owned, lane: Lane, batch: QueryBatch, planned: bool) -> None:
@@ -170,34 +176,16 @@ class _Loop:
         owned.since_checkpoint += 1
         # In trouble every batch has a checkpoint: what is sent in vain, and again, is one batch at a time.
         if self.trouble or owned.since_checkpoint >= self.config.state.every_batches:
-            self.checkpoint(owned)
+            self.saving.checkpoint(owned)
 
-    # -- checkpoints and deliveries ---------------------------------------------------------------------
-
-    def checkpoint(self, owned: Owned) -> None:
-        """1 answers flushed, 2 state saved, 3 offsets committed."""
-        self.sink.flush(FLUSH_SECONDS)
-        checkpoint = self.ours.checkpoint(owned)
-        self.store.save(checkpoint)
-        owned.note = note(checkpoint, self.store.place)
-        self.source.commit({owned.partition: checkpoint.next_offset}, owned.note)
-        owned.checkpoint_made(checkpoint, self.ours.clock())
-        self.trouble.delivered(owned.partition)
-        self.report.checkpoints += 1
-        self.ours.tell(Saved(checkpoint.nbytes))
-
-    def checkpoint_idle(self) -> None:
-        """What was done stays unsaved for a while at most, also where it was to refuse, or fewer batches."""
-        for owned in list(self.ours.owned.values()):
-            if self.ours.clock() - owned.checkpoint_at >= CHECKPOINT_SECONDS and owned.changed():
-                self.checkpoint(owned)
+    # -- deliveries -------------------------------------------------------------------------------------
 
     def failed(self, error: DeliveryError) -> float:
         """After a failed delivery: forget what is in memory; returns the seconds to wait."""
         self.report.recoveries += 1
         self.ours.tell(Recovered())
         pause = self.trouble.failed(error, self.ours.assigned)
-        self.ours.drop()
+        self.saving.drop()
         return pause
 
     def rested(self) -> None:
@@ -213,10 +201,7 @@ class _Loop:
         report = self.report
         report.unsaved = self.trouble.reason if stopped else ""
         try:
-            for owned in self.ours.owned.values():
-                if owned.changed():
-                    self.checkpoint(owned)
-            self.sink.flush(FLUSH_SECONDS)
+            self.saving.finish()
         except (DeliveryError, PartitionsLost) as error:
             if not stopped:
                 raise

@@ -252,22 +252,25 @@ class KafkaSink:
                 self._limits = message_limits(self._servers, self._topics.values(), security=self._security)
             return self._epoch
 
-    def _connect(self) -> Any:
+    def _connect(self, **options: Any) -> Any:
         timeout_ms = int(self._timeout * 1000)
         linger_ms = int(self._linger * 1000)
         try:
-            return KafkaProducer(
+            return self._made(
                 **client_options(self._servers, self._security),
                 bootstrap_timeout_ms=timeout_ms, acks="all",
                 enable_idempotence=True, max_in_flight_requests_per_connection=5, linger_ms=linger_ms,
                 batch_size=128 << 10, max_request_size=self._limit, max_block_ms=min(TOPIC_MS, timeout_ms),
                 delivery_timeout_ms=timeout_ms, request_timeout_ms=min(10_000, timeout_ms // 2),
-                reconnect_backoff_max_ms=RECONNECT_MS,
+                reconnect_backoff_max_ms=RECONNECT_MS, **options,
             )  # fmt: skip
         except KafkaError as error:
             raise DeliveryError(f"no Kafka at {self._servers}: {error!r}; is it up?") from error
         except ConfigError as error:  # a secret that was there at the start: it may come back
             raise DeliveryError(str(error)) from error
+
+    def _made(self, **options: Any) -> Any:
+        return KafkaProducer(**options)
 
     def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""

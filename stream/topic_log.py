@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
@@ -40,19 +40,24 @@ MISSING_SECONDS = 3.0
 TRANSIENT = (KafkaError, OSError, ConfigError)
 """What another attempt may cure: a secret that is being renewed, too."""
 
+Isolation = Literal["read_committed", "read_uncommitted"]
 Keyed = tuple[bytes, bytes | None]
 """Key and value."""
 
 
 class TopicLog:
-    """Writes to and reads from partitions, for one thread.
+    """Writes to and reads from partitions, for one thread. Of transactions it reads what is committed.
 
     Args:
         bootstrap_servers: host:port of any broker of the cluster.
         delivery_seconds: how long one delivery may take.
         retry_seconds: how long a broker may be away before a call gives up.
         hurry: once it is set, calls give up soon.
+        isolation: what is read of transactions, and whether one that is open is waited for.
     """
+
+    fenced = False
+    """Whether whoever was replaced as the owner of a partition cannot write there any more."""
 
     def __init__(
         self,
@@ -61,8 +66,10 @@ class TopicLog:
         retry_seconds: float,
         hurry: threading.Event | None = None,
         security: SecurityConfig = OPEN,
+        isolation: Isolation = "read_committed",
     ) -> None:
         self._servers, self._delivery_seconds = bootstrap_servers, delivery_seconds
+        self._isolation: Isolation = isolation
         self._security = security
         self._retry_seconds, self._hurry = retry_seconds, hurry
         self._producer: Any = None
@@ -117,7 +124,7 @@ class TopicLog:
                 if not reader.partitions_for_topic(topic):  # the brokers' own word: we are connected
                     attempts.is_missing(MISSING_SECONDS)
                     raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
-                end = reader.end_offsets([at])[at] if end is None else end
+                end = self._end(at) if end is None else end
                 if position > end:
                     raise _made_anew(topic, position, end)
                 reader.seek(at, position)
@@ -179,7 +186,17 @@ class TopicLog:
     def _attempts(self) -> _Attempts:
         return _Attempts(self._retry_seconds, self._hurry)
 
-    def _reader(self, at: TopicPartition, most_bytes: int = 8 << 20) -> Any:
+    def _end(self, at: TopicPartition) -> int:
+        """Also of what is not committed yet: it may be so before we are done, and then it counts."""
+        reader = self._reader(at, isolation="read_uncommitted")
+        try:
+            return int(reader.end_offsets([at])[at])
+        finally:
+            reader.close()
+
+    def _reader(
+        self, at: TopicPartition, most_bytes: int = 8 << 20, isolation: Isolation | None = None
+    ) -> Any:
         limit_ms = int(1000 * min(CONNECT_SECONDS, self._retry_seconds))
         reader = _connected(
             KafkaConsumer,
@@ -187,6 +204,7 @@ class TopicLog:
             auto_offset_reset="earliest", allow_auto_create_topics=False, fetch_max_wait_ms=50,
             max_partition_fetch_bytes=most_bytes, reconnect_backoff_max_ms=1000,
             request_timeout_ms=limit_ms, bootstrap_timeout_ms=limit_ms,
+            isolation_level=isolation or self._isolation,
         )  # fmt: skip
         tolerant(reader).assign([at])
         return reader

@@ -53,6 +53,7 @@ def refused(tmp_path: Path, text: str) -> str:
         ("[adapt]\nuniformity_scale = -1", ["adapt.uniformity_scale"]),
         ("[kafka]\ndelivery_timeout_seconds = 0", ["kafka.delivery_timeout_seconds", "equal to 1"]),
         ("[kafka]\ndelivery_timeout_seconds = -30", ["kafka.delivery_timeout_seconds"]),
+        ('[kafka]\ntransactions = true\n[state]\nstore = "directory"', ["kafka.transactions", "state.store"]),
         ("seed = -1", ["seed"]),
         *((f"[limits]\n{name} = {n}", [f"limits.{name}"])
           for name in ("text_characters", "image_bytes", "image_pixels", "message_bytes") for n in (0, -1)),
