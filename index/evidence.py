@@ -82,15 +82,14 @@ class Evidence:
             return np.zeros(len(counted))
         near = [seen(gallery, twin) for twin in (frozen, adapted)]
         lost, left = (self.below(gallery, modality, found.max(axis=1)) for found in near)
-        before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
-        apart = (before - after) / (1.0 - self._clean_together(modality))
+        gathered, still = (self._gathered(modality, twin, rows) for twin in (frozen, adapted))
         agreed = math.inf
         if self.agreement_of_clean(gallery, modality) > CLASSES:
             shares = [
                 self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
             agreed = _agreed(*shares)
-        drop = Drop.of(lost[rows], left[rows], apart, agreed)
+        drop = Drop.of(lost[rows], left[rows], gathered - still, agreed, gathered)
         return limited(weight(drop, self._bounds(modality)), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -100,7 +99,8 @@ class Evidence:
         lost, rows = self.drops(gallery, modality, frozen), _distinct(frozen.codes, counted)
         if lost is None or not len(rows):
             return True
-        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf)
+        gathered = self._gathered(modality, frozen, rows)
+        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf, gathered=gathered)
         return weight(best, self._bounds(modality)) == 0.0
 
     def _bounds(self, modality: Modality) -> tuple[float, float]:
@@ -157,6 +157,11 @@ class Evidence:
     def agreement_of_clean(self, gallery: Gallery, modality: Modality) -> float:
         """Mean share of the nearest items of clean queries that agree; own items are left out."""
         return self._of_clean(gallery, modality)[2]
+
+    def _gathered(self, modality: Modality, twin: Twin, rows: NDArray[np.intp]) -> float:
+        """How much nearer to each other these queries are than clean ones, as a share of what those leave."""
+        clean = self._clean_together(modality)
+        return (together(twin.features[rows]) - clean) / (1.0 - clean)
 
     def _clean_together(self, modality: Modality) -> float:
         if modality not in self._together:

@@ -113,12 +113,13 @@ class World:
             sum(values) / len(values), median, sum(lost[row] for row in hit) / len(hit),
             sum(lost[row] - left[row] for row in hit) / len(hit),
             (alike(frozen[counted]) - alike(adapted[counted])) / (1 - alike(self.clean)), len(counted),
+            gathered=(alike(frozen[counted]) - alike(self.clean)) / (1 - alike(self.clean)),
         )  # fmt: skip
         assert self.config.answer.evidence is not None
         found = []
         for row in range(len(frozen)):
             one = weight(drop, self.config.answer.evidence)
-            one = min(one, 0.25) if lost[row] <= 0 else one
+            one = min(one, 0.25) if lost[row] <= 0 and drop.cornered < 0.5 else one
             farther = left[row] >= lost[row] + 1 and drop.apart < 0.15
             found.append(min(one, 0.5) if farther else one)
         return found
@@ -400,6 +401,21 @@ def test_queries_that_part_again_speak_for_the_adapted_twin() -> None:
     lost, left = np.array([2.0, 2.0, -0.1]), np.array([5.0, 2.0, -1.0])
     assert limited(4.0, drop, lost, left).tolist() == [4.0, 4.0, 0.25]
     assert limited(4.0, replace(drop, apart=0.1), lost, left).tolist() == [0.5, 4.0, 0.25]
+
+
+def test_in_a_corner_less_of_a_drop_is_asked_and_near_queries_have_a_say() -> None:
+    """All is near to something there, so that cosines fall by less than the standard errors asked for."""
+    corner = Drop(0.35, 0.3, 1.8, 0.9, 0.4, 64, gathered=0.4)
+    assert corner.cornered == 1.0
+    assert weight(corner, (0.075, 0.375)) == 2.0
+    for alone in ({"gathered": 0.1}, {"apart": 0.05}, {"back": 0.0}):
+        assert weight(replace(corner, **alone), (0.075, 0.375)) <= 0.25, f"{alone}: no corner"
+        assert replace(corner, **alone).cornered == 0.0
+    assert weight(replace(corner, mean=0.05), (0.075, 0.375)) == 0.0, "without a shift nothing does"
+    assert [replace(corner, rows=rows).cornered for rows in (2, 6, 8, 64)] == pytest.approx([0, 0, 0.5, 1])
+    lost, left = np.array([1.0, -0.1, 0.5]), np.array([0.2, -1.0, 2.0])
+    assert limited(4.0, corner, lost, left).tolist() == [4.0, 4.0, 4.0]
+    assert limited(4.0, replace(corner, gathered=0.1), lost, left).tolist() == [4.0, 0.25, 4.0]
 
 
 def test_queries_that_are_gathered_give_no_more_than_an_equal_say() -> None:
