@@ -45,6 +45,8 @@ twins, and for the quality to expect, which is that of a ranking much longer tha
 PICTURE_SHARE = 0.5
 """Of a composed query: the other half is text, which shifts with no picture, so that half as large a drop is
 as much evidence: docs/lab/log.md."""
+CORNERS: frozenset[Modality] = frozenset(("composed",))
+"""Kinds of query whose gathering counts beside their drop: docs/lab/log.md."""
 SHARED = 0.2
 """Share of agreeing neighbours of clean queries from which items share labels at all."""
 KEPT = 64
@@ -82,14 +84,15 @@ class Evidence:
             return np.zeros(len(counted))
         near = [seen(gallery, twin) for twin in (frozen, adapted)]
         lost, left = (self.below(gallery, modality, found.max(axis=1)) for found in near)
-        gathered, still = (self._gathered(modality, twin, rows) for twin in (frozen, adapted))
+        before, after = (together(twin.features[rows]) for twin in (frozen, adapted))
+        apart = (before - after) / (1.0 - self._clean_together(modality))
         agreed = math.inf
         if self.agreement_of_clean(gallery, modality) > CLASSES:
             shares = [
                 self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
             agreed = _agreed(*shares)
-        drop = Drop.of(lost[rows], left[rows], gathered - still, agreed, gathered)
+        drop = Drop.of(lost[rows], left[rows], apart, agreed, self._gathered(modality, frozen, rows))
         return limited(weight(drop, self._bounds(modality)), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -159,7 +162,12 @@ class Evidence:
         return self._of_clean(gallery, modality)[2]
 
     def _gathered(self, modality: Modality, twin: Twin, rows: NDArray[np.intp]) -> float:
-        """How much nearer to each other these queries are than clean ones, as a share of what those leave."""
+        """How much nearer to each other these queries are than clean ones, as a share of what those leave.
+
+        0 of kinds of query for which nobody has looked whether that tells a shift from a batch of one class.
+        """
+        if modality not in CORNERS:
+            return 0.0
         clean = self._clean_together(modality)
         return (together(twin.features[rows]) - clean) / (1.0 - clean)
 
