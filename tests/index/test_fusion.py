@@ -113,13 +113,12 @@ class World:
             sum(values) / len(values), median, sum(lost[row] for row in hit) / len(hit),
             sum(lost[row] - left[row] for row in hit) / len(hit),
             (alike(frozen[counted]) - alike(adapted[counted])) / (1 - alike(self.clean)), len(counted),
-            gathered=(alike(frozen[counted]) - alike(self.clean)) / (1 - alike(self.clean)),
         )  # fmt: skip
         assert self.config.answer.evidence is not None
         found = []
         for row in range(len(frozen)):
             one = weight(drop, self.config.answer.evidence)
-            one = min(one, 0.25) if lost[row] <= 0 and drop.cornered < 0.5 else one
+            one = min(one, 0.25) if lost[row] <= 0 else one
             farther = left[row] >= lost[row] + 1 and drop.apart < 0.15
             found.append(min(one, 0.5) if farther else one)
         return found
@@ -416,6 +415,25 @@ def test_in_a_corner_less_of_a_drop_is_asked_and_near_queries_have_a_say() -> No
     lost, left = np.array([1.0, -0.1, 0.5]), np.array([0.2, -1.0, 2.0])
     assert limited(4.0, corner, lost, left).tolist() == [4.0, 4.0, 4.0]
     assert limited(4.0, replace(corner, gathered=0.1), lost, left).tolist() == [4.0, 0.25, 4.0]
+
+
+def test_a_corner_counts_for_composed_queries_alone() -> None:
+    """Nobody has looked at other kinds, of which a batch of one class may gather as well."""
+    world = World()
+    frozen = unit(near(world.items[np.arange(32) % ITEMS], 0.6, 3) + 2 * directions(5, 1))
+    twin, counted = world.seen(frozen), np.ones(32, bool)
+    rows = np.sort(np.unique(twin.codes, axis=0, return_index=True)[1])
+    lost = np.array(world.drops(frozen, world.usual(world.clean)))[rows]
+    assert alike(frozen[rows]) - alike(world.clean) > 0.3
+    bound = float(lost.mean()) - 1.0 / math.sqrt(len(rows))  # between two standard errors and half of one
+    quiet = {}
+    for kind, share in (("vector", 1.0), ("composed", 2.0)):
+        evidence = (share * bound, share * bound + 0.01)
+        config = Config.model_validate({"answer": {"top": TOP, "shortlist": 8, "evidence": evidence}}).answer
+        codes = lambda features, kind: world.head.codes(features, "vector")  # noqa: E731
+        weigher = Evidence(config, {kind: world.known["vector"]}, codes)
+        quiet[kind] = weigher.quiet(world.gallery, kind, twin, counted)
+    assert quiet == {"vector": True, "composed": False}
 
 
 def test_queries_that_are_gathered_give_no_more_than_an_equal_say() -> None:
