@@ -25,14 +25,16 @@ from core.types import Encoded, Outcome
 from index.fusion import WEIGHTS
 from index.judging import Counts, Judge
 
-PRIOR = 30.0
+PRIOR = 15.0
 """Labels that the expectation without labels counts as: docs/lab/log.md, as all of these."""
-STEP = 0.5
+STEP = 0.25
 """Points of AP that a weight is expected to lose for each step away from the rule's own."""
 FAR = 2
 """Steps that labels may take from the rule's own weight: so far goes what a hostile labeller can do."""
 DECAY = 100.0
 """Labels after which what one said counts 1/e."""
+QUIET = 2
+"""Quiet batches in a row that end a shift: under a weak one single batches show no evidence."""
 KEPT = 256
 """Queries that wait for their label; the oldest go first."""
 
@@ -64,6 +66,8 @@ class Correction:
 
     def _forget(self) -> None:
         self._answered: dict[Coordinates, Answered] = {}
+        self._quiet = 0
+        """Quiet batches in a row, while anything is known."""
         self._labels = 0.0
         """How many, faded."""
         self._gained = np.zeros(len(WEIGHTS))
@@ -84,11 +88,14 @@ class Correction:
         return np.where(weights == most, served, np.minimum(weights, served))
 
     def observe(self, outcome: Outcome) -> bool:
-        """Remembers sampled queries; a quiet batch is the end of a shift, and of what was known about it."""
+        """Remembers sampled queries; two quiet batches end a shift, and what was known about it."""
         if outcome.quiet:
             known = bool(self._answered) or self._labels > 0
-            self._forget()
+            self._quiet += known
+            if self._quiet >= QUIET:
+                self._forget()
             return known
+        changed, self._quiet = self._quiet > 0, 0
         rows = [
             (row, query.at)
             for row, query in enumerate(outcome.batch.queries)
@@ -99,7 +106,7 @@ class Correction:
             self._answered[at] = self._remembered(outcome, row)
         while len(self._answered) > KEPT:
             del self._answered[next(iter(self._answered))]
-        return bool(rows)
+        return changed or bool(rows)
 
     def _remembered(self, outcome: Outcome, row: int) -> Answered:
         width = slice(None) if self._keep else slice(0)
@@ -147,6 +154,7 @@ class Correction:
                 tensors[f"{name}.features"] = np.concatenate([twin.features for twin in twins])
         meta = {
             "labels": self._labels,
+            "quiet": self._quiet,
             "answered": [
                 [at.topic, at.partition, at.offset, row.version] for at, row in self._answered.items()
             ],
@@ -157,7 +165,7 @@ class Correction:
         """Returns to a snapshot. Raises ArtifactError where it is none."""
         self._forget()
         try:
-            self._labels = float(meta["labels"])
+            self._labels, self._quiet = float(meta["labels"]), int(meta.get("quiet", 0))  # none before 0.3
             self._gained, self._products = tensors["gained"].copy(), tensors["products"].copy()
             for row, (topic, partition, offset, version) in enumerate(meta["answered"]):
                 frozen, adapted = (

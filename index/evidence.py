@@ -45,6 +45,8 @@ twins, and for the quality to expect, which is that of a ranking much longer tha
 PICTURE_SHARE = 0.5
 """Of a composed query: the other half is text, which shifts with no picture, so that half as large a drop is
 as much evidence: docs/lab/log.md."""
+CORNERS: frozenset[Modality] = frozenset(("composed",))
+"""Kinds of query whose gathering counts beside their drop: docs/lab/log.md."""
 SHARED = 0.2
 """Share of agreeing neighbours of clean queries from which items share labels at all."""
 KEPT = 64
@@ -90,7 +92,7 @@ class Evidence:
                 self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
             agreed = _agreed(*shares)
-        drop = Drop.of(lost[rows], left[rows], apart, agreed)
+        drop = Drop.of(lost[rows], left[rows], apart, agreed, self._gathered(modality, frozen, rows))
         return limited(weight(drop, self._bounds(modality)), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -100,7 +102,8 @@ class Evidence:
         lost, rows = self.drops(gallery, modality, frozen), _distinct(frozen.codes, counted)
         if lost is None or not len(rows):
             return True
-        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf)
+        gathered = self._gathered(modality, frozen, rows)
+        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf, gathered=gathered)
         return weight(best, self._bounds(modality)) == 0.0
 
     def _bounds(self, modality: Modality) -> tuple[float, float]:
@@ -157,6 +160,16 @@ class Evidence:
     def agreement_of_clean(self, gallery: Gallery, modality: Modality) -> float:
         """Mean share of the nearest items of clean queries that agree; own items are left out."""
         return self._of_clean(gallery, modality)[2]
+
+    def _gathered(self, modality: Modality, twin: Twin, rows: NDArray[np.intp]) -> float:
+        """How much nearer to each other these queries are than clean ones, as a share of what those leave.
+
+        0 of kinds of query for which nobody has looked whether that tells a shift from a batch of one class.
+        """
+        if modality not in CORNERS:
+            return 0.0
+        clean = self._clean_together(modality)
+        return (together(twin.features[rows]) - clean) / (1.0 - clean)
 
     def _clean_together(self, modality: Modality) -> float:
         if modality not in self._together:

@@ -33,6 +33,9 @@ Clean queries among users of all kinds lose what the others win."""
 APART = (0.1, 0.2)
 """Mean cosine between the queries that the adapted twin takes away, as a share of what clean ones leave, from
 which it counts, and fully. Noise gathers the queries of a transformer; as they part they come no nearer."""
+CORNERED = 1.5
+"""Standard errors of the drop that are not asked for where the queries have gathered, as `APART` asks, and
+part again: docs/lab/log.md."""
 GATHERED = (0.02, 0.05)
 """The same the other way: queries that the adapted twin gathers give it no more than the frozen one's say.
 Another domain's pictures come nearer to the gallery so, and to its wrong items."""
@@ -52,7 +55,8 @@ class Drop:
     `mean` and `median` of the frozen twin; `hit` the mean of the queries that are hit, of all where none is,
     and `back` how much of it the adapted twin wins back. `apart` is how far it takes the queries from each
     other, see `APART`; `agreed` how much more its nearest items agree on their label, see `AGREED`; inf where
-    that says nothing.
+    that says nothing. `gathered` is how much nearer to each other the frozen twin finds them than clean ones,
+    as a share of what these leave.
     """
 
     mean: float
@@ -62,15 +66,28 @@ class Drop:
     apart: float
     rows: int
     agreed: float = math.inf
+    gathered: float = 0.0
+
+    @property
+    def cornered(self) -> float:
+        """Whether a shift has brought the queries together in a corner, 0-1.
+
+        They have gathered, the adapted twin parts them, and they come nearer to the gallery as they part: the
+        queries of one class have gathered, too, and are taken away from it. A few are alike by chance.
+        """
+        surely = self.gathered - 2.0 / self.rows
+        return min(_ramp(min(self.apart, surely), APART), _ramp(self.back, (0.0, RECOVERED)))
 
     @classmethod
     def of(
-        cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float, agreed: float = math.inf
-    ) -> Drop:
+        cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float, agreed: float = math.inf,
+        gathered: float = 0.0,
+    ) -> Drop:  # fmt: skip
         """From the drops [n] of the frozen and of the adapted twin, n > 0."""
         hit = lost > HIT if (lost > HIT).any() else np.ones(len(lost), bool)
         hurt, back = float(lost[hit].mean()), float((lost - left)[hit].mean())
-        return cls(float(lost.mean()), float(np.median(lost)), hurt, back, apart, len(lost), agreed)
+        middle = float(np.median(lost))
+        return cls(float(lost.mean()), middle, hurt, back, apart, len(lost), agreed, gathered)
 
 
 def weight(drop: Drop, evidence: tuple[float, float]) -> float:
@@ -84,8 +101,9 @@ def weight(drop: Drop, evidence: tuple[float, float]) -> float:
         evidence: mean drop (its lower bound) where the adapted twin begins to count, and counts as much as
             the frozen one.
     """
-    unsure = 2.0 / math.sqrt(drop.rows)  # two standard errors of a mean
     parted = _ramp(drop.apart, APART)
+    # Two standard errors of a mean. In a corner all is near to something, so that cosines fall by less.
+    unsure = (2.0 - CORNERED * drop.cornered) / math.sqrt(drop.rows)
     anyhow = max(_ramp(drop.median - unsure, SEVERE), parted)
     say = _ramp(drop.mean - unsure, evidence) * max(_ramp(drop.back, (0.0, RECOVERED)), anyhow)
     # In the corner where all had gathered neighbours agree, too, on a wrong label: who parts is not asked.
@@ -103,7 +121,9 @@ def limited(
 ) -> NDArray[np.float64]:
     """The weight of a batch for each of its rows, whose drops [B] limit it."""
     weights = np.full(len(lost), batch)
-    cases = [(lost <= NEAR[0], NEAR[1])]
+    cases = []
+    if drop.cornered < 0.5:  # there it is the shift that brings a query near
+        cases.append((lost <= NEAR[0], NEAR[1]))
     if drop.apart < sum(APART) / 2:  # who parts is farther from the corner where all was near
         cases.append((left - lost >= FARTHER[0], FARTHER[1]))
     for rows, most in cases:

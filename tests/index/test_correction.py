@@ -159,13 +159,34 @@ def test_features_are_kept_only_where_answers_are_ranked_by_them() -> None:
     assert correction.snapshot()[0]["frozen.features"].shape == (4, 0)
 
 
-def test_a_quiet_batch_ends_the_shift_and_what_was_known_of_it() -> None:
+def test_two_quiet_batches_end_the_shift_and_what_was_known_of_it() -> None:
     correction = taught("falls", 60)
     correction.observe(outcome(range(100, 110)))
     assert correction.observe(outcome(range(200, 210), quiet=True))
+    assert correction.correct(np.array([1.0])).tolist() == [0.25], "a weak shift has single quiet batches"
+    assert correction.remembers(at(100)) and not correction.remembers(at(200))
+    assert correction.observe(outcome(range(210, 220), quiet=True))
     assert correction.correct(np.array([1.0])).tolist() == [1.0]
-    assert not correction.remembers(at(100)) and not correction.remembers(at(200))
+    assert not correction.remembers(at(100)) and not correction.remembers(at(210))
     assert not correction.observe(outcome(range(300, 310), quiet=True)), "there was nothing to forget"
+
+
+def test_quiet_batches_are_counted_in_a_row_and_in_the_state() -> None:
+    correction = taught("falls", 60)
+    for start in (100, 300, 500):
+        assert correction.observe(outcome([start], quiet=True))
+        assert correction.observe(outcome([start + 100])), "the row ends"
+    correction.observe(outcome([700], quiet=True))
+    copy = made()
+    copy.restore(*correction.snapshot())
+    assert copy.correct(np.array([1.0])).tolist() == [0.25]
+    copy.observe(outcome([701], quiet=True))
+    assert copy.correct(np.array([1.0])).tolist() == [1.0]
+    tensors, meta = correction.snapshot()
+    del meta["quiet"]  # as of before
+    copy.restore(tensors, meta)
+    copy.observe(outcome([701], quiet=True))
+    assert copy.correct(np.array([1.0])).tolist() == [0.25]
 
 
 def test_a_snapshot_continues_as_the_original() -> None:
@@ -215,6 +236,7 @@ def test_a_rollback_brings_back_no_query_that_waited_no_longer() -> None:
         one.correction.observe(outcome([1, 2]))
         kept = one.correction.snapshot()
         one.correction.observe(outcome([3], quiet=True))
+        one.correction.observe(outcome([30], quiet=True))
         one.correction.observe(outcome([4]))
         if one is live:
             one.take(label(1, "rises"))

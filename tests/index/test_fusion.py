@@ -402,6 +402,40 @@ def test_queries_that_part_again_speak_for_the_adapted_twin() -> None:
     assert limited(4.0, replace(drop, apart=0.1), lost, left).tolist() == [0.5, 4.0, 0.25]
 
 
+def test_in_a_corner_less_of_a_drop_is_asked_and_near_queries_have_a_say() -> None:
+    """All is near to something there, so that cosines fall by less than the standard errors asked for."""
+    corner = Drop(0.35, 0.3, 1.8, 0.9, 0.4, 64, gathered=0.4)
+    assert corner.cornered == 1.0
+    assert weight(corner, (0.075, 0.375)) == 2.0
+    for alone in ({"gathered": 0.1}, {"apart": 0.05}, {"back": 0.0}):
+        assert weight(replace(corner, **alone), (0.075, 0.375)) <= 0.25, f"{alone}: no corner"
+        assert replace(corner, **alone).cornered == 0.0
+    assert weight(replace(corner, mean=0.05), (0.075, 0.375)) == 0.0, "without a shift nothing does"
+    assert [replace(corner, rows=rows).cornered for rows in (2, 6, 8, 64)] == pytest.approx([0, 0, 0.5, 1])
+    lost, left = np.array([1.0, -0.1, 0.5]), np.array([0.2, -1.0, 2.0])
+    assert limited(4.0, corner, lost, left).tolist() == [4.0, 4.0, 4.0]
+    assert limited(4.0, replace(corner, gathered=0.1), lost, left).tolist() == [4.0, 0.25, 4.0]
+
+
+def test_a_corner_counts_for_composed_queries_alone() -> None:
+    """Nobody has looked at other kinds, of which a batch of one class may gather as well."""
+    world = World()
+    frozen = unit(near(world.items[np.arange(32) % ITEMS], 0.6, 3) + 2 * directions(5, 1))
+    twin, counted = world.seen(frozen), np.ones(32, bool)
+    rows = np.sort(np.unique(twin.codes, axis=0, return_index=True)[1])
+    lost = np.array(world.drops(frozen, world.usual(world.clean)))[rows]
+    assert alike(frozen[rows]) - alike(world.clean) > 0.3
+    bound = float(lost.mean()) - 1.0 / math.sqrt(len(rows))  # between two standard errors and half of one
+    quiet = {}
+    for kind, share in (("vector", 1.0), ("composed", 2.0)):
+        evidence = (share * bound, share * bound + 0.01)
+        config = Config.model_validate({"answer": {"top": TOP, "shortlist": 8, "evidence": evidence}}).answer
+        codes = lambda features, kind: world.head.codes(features, "vector")  # noqa: E731
+        weigher = Evidence(config, {kind: world.known["vector"]}, codes)
+        quiet[kind] = weigher.quiet(world.gallery, kind, twin, counted)
+    assert quiet == {"vector": True, "composed": False}
+
+
 def test_queries_that_are_gathered_give_no_more_than_an_equal_say() -> None:
     """Another domain's pictures come nearer to the gallery, and nearer to each other: to its wrong items."""
     found = [weight(Drop(2.0, 2.0, 2.0, 1.5, apart, 64), (0.15, 0.75)) for apart in (0.0, -0.02, -0.04, -0.3)]
