@@ -24,6 +24,7 @@ from qshift.benchmarks.suite.bases import RECIPES, named_pictures
 from qshift.benchmarks.suite.tasks import SIDE, TASKS, load_task
 from qshift.benchmarks.suites.core import CORE, distilled
 from qshift.benchmarks.suites.plan import Plan
+from qshift.benchmarks.suites.special import DEVELOP
 from qshift.cli import app
 from qshift.data.emoji import EmojiSet, catalogue, write_emoji
 from qshift.demo.fit import STEPS, build, fit
@@ -225,6 +226,17 @@ def test_the_suite_has_all_corruptions_and_fewer_streams() -> None:
     # Not in the quick suite, which is a first look.
     assert CORE.tasks(list(TASKS), set(), True).count(plan.name) == 0
     assert CORE.tasks(list(TASKS), set(), False).count(plan.name) == 1
+
+
+def test_settings_are_chosen_on_other_shifts_than_those_reported() -> None:
+    plan = Plan("distil/openmoji-noto", "image", ("noto", "twemoji"), True, "develop")
+    found = DEVELOP.streams(plan, False)
+    reported = CORE.streams(Plan("distil/picture-picture", "image", ("sketch",), True), False)
+    assert plan.name in TASKS and not CORE.streams(plan, False)
+    mixed = [{look.name for look in one.segments[0].looks} for one in found if one.group == "mixed"]
+    assert {"clean", "impulse_noise-3", "contrast-3", "noto"} in mixed and len(mixed) == 2
+    severe = {look for one in reported for segment in one.segments for look in segment.looks if look.severity}
+    assert not severe & {look for one in found for segment in one.segments for look in segment.looks}
 
 
 @pytest.mark.parametrize("n", [5, 70, 130, 2000])

@@ -31,6 +31,7 @@ Loader = Callable[[Path | None, Path], Task]
 Samples = Sequence[Sample]
 DEVELOP = frozenset(
     (
+        "distil/openmoji-noto",
         "emoji/openmoji-noto",
         "emoji/text-noto",
         "office/amazon-webcam",
@@ -169,16 +170,15 @@ def emoji_text_noto(data_root: Path | None, cache: Path) -> Task:
     return _attributed(task, NOTO_ATTRIBUTION)
 
 
-def emoji_openmoji(data_root: Path | None, cache: Path) -> Task:
-    """OpenMoji's pictures, asked for by those items that all three vendors draw."""
-    name = "emoji/openmoji-noto"
+def emoji_openmoji(name: str, base: str, data_root: Path | None, cache: Path) -> Task:
+    """OpenMoji's pictures, asked for by those items that all three vendors draw; of either base."""
     noto, twemoji = _vendors(name, data_root)
     data, gallery = _openmoji(cache)
     pools = {"noto": _matched(noto, gallery), "twemoji": _matched(twemoji, gallery)}
     common = {sample.key for sample in pools["noto"]} & {sample.key for sample in pools["twemoji"]}
     pools = {"clean": gallery, **pools}
     kept = {pool: [sample for sample in found if sample.key in common] for pool, found in pools.items()}
-    return _attributed(_picture_task(name, "emoji", gallery, kept, True), data.attribution)
+    return _attributed(_picture_task(name, base, gallery, kept, True), data.attribution)
 
 
 def _vendors(name: str, data_root: Path | None) -> tuple[list[Sample], list[Sample]]:
@@ -274,7 +274,7 @@ def _tasks() -> dict[str, Loader]:
         "emoji/picture-picture": emoji_picture,
         "emoji/text-picture": emoji_text,
         "emoji/noto-twemoji": emoji_vendors,
-        "emoji/openmoji-noto": emoji_openmoji,
+        "emoji/openmoji-noto": partial(emoji_openmoji, "emoji/openmoji-noto", "emoji"),
         "emoji/text-noto": emoji_text_noto,
         "pacs/photo-art": partial(pacs_task, "photo", "art_painting"),
         "pacs/art-photo": partial(pacs_task, "art_painting", "photo"),
@@ -287,6 +287,7 @@ def _tasks() -> dict[str, Loader]:
         found[name] = partial(fashion_mnist_task, name)
 
     found["distil/picture-picture"] = distil_picture
+    found["distil/openmoji-noto"] = partial(emoji_openmoji, "distil/openmoji-noto", "distil")
     found.update({f"chain/{method}": partial(chain_task, method) for method in HEADS})
     return found | dict(word_tasks.TASKS)
 

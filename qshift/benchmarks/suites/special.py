@@ -50,6 +50,16 @@ def worded(plan: Plan, quick: bool) -> Sequence[Stream]:
     return [*found, *(plan.single(look, "text", batches) for look in (looks[:1] if quick else looks))]
 
 
+def kinds_apart(plan: Plan, quick: bool) -> Sequence[Stream]:
+    """As `choosing`, with what parts kinds of query in another way: low contrast, and drawings of others."""
+    batches = 2 if quick else 4
+    strange = [Look(corruption=name, severity=DEVELOP_SEVERITY) for name in ("impulse_noise", "contrast")]
+    looks = (CLEAN, *strange, *(Look(domain) for domain in plan.domains[:1]))
+    mix = Segment("mixed", looks, FULL * batches)
+    found = [*choosing(plan, quick), plan.single(strange[1], "corruption", batches)]
+    return [*found, plan.stream("mixed-kinds", "diverse", "mixed", [mix])]
+
+
 def severely(plan: Plan, quick: bool) -> Sequence[Stream]:
     """Where other pictures than those reported are held out: a few of the same shifts."""
     batches = 2 if quick else 3
@@ -104,6 +114,7 @@ DEVELOP = Suite(
     (
         Rule("emoji/picture-picture", choosing, quick=1),
         Rule("fashion-mnist/*", severely, split="develop"),
+        Rule("distil/*", kinds_apart, split="develop"),
         Rule("coco/*", worded, quick=1, split="develop"),  # its base takes seconds
         *(Rule(task, worded, split="develop") for task in TEXTS),
         Rule("*", choosing, quick=2, split="develop"),
