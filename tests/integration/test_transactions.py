@@ -1,6 +1,6 @@
 """What the client makes of transactions when Kafka is slow: whoever builds on them has to guard against it.
 
-Answers are not sent in transactions: docs/lab/log.md, 2026-11-30. What fails here was mended in the client.
+`stream.transaction` does: docs/lab/log.md, 2026-11-30. What fails here was mended in the client.
 """
 
 from __future__ import annotations
