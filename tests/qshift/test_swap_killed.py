@@ -1,7 +1,8 @@
 """`qshift gallery swap`, ended by kill -9 at each of its steps: the old gallery or the new one, never less.
 
-A step is what Python tells its audit hooks: a file opened, renamed or removed, a folder listed. One process
-loads what is needed and forks for each kill, so that all of them together take seconds.
+A step is, from the first write on, a file that is opened, written, flushed, renamed or removed, or a folder
+that is listed: as Python's audit hooks and its profiler have it. One process loads what is needed and forks
+for each kill, so that all of them together take seconds.
 """
 
 import signal
@@ -26,20 +27,34 @@ from rich.console import Console
 from qshift.demo.galleries import swap
 
 STEPS = {"open", "os.rename", "os.remove", "os.listdir", "os.scandir", "os.mkdir", "os.rmdir", "os.truncate"}
+WITHIN = {"flush", "fsync", "serialize_file", "write"}
 
 
 def swapped(source, folder, kill_at):
-    taken = 0
+    taken, begun = 0, False
 
-    def step(event, told):
+    def step():
         nonlocal taken
-        if event in STEPS and str(folder.parent) in str(told[0]):
-            taken += 1
-            if taken == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+        taken += begun
+        if begun and taken == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(step)
+    def heard(event, told):
+        nonlocal begun
+        if event in STEPS and str(folder.parent) in str(told[0]):
+            begun = begun or event != "open" or told[1] == "w"
+            step()
+
+    def called(frame, event, function):
+        nonlocal begun
+        if event == "c_call" and function.__name__ in WITHIN and "json" not in frame.f_code.co_filename:
+            begun = True
+            step()
+
+    sys.addaudithook(heard)
+    sys.setprofile(called)
     swap(source, folder, Console(file=io.StringIO()))
+    sys.setprofile(None)
     return taken
 
 
