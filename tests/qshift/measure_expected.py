@@ -23,9 +23,8 @@ from qshift.benchmarks.suite.work import KnownTasks
 from qshift.benchmarks.suites.core import recurrent, severe
 from qshift.benchmarks.suites.plan import Plan
 from qshift.benchmarks.suites.special import DEVELOP_CORRUPTIONS, choosing
-from qshift.build import assemble
+from qshift.build import assemble, ranked
 from qshift.methods import with_method
-from qshift.observers import ranked
 from qshift.offline import run_offline
 from qshift.recipes.emoji_base import clean_queries
 from qshift.recipes.expected import gallery_of, measured_answers

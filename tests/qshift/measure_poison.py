@@ -19,8 +19,7 @@ from qshift.benchmarks.suite.judge import Judge
 from qshift.benchmarks.suite.runs import log_of
 from qshift.benchmarks.suite.shared import SharedEncoder
 from qshift.benchmarks.suite.work import KnownTasks
-from qshift.build import assemble
-from qshift.observers import ranked
+from qshift.build import assemble, ranked
 from qshift.offline import run_offline
 
 SEED = 100
