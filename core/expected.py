@@ -26,6 +26,8 @@ PARTS: Mapping[Modality, str] = {
 """Names of the parts of a base model that hold the curves, by kind of query."""
 ROUNDS = 10
 """Turns of backfitting; the fourth changes nothing by more than .001 on the development tasks."""
+CHOOSING = 4
+"""Turns where forms are compared."""
 TWINS, TERMS = ("frozen", "adapted"), ("drops", "by_drop", "shares", "by_share")
 GATHERED = ("gathered", "by_gathered")
 """The terms that bases fitted before there were any, or without use for them, lack."""
@@ -93,7 +95,9 @@ def _falling(at: Numbers, values: Numbers) -> Knots:
     return sums / sizes, totals / sizes
 
 
-def _added(columns: Columns, precision: Numbers, own: NDArray[np.bool_]) -> Sequence[Knots]:
+def _added(
+    columns: Columns, precision: Numbers, own: NDArray[np.bool_], rounds: int = ROUNDS
+) -> Sequence[Knots]:
     """A term of each column, fitted in turn to what the others leave (backfitting).
 
     Of the answers `own` [n], of all where there are none.
@@ -101,7 +105,7 @@ def _added(columns: Columns, precision: Numbers, own: NDArray[np.bool_]) -> Sequ
     if own.any():
         columns, precision = [column[own] for column in columns], precision[own]
     terms: list[Knots] = [(np.zeros(1), np.zeros(1)) for _ in columns]
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for which in reversed(range(len(columns))):
             left = precision - sum(
                 np.interp(column, *term)
@@ -132,9 +136,7 @@ def _foretells(
             for form, used in enumerate((columns[:-1], columns)):
                 if not known.any():
                     continue
-                terms = _added(
-                    [column[known] for column in used], precision[known], np.ones(known.sum(), bool)
-                )
+                terms = _added(used, precision, known, CHOOSING)
                 off = _sum(used, terms) - precision
                 for way in sorted(set(ways[asked].tolist())):
                     missed[form] += float(off[asked & (ways == way)].mean()) ** 2

@@ -22,7 +22,7 @@ from core.types import Encoded, Query, QueryBatch
 from encoders.base_model import Base, Parts, load_base
 from encoders.head import HashHead
 from encoders.norms import calibrate
-from index.evidence import AROUND, Evidence
+from index.evidence import Evidence
 from index.gathered import gathered
 from index.judging import Judge
 from index.versions import GalleryVersions
@@ -57,7 +57,7 @@ from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, measure
 from stream.session import Session
 
-ITEMS, BITS = 96, 16
+ITEMS, BITS, AROUND = 96, 16, 20
 BATCHES = batches_asked("image")
 CONFIG = with_method(Config(device="cpu"), "aligned+fused")
 
@@ -112,8 +112,11 @@ def test_where_no_other_item_is_right_nothing_is_expected(base: Base, items: NDA
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32], own: bool) -> None:
+def test_the_curve_is_that_of_its_answers(
+    base: Base, items: NDArray[np.float32], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every answer again, ranked item by item, its cosine held against the clean ones item by item."""
+    monkeypatch.setattr("index.evidence.AROUND", AROUND)  # of a hundred nearest all 96 items would be
     labels = [f"class {min(item % 7, 3)}" for item in range(ITEMS)]  # of several sizes: so are shares
     clean = asked(labels, own)
     gallery = gallery_of(base, items, labels)
@@ -153,7 +156,7 @@ def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32]
     assert found.drops == pytest.approx(np.array(drops), abs=2e-2)
     for seen, right in ((found.shares, shares), (found.precision, precision)):
         assert np.isclose(seen, right, atol=1e-9).mean() > 0.97 and np.ptp(right) > 0.2
-    assert found.gathered == pytest.approx(np.array(together), abs=1e-3) and found.gathered.max() > 0
+    assert found.gathered == pytest.approx(np.array(together), abs=1e-2) and found.gathered.max() > 0.03
     assert found.ways.tolist() == named and set(named) == set(WAYS["image"])
     assert found.twins.tolist() == whose and set(quiet) == {True, False} and found.classes
     curve = measure_expected(base, gallery, clean, 5)
