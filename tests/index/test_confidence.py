@@ -162,9 +162,9 @@ def test_it_asks_how_far_the_batch_has_gathered_where_its_curve_has_such_a_term(
     falling = replace(AGREED, agreed=tuple(replace(one, **term) for one in AGREED.agreed))  # type: ignore[arg-type]
     (sure, fusion), (other, _) = made(falling, OF_CLASSES), made(AGREED, OF_CLASSES)
     for adapted, weight in enumerate((0.0, np.inf)):
-        twins = [twin(fusion, 1, 2.0, None, 15), twin(fusion, 2, 1.0, None, 15)]
-        asked = OF_CLASSES.version, "image", *twins, np.full(ROWS, weight, np.float32)
-        found, plain = sure(*asked), other(*asked)
+        twins = twin(fusion, 1, 2.0, None, 15), twin(fusion, 2, 1.0, None, 15)
+        weights = np.full(ROWS, weight, np.float32)
+        found, plain = (one(OF_CLASSES.version, "image", *twins, weights) for one in (sure, other))
         gathered = evidence().gathered(OF_CLASSES, "image", twins[adapted])
         assert found is not None and plain is not None and len(set(gathered)) == 1 and gathered[0] > 0
         lost, inside = 0.4 * gathered, (plain > 0) & (plain < 1)  # elsewhere the sum was cut before
