@@ -6,7 +6,7 @@ violators (Ayer et al., 1955): neighbours in the wrong order are replaced by the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,24 @@ PARTS: Mapping[Modality, str] = {
 """Names of the parts of a base model that hold the curves, by kind of query."""
 ROUNDS = 10
 """Turns of backfitting; the fourth changes nothing by more than .001 on the development tasks."""
+CHOOSING = 4
+"""Turns where forms are compared."""
 TWINS, TERMS = ("frozen", "adapted"), ("drops", "by_drop", "shares", "by_share")
+GATHERED = ("gathered", "by_gathered")
+"""The terms that bases fitted before there were any, or without use for them, lack."""
+SIGNS = (-1, 1, -1)
+"""Which way the terms go: fall with the drop, rise with the share, fall with gathering."""
 FROZEN, ADAPTED, BOTH = 0, 1, 2
 """Whose an answer is; both: nothing was shifted, so that the adapted twin was not asked."""
 Numbers = NDArray[np.float64]
+Knots = tuple[Numbers, Numbers]
+Columns = Sequence[Numbers]
 
 
 def fitted(
-    drops: ArrayLike, precision: ArrayLike, shares: ArrayLike | None = None, twins: ArrayLike | None = None
-) -> ExpectedQuality:
+    drops: ArrayLike, precision: ArrayLike, shares: ArrayLike | None = None, twins: ArrayLike | None = None,
+    gathered: ArrayLike | None = None, ways: ArrayLike | None = None,
+) -> ExpectedQuality:  # fmt: skip
     """The curve through labelled answers.
 
     Args:
@@ -43,6 +52,10 @@ def fitted(
         shares: [n] of the nearest items that carry a label of the first, where items share labels.
         twins: [n] `FROZEN`, `ADAPTED` or `BOTH`; None: all of both. Where there are shares each twin has
             terms of its own: what is aligned agrees more, and is right more often.
+        gathered: [n] how far its batch has gathered on few labels, 0 to 1; looked at beside shares.
+        ways: [n] names of the shifts, "kind/level", a batch each. A term of `gathered` is added for both
+            twins where it foretells the batches of kinds that were left out better than without; None, or
+            but one kind: it is not.
 
     Raises:
         ArtifactError: nothing to fit, lengths that differ, or values that are no numbers.
@@ -50,21 +63,24 @@ def fitted(
     at, values = np.asarray(drops, np.float64), np.asarray(precision, np.float64)
     if at.ndim != 1 or at.shape != values.shape or not len(at):
         raise ArtifactError(f"expected as many drops as precisions, got {at.shape} and {values.shape}")
-    beside = np.zeros(len(at)) if shares is None else np.asarray(shares, np.float64)
-    if beside.shape != at.shape:
-        raise ArtifactError(f"expected as many shares as drops, got {beside.shape} and {at.shape}")
-    if not all(np.isfinite(column).all() for column in (at, values, beside)):
+    beside = [np.zeros(len(at)) if one is None else np.asarray(one, np.float64) for one in (shares, gathered)]
+    if any(one.shape != at.shape for one in beside):
+        shapes = [one.shape for one in beside]
+        raise ArtifactError(f"expected as many shares, and gathered, as drops, got {shapes} and {at.shape}")
+    if not all(np.isfinite(column).all() for column in (at, values, *beside)):
         raise ArtifactError("drops, precisions or shares hold NaN or infinity: leave such queries out")
-    knots = _falling(at, values)
     agreed = None
     if shares is not None:
         whose = np.full(len(at), BOTH) if twins is None else np.asarray(twins)
-        frozen, adapted = (_added(at, beside, values, whose != other) for other in (ADAPTED, FROZEN))
-        agreed = (frozen, adapted)
-    return ExpectedQuality(*_single(knots), len(at), agreed)
+        columns = [at, *beside]
+        if gathered is None or ways is None or not _foretells(columns, values, whose, np.asarray(ways)):
+            columns = columns[:2]
+        frozen, adapted = (_added(columns, values, whose != other) for other in (ADAPTED, FROZEN))
+        agreed = (_quality(frozen), _quality(adapted))
+    return ExpectedQuality(*_single(_falling(at, values)), len(at), agreed)
 
 
-def _falling(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+def _falling(at: Numbers, values: Numbers) -> Knots:
     """Knots of the best curve that never rises: means of its blocks [k] and their values."""
     places, group = np.unique(at, return_inverse=True)
     counts = np.bincount(group).astype(np.float64)
@@ -79,42 +95,90 @@ def _falling(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
     return sums / sizes, totals / sizes
 
 
-def _added(drops: Numbers, shares: Numbers, precision: Numbers, own: NDArray[np.bool_]) -> AgreedQuality:
-    """A term that falls with the drop and one that rises with the share, fitted in turn (backfitting).
+def _added(
+    columns: Columns, precision: Numbers, own: NDArray[np.bool_], rounds: int = ROUNDS
+) -> Sequence[Knots]:
+    """A term of each column, fitted in turn to what the others leave (backfitting).
 
-    Each to what the other leaves. Of the answers `own` [n], of all where there are none.
+    Of the answers `own` [n], of all where there are none.
     """
     if own.any():
-        drops, shares, precision = drops[own], shares[own], precision[own]
-    places, levels = np.zeros(1), np.zeros(1)
-    for _ in range(ROUNDS):
-        left = precision - np.interp(drops, places, levels)
-        known, by_share = _falling(-shares, left)
-        known, by_share = -known[::-1], by_share[::-1]
-        places, levels = _falling(drops, precision - np.interp(shares, known, by_share))
-    return AgreedQuality(*_single((places, levels)), *_single((known, by_share)))
+        columns, precision = [column[own] for column in columns], precision[own]
+    terms: list[Knots] = [(np.zeros(1), np.zeros(1)) for _ in columns]
+    for _ in range(rounds):
+        for which in reversed(range(len(columns))):
+            left = precision - sum(
+                np.interp(column, *term)
+                for place, (column, term) in enumerate(zip(columns, terms))
+                if place != which
+            )
+            sign = SIGNS[which]
+            places, levels = _falling(-sign * columns[which], left)
+            terms[which] = (places, levels) if sign < 0 else (-places[::-1], levels[::-1])
+    return terms
 
 
-def _single(knots: tuple[Numbers, Numbers]) -> tuple[Floats, Floats]:
+def _foretells(
+    columns: Columns, precision: Numbers, whose: NDArray[np.int64], ways: NDArray[np.str_]
+) -> bool:
+    """Whether the last column makes less of an error in batches of a kind of shift that was left out.
+
+    Of the mean of each batch, squared, over both twins: what is shown is the mean of streams, and those that
+    come are of kinds that no fit has seen. One answer for both twins: of one alone there are few batches.
+    """
+    kinds = np.array([way.partition("/")[0] for way in ways.tolist()])
+    if len(set(kinds.tolist())) < 2:
+        return False
+    missed = [0.0, 0.0]
+    for kind in sorted(set(kinds.tolist())):
+        for other in (ADAPTED, FROZEN):
+            known, asked = (kinds != kind) & (whose != other), (kinds == kind) & (whose != other)
+            for form, used in enumerate((columns[:-1], columns)):
+                if not known.any():
+                    continue
+                terms = _added(used, precision, known, CHOOSING)
+                off = _sum(used, terms) - precision
+                for way in sorted(set(ways[asked].tolist())):
+                    missed[form] += float(off[asked & (ways == way)].mean()) ** 2
+    return missed[1] < missed[0]
+
+
+def _sum(columns: Columns, terms: Sequence[Knots]) -> Numbers:
+    found: Numbers = np.clip(sum(np.interp(column, *term) for column, term in zip(columns, terms)), 0.0, 1.0)
+    return found
+
+
+def _quality(terms: Sequence[Knots]) -> AgreedQuality:
+    return AgreedQuality(*(part for term in terms for part in _single(term)))
+
+
+def _single(knots: Knots) -> tuple[Floats, Floats]:
     return knots[0].astype(np.float32), knots[1].astype(np.float32)
 
 
 def precision_at(
-    curve: ExpectedQuality, drops: Numbers, shares: Numbers | None = None, adapted: bool = False
-) -> Numbers:
+    curve: ExpectedQuality, drops: Numbers, shares: Numbers | None = None, adapted: bool = False,
+    gathered: Numbers | None = None,
+) -> Numbers:  # fmt: skip
     """Expected average precision [B] at drops [B]; NaN where a drop is no number.
 
     Args:
         shares: [B] of the nearest items that agree, in a gallery of classes; a curve that was fitted without
             does not look at them.
         adapted: whether they are the adapted twin's.
+        gathered: [B] how far its batch has gathered; a curve without such a term does not look at it. None:
+            not at all.
     """
     if shares is None or curve.agreed is None:
         found: Numbers = np.interp(drops, curve.drops, curve.precision)
     else:
         agreed = curve.agreed[adapted]
         found = np.interp(drops, agreed.drops, agreed.by_drop)
-        found = np.clip(found + np.interp(shares, agreed.shares, agreed.by_share), 0.0, 1.0)
+        found = found + np.interp(shares, agreed.shares, agreed.by_share)
+        if agreed.gathered is not None and agreed.by_gathered is not None:
+            apart = np.zeros(len(drops)) if gathered is None else gathered
+            found = found + np.interp(apart, agreed.gathered, agreed.by_gathered)
+        found = np.clip(found, 0.0, 1.0)
     return np.where(np.isfinite(drops), found, np.nan)
 
 
@@ -126,7 +190,8 @@ def written(curve: ExpectedQuality) -> dict[str, NDArray[Any]]:
         "queries": np.array([curve.queries], np.int64),
     }
     for twin, terms in zip(TWINS, curve.agreed or (), strict=False):
-        tensors |= {f"{twin}.{name}": getattr(terms, name) for name in TERMS}
+        names = TERMS if terms.gathered is None else (*TERMS, *GATHERED)
+        tensors |= {f"{twin}.{name}": getattr(terms, name) for name in names}
     return tensors
 
 
@@ -150,9 +215,13 @@ def read(tensors: Mapping[str, NDArray[Any]]) -> ExpectedQuality:
 
 
 def _terms(tensors: Mapping[str, NDArray[Any]], twin: str) -> AgreedQuality:
-    found = AgreedQuality(*_parts(tensors, *(f"{twin}.{name}" for name in TERMS)))
+    more = any(f"{one}.{name}" in tensors for one in TWINS for name in GATHERED)
+    names = (*TERMS, *GATHERED) if more else TERMS
+    found = AgreedQuality(*_parts(tensors, *(f"{twin}.{name}" for name in names)))
     _check_curve(found.drops, found.by_drop, "drop", -1)
     _check_curve(found.shares, found.by_share, "share", 1)
+    if found.gathered is not None and found.by_gathered is not None:
+        _check_curve(found.gathered, found.by_gathered, "gathering", -1)
     return found
 
 

@@ -75,14 +75,17 @@ class AgreedQuality:
     """Average precision to expect where a gallery has classes: a term of the drop plus a term of the share.
 
     `drops` [k] ascend and `by_drop` [k] descends; `shares` [j], of the nearest items those that carry a label
-    of the first, ascend and so does `by_share` [j]. Both are linear between their knots and level beyond;
-    their sum is held to 0 to 1.
+    of the first, ascend and so does `by_share` [j]. All are linear between their knots and level beyond;
+    their sum is held to 0 to 1. `gathered` [m], how far the answers of its batch have gathered on few labels,
+    ascend and `by_gathered` [m] descends; None: no such term was fitted, or it foretold no better.
     """
 
     drops: Floats
     by_drop: Floats
     shares: Floats
     by_share: Floats
+    gathered: Floats | None = None
+    by_gathered: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)

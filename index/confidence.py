@@ -6,8 +6,8 @@ answered when the base was fitted (docs/methods/expected.md). What is served of 
 as good as they are, each by its weight.
 
 Under a filter the nearest item is the nearest that is allowed. The curve was measured without one, so that
-the confidence errs to the low side there. Whether neighbours agree is asked of the whole gallery: those that
-a filter leaves may share a label because it names it.
+the confidence errs to the low side there. Whether neighbours agree, and whether those of the whole batch have
+gathered, is asked of the whole gallery: those that a filter leaves may share a label because it names it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ class Expectations:
             return None
         if curve.agreed is None or not evidence.classes(gallery, modality):
             return precision_at(curve, drops)
-        return precision_at(curve, drops, evidence.agreed(gallery, twin).around, adapted)
+        around = evidence.agreed(gallery, twin).around
+        gathered = None
+        if curve.agreed[adapted].gathered is not None:
+            gathered = evidence.gathered(gallery, modality, twin)
+        return precision_at(curve, drops, around, adapted, gathered)
 
 
 class Confidence:

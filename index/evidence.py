@@ -27,6 +27,7 @@ from core.protocols import Gallery
 from core.references import DriftReference
 from core.types import Codes, Encoded, Floats, Hits, Keys, Modality, Twin
 from index.fusion import cosines
+from index.gathered import Votes, gathered, votes
 from index.weighing import CLASSES, Drop, limited, weight
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Evidence:
         missed: set[Modality] | None = None,
     ) -> None:  # fmt: skip
         self._answer, self._clean_queries, self._hash = config, reference, hash_
-        self._clean: dict[tuple[str, Modality], tuple[float, float, float]] = {}
+        self._clean: dict[tuple[str, Modality], tuple[float, float, float, Votes]] = {}
         self._together: dict[Modality, float] = {}
         self._agreed: tuple[tuple[Twin, str, Agreement], ...] = ()
         self._missed = set() if missed is None else missed
@@ -153,6 +154,16 @@ class Evidence:
         self._agreed = (*self._agreed[-1:], (twin, gallery.version, shares))
         return shares
 
+    def gathered(self, gallery: Gallery, modality: Modality, twin: Twin) -> NDArray[np.float64]:
+        """How far a twin's answers have gathered on few labels (`index/gathered.py`): [B], all the same."""
+        drop = float(self._standardised(gallery, modality, twin).mean())
+        usual = self.clean_votes(gallery, modality)
+        return np.full(len(twin.codes), gathered(self.agreed(gallery, twin).votes, usual, drop))
+
+    def clean_votes(self, gallery: Gallery, modality: Modality) -> Votes:
+        """Labels that clean queries' nearest items carry."""
+        return self._of_clean(gallery, modality)[3]
+
     def classes(self, gallery: Gallery, modality: Modality) -> bool:
         """Whether items of this gallery share labels, so that agreement says something of a ranking."""
         return self.agreement_of_clean(gallery, modality) > SHARED
@@ -180,7 +191,7 @@ class Evidence:
         """Mean and sd of the clean source queries' cosine to their nearest item of this gallery."""
         return self._of_clean(gallery, modality)[:2]
 
-    def _of_clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float, float]:
+    def _of_clean(self, gallery: Gallery, modality: Modality) -> tuple[float, float, float, Votes]:
         key = (gallery.version, modality)
         if key not in self._clean:
             clean = self._clean_queries[modality]
@@ -189,7 +200,8 @@ class Evidence:
             near = others(gallery, Encoded(clean.features, codes), hits, clean.own)
             shares = agreement(gallery, np.where(near > -1.0, hits.keys, -1), near)
             found = near.max(axis=1)
-            made = (float(found.mean()), max(float(found.std()), 1e-6), float(shares.near.mean()))
+            sd = max(float(found.std()), 1e-6)
+            made = (float(found.mean()), sd, float(shares.near.mean()), shares.votes)
             self._clean[key] = made
             while len(self._clean) > KEPT:
                 self._clean.pop(list(self._clean)[0], None)  # noqa: RUF015, another thread may be here, too
@@ -211,10 +223,14 @@ def _agreed(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
 
 
 class Agreement(NamedTuple):
-    """Shares [n] of nearest items that carry a label of the nearest of all: of ten, and of a hundred."""
+    """Shares [n] of nearest items that carry a label of the nearest of all: of ten, and of a hundred.
+
+    `votes` of all n together: the labels of the hundred.
+    """
 
     near: NDArray[np.float64]
     around: NDArray[np.float64]
+    votes: Votes
 
 
 def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agreement:
@@ -229,10 +245,12 @@ def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agre
     near = np.take_along_axis(keys, order, 1)
     unique, place = np.unique(near, return_inverse=True)
     labels = [frozenset(gallery.labels_of(key) if key >= 0 else ()) for key in unique.tolist()]
-    same, known = _alike(labels, place.reshape(near.shape)), near >= 0
+    place = place.reshape(near.shape)
+    same, known = _alike(labels, place), near >= 0
+    named = votes(labels, place, known)
     same[:, :1] = known[:, :1] = True  # whatever it is, it agrees with itself
     found = [(same & known)[:, :most].sum(1) / known[:, :most].sum(1) for most in (NEIGHBOURS, AROUND)]
-    return Agreement(*found)
+    return Agreement(*found, named)
 
 
 def _alike(labels: Sequence[frozenset[str]], place: NDArray[np.intp]) -> NDArray[np.bool_]:

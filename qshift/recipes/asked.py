@@ -26,6 +26,8 @@ Way = Callable[[Any, Draw], Any]
 KINDS = ("blur", "brightness", "impulse", "pixelate", "invert", "jitter")
 """Of `PICTURE_SHIFTS`, as for choosing settings. "core" asks kin of three: impulse, brightness, pixelate."""
 LEVELS = (0, 2, 4)
+HIDDEN = (0.1, 0.25, 0.5)
+"""Shares of a picture that are hidden: like no corruption that is reported, and what makes queries gather."""
 FEWER = (("jitter", 0), ("blur", 2), ("brightness", 4), ("impulse", 2), ("pixelate", 4), ("invert", 4))
 """For what is made of several pictures, or of a picture and a text: each costs as much as all its parts."""
 TYPED, TYPED_LEVELS = ("typos", "char_swap", "ocr", "char_delete"), (2, 6)
@@ -58,6 +60,23 @@ def shown(picture: Picture, draw: Draw, kind: str, level: int) -> Picture:
     """A picture shifted."""
     shift = PICTURE_SHIFTS[kind]
     return shift.apply(picture, shift.levels[level], draw)
+
+
+def covered(picture: Picture, draw: Draw, share: float) -> Picture:
+    """A picture behind a plain rectangle of its own shape, anywhere in it, of any colour."""
+    sides = [int(side * share**0.5) for side in picture.shape[:2]]
+    top, left = (int(draw.integers(whole - side + 1)) for whole, side in zip(picture.shape, sides))
+    found = picture.copy()
+    found[top : top + sides[0], left : left + sides[1]] = draw.integers(0, 256, 3)
+    return found
+
+
+def striped(picture: Picture, draw: Draw, share: float) -> Picture:
+    """A picture of which some rows are lost, each replaced by a colour."""
+    rows = draw.random(len(picture)) < share
+    found = picture.copy()
+    found[rows] = draw.integers(0, 256, (int(rows.sum()), 1, 3))
+    return found
 
 
 def typed(text: str, draw: Draw, kind: str, level: int) -> str:
@@ -116,10 +135,18 @@ def _moved(vector: Floats, by: NDArray[np.float64], strength: float) -> Floats:
 def _ways() -> dict[Modality, Mapping[str, Way]]:
     few = {f"{kind}/{level}": (kind, level) for kind, level in FEWER}
     words = [(kind, level) for kind in TYPED for level in TYPED_LEVELS] + [(k, WORDS_LEVEL) for k in WORDS]
+    hidden = {"covered": covered, "striped": striped}
     vectors = {"noise": noisy, "offset": offset, "scaled": scaled}
     last = partial(changed_in_words, kind=TYPED[0], level=TYPED_LEVELS[-1])
     return {
-        "image": {f"{k}/{level}": partial(shown, kind=k, level=level) for k in KINDS for level in LEVELS},
+        "image": {
+            **{f"{k}/{level}": partial(shown, kind=k, level=level) for k in KINDS for level in LEVELS},
+            **{
+                f"{name}/{share}": partial(way, share=share)
+                for name, way in hidden.items()
+                for share in HIDDEN
+            },
+        },
         "text": {
             "clean": same,
             **{f"{k}/{level}": partial(typed, kind=k, level=level) for k, level in words},
@@ -146,6 +173,8 @@ def _ways() -> dict[Modality, Mapping[str, Way]]:
 
 WAYS: Mapping[Modality, Mapping[str, Way]] = MappingProxyType(_ways())
 """By kind of query: name -> way. Each is asked by one batch."""
+OF_CLASSES = frozenset(f"{name}/{share}" for name in ("covered", "striped") for share in HIDDEN)
+"""Ways that are asked only where items share labels: there they show what gathers."""
 
 
 def batches_asked(*modalities: Modality) -> int:

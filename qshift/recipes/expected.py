@@ -1,7 +1,8 @@
 """How good answers are to be expected to be, by what is seen of a query without its label.
 
 The base's own clean queries are shifted in a few ways, aligned and answered; each answer has its true average
-precision, its drop, and the share of its hundred nearest items that agree (`index.evidence`). What is learned
+precision, its drop, the share of its hundred nearest items that agree (`index.evidence`), and how far its
+batch has gathered on few labels (`index.gathered`). What is learned
 from all of them, of both twins, is what the service shows beside labelled quality. It decides nothing.
 
 Ours; docs/methods/expected.md.
@@ -27,10 +28,11 @@ from index.evidence import Evidence, agreement
 from index.exact import nearest as shortlisted
 from index.fusion import BEHIND, cosines
 from index.gallery import Label, VersionedGallery
+from index.gathered import gathered
 from index.versions import GalleryVersions
 from monitoring.ranking import ap_and_first, counted_levels
 from qshift.build import Engine, assemble, with_method
-from qshift.recipes.asked import PURPOSE, WAYS, CleanQueries
+from qshift.recipes.asked import OF_CLASSES, PURPOSE, WAYS, CleanQueries
 from qshift.recipes.encode import BATCH, Count
 from stream.session import Session
 
@@ -45,8 +47,9 @@ Curve = Callable[[Base], Curves]
 class Answers:
     """What was measured of n answers: drops [n], shares of agreeing items [n], average precision [n].
 
-    `twins` [n] says whose they are, see `core.expected.FROZEN`; `classes` whether the items share labels, so
-    that shares say something.
+    `gathered` [n] is how far its batch has gathered on few labels, `ways` [n] the name of its shift, `twins`
+    [n] whose they are, see `core.expected.FROZEN`; `classes` whether the items share labels, so that shares
+    say something.
     """
 
     drops: NDArray[np.float64]
@@ -54,6 +57,8 @@ class Answers:
     precision: NDArray[np.float64]
     twins: NDArray[np.int64]
     classes: bool
+    gathered: NDArray[np.float64]
+    ways: NDArray[np.str_]
 
 
 def gallery_of(
@@ -102,7 +107,8 @@ def measure_expected(
     found = measured_answers(base, gallery, clean, seed, count)
     if not len(found.precision):
         return None
-    return fitted(found.drops, found.precision, found.shares if found.classes else None, found.twins)
+    shares = found.shares if found.classes else None
+    return fitted(found.drops, found.precision, shares, found.twins, found.gathered, found.ways)
 
 
 def measured_answers(
@@ -111,61 +117,70 @@ def measured_answers(
     """What `measure_expected` learns from; answers that cannot be judged are left out."""
     engine = assemble(with_method(Config(), "aligned+fused"), base, GalleryVersions(gallery))
     judge = _Judge(engine, gallery, clean)
-    found: list[tuple[float, float, float, int]] = []
-    for rows, outcome in _answered(engine, clean, seed):
+    found: list[tuple[float, float, float, float, int, str]] = []
+    ways = [way for way in WAYS[clean.modality] if judge.classes or way not in OF_CLASSES]
+    for way, rows, outcome in _answered(engine, clean, seed, ways):
         alone = outcome.adapted is outcome.frozen  # nothing was shifted: the adapted twin was not asked
-        found += [(*seen, BOTH if alone else FROZEN) for seen in judge.of(rows, outcome.frozen)]
+        found += [(*seen, BOTH if alone else FROZEN, way) for seen in judge.of(rows, outcome.frozen)]
         if not alone:
-            found += [(*seen, ADAPTED) for seen in judge.of(rows, outcome.adapted)]
+            found += [(*seen, ADAPTED, way) for seen in judge.of(rows, outcome.adapted)]
         if count is not None:
             count.step("answering shifted queries")
-    known = np.array([answer for answer in found if not np.isnan(answer[2])]).reshape(-1, 4)
-    drops, shares, precision, twins = known.T
-    return Answers(drops, shares, precision, twins.astype(np.int64), judge.classes)
+    if count is not None:
+        for _ in range(len(WAYS[clean.modality]) - len(ways)):
+            count.step("answering shifted queries")
+    known = [answer for answer in found if not np.isnan(answer[2])]
+    drops, shares, precision, gathered = np.array([answer[:4] for answer in known]).reshape(-1, 4).T
+    twins = np.array([answer[4] for answer in known], np.int64)
+    named = np.array([answer[5] for answer in known], np.str_)
+    return Answers(drops, shares, precision, twins, judge.classes, gathered, named)
 
 
-def _answered(engine: Engine, clean: CleanQueries, seed: int) -> Iterator[tuple[NDArray[np.int64], Outcome]]:
+def _answered(
+    engine: Engine, clean: CleanQueries, seed: int, ways: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.int64], Outcome]]:
     """Each shift at each level: one batch, met by a lane that has seen nothing yet."""
     kind = clean.modality
-    for which, way in WAYS[kind].items():
+    for which in ways:
         rows = generator(seed, which, PURPOSE).permutation(len(clean.contents))[:BATCH]
         queries = []
         for place, row in enumerate(rows.tolist()):
-            content = way(clean.contents[row], generator(seed, f"{which}/{row}", PURPOSE))
+            content = WAYS[kind][which](clean.contents[row], generator(seed, f"{which}/{row}", PURPOSE))
             asked = Query(Coordinates(PURPOSE, 0, place), kind, content)
             queries.append(engine.pipeline.admit(asked))
         session = Session(engine.pipeline, kind)
         batch = QueryBatch(f"0:{kind}", 0, kind, tuple(queries))
-        yield rows, session.learn(session.answer(batch))
+        yield which, rows, session.learn(session.answer(batch))
 
 
 class _Judge:
-    """Drop, agreement and true average precision of a twin's answers, own items left out."""
+    """Drop, agreement, true average precision and gathering of a twin's answers, own items left out."""
 
     def __init__(self, engine: Engine, gallery: VersionedGallery, clean: CleanQueries) -> None:
         answer, base, kind = engine.config.answer, engine.base, clean.modality
         self._gallery, self._clean, self._shortlist = gallery, clean, answer.shortlist
         evidence = Evidence(answer, base.reference, base.head.codes)
         self._mean, self._sd = evidence.clean(gallery, kind)
-        self.classes = evidence.classes(gallery, kind)
+        self.classes, self._usual = evidence.classes(gallery, kind), evidence.clean_votes(gallery, kind)
         self._items = gallery.features(gallery.keys())
 
-    def of(self, rows: NDArray[np.int64], twin: Twin) -> list[tuple[float, float, float]]:
-        """(drop, share, AP) of each row; AP is NaN where no other item carries its label."""
+    def of(self, rows: NDArray[np.int64], twin: Twin) -> list[tuple[float, float, float, float]]:
+        """(drop, share, AP, gathered) of each row; AP is NaN where no other item carries its label."""
         own = None if self._clean.own is None else self._clean.own[rows]
         keys, near = twin.hits.keys, cosines(self._gallery, twin.encoded, twin.hits)
         if own is not None:
             gone = keys == own[:, None]
             keys, near = np.where(gone, -1, keys), np.where(gone, -1.0, near)
         drops = (self._mean - near.max(axis=1)) / self._sd
-        shares = agreement(self._gallery, keys, near).around
+        agreed = agreement(self._gallery, keys, near)
+        together = gathered(agreed.votes, self._usual, float(drops.mean()))
         bits, every = self._gallery.distances(twin.codes), twin.features @ self._items.T
         found = []
         for place, row in enumerate(rows.tolist()):
             right = self._right(self._clean.labels[row])
             but = None if own is None else int(own[place])
             precision = average_precision(bits[place], every[place], right, self._shortlist, but)
-            found.append((float(drops[place]), float(shares[place]), precision))
+            found.append((float(drops[place]), float(agreed.around[place]), precision, together))
         return found
 
     def _right(self, label: Label) -> NDArray[np.int64]:

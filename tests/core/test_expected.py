@@ -158,3 +158,69 @@ def test_each_twin_has_terms_of_its_own_answers() -> None:
     lonely, every = fitted(drops, precision, shares, np.zeros(300)), fitted(drops, precision, shares)
     assert lonely.agreed is not None and every.agreed is not None
     assert (lonely.agreed[1].by_share == every.agreed[1].by_share).all()
+
+
+def gathering(seed: int, worth: float) -> dict[str, np.ndarray]:
+    """Six kinds of shift in three batches each, of which some have gathered; then answers lose `worth`."""
+    rng = np.random.default_rng(seed)
+    batch = np.repeat(np.arange(18), 30)
+    gathered = rng.permutation(np.linspace(0, 1, 18) ** 2)[batch]
+    drops, shares = rng.normal(size=len(batch)), rng.random(len(batch))
+    precision = np.clip(0.6 + 0.3 * shares - 0.05 * drops - worth * gathered, 0, 1)
+    ways = np.array([f"kind {one // 3}/{one % 3}" for one in batch])
+    return {
+        "drops": drops,
+        "precision": precision + 0.02 * rng.normal(size=len(batch)),
+        "shares": shares,
+        "twins": np.arange(len(batch)) % 3,
+        "gathered": gathered,
+        "ways": ways,
+    }
+
+
+def test_gathering_is_a_term_where_it_foretells_kinds_that_were_left_out() -> None:
+    known, new = gathering(0, 0.5), gathering(1, 0.5)
+    curve = fitted(**known)
+    without = fitted(**{name: one for name, one in known.items() if name != "gathered"})
+    assert curve.agreed is not None and without.agreed is not None
+    for adapted, terms in enumerate(curve.agreed):
+        assert terms.gathered is not None and terms.by_gathered is not None
+        assert (np.diff(terms.gathered) > 0).all() and (np.diff(terms.by_gathered) <= 0).all()
+        asked = new["drops"], new["shares"], bool(adapted)
+        found = precision_at(curve, *asked, new["gathered"])
+        assert np.abs(found - new["precision"]).mean() < 0.04
+        assert np.abs(precision_at(without, *asked, new["gathered"]) - new["precision"]).mean() > 0.08
+        assert (precision_at(curve, *asked) == precision_at(curve, *asked, np.zeros(len(new["drops"])))).all()
+
+
+def test_gathering_is_left_alone_where_it_says_nothing() -> None:
+    """One way to read it for all kinds is needed: here each kind has its own, or it is noise, or one kind."""
+    plain = fitted(**{n: one for n, one in gathering(2, 0.5).items() if n not in ("gathered", "ways")})
+    lone, unnamed = gathering(2, 0.5), gathering(2, 0.5)
+    lone["ways"] = np.array([way.replace(way[:6], "kind 0") for way in lone["ways"]])
+    del unnamed["ways"]
+    for asked in (lone, unnamed):
+        found = fitted(**asked)
+        assert found.agreed is not None and found.agreed[0].gathered is None
+        assert all((written(plain)[name] == one).all() for name, one in written(found).items())
+    useless = gathering(3, 0.0)
+    useless["gathered"] = np.where(useless["ways"] < "kind 3", 1.0, 0.0) * useless["gathered"]
+    useless["precision"] = np.clip(useless["precision"] - 0.3 * (useless["ways"] >= "kind 5"), 0, 1)
+    found = fitted(**useless)
+    assert found.agreed is not None and found.agreed[0].gathered is None
+
+
+def test_a_base_keeps_the_term_of_gathering_and_older_ones_have_none() -> None:
+    whole = written(fitted(**gathering(0, 0.5)))
+    again = read(whole)
+    assert again.agreed is not None and again.agreed[1].by_gathered is not None
+    assert (again.agreed[1].by_gathered == whole["adapted.by_gathered"]).all()
+    old = read({name: one for name, one in whole.items() if "gathered" not in name})
+    assert old.agreed is not None and old.agreed[0].gathered is None
+    half = {name: one for name, one in whole.items() if name != "frozen.by_gathered"}
+    with pytest.raises(ArtifactError, match=r"lacks 'frozen\.by_gathered'"):
+        read(half)
+    with pytest.raises(ArtifactError, match="rises with the gathering"):
+        read({**whole, "frozen.gathered": np.float32([0, 1]), "frozen.by_gathered": np.float32([0, 1])})
+    with pytest.raises(ArtifactError, match="as many shares, and gathered"):
+        fitted([0.0, 1.0], [0.5, 0.5], [1.0, 1.0], gathered=[1.0])

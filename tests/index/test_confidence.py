@@ -155,6 +155,22 @@ def test_in_a_gallery_of_classes_it_asks_whether_neighbours_agree(among: Any) ->
     assert found is not None and found == pytest.approx(right, abs=1e-5) and len(set(shares)) > 2
 
 
+def test_it_asks_how_far_the_batch_has_gathered_where_its_curve_has_such_a_term() -> None:
+    """Of the twin whose answer it is, and of the whole gallery."""
+    assert AGREED.agreed is not None
+    term = {"gathered": np.float32([0, 1]), "by_gathered": np.float32([0, -0.4])}
+    falling = replace(AGREED, agreed=tuple(replace(one, **term) for one in AGREED.agreed))  # type: ignore[arg-type]
+    (sure, fusion), (other, _) = made(falling, OF_CLASSES), made(AGREED, OF_CLASSES)
+    for adapted, weight in enumerate((0.0, np.inf)):
+        twins = twin(fusion, 1, 2.0, None, 15), twin(fusion, 2, 1.0, None, 15)
+        weights = np.full(ROWS, weight, np.float32)
+        found, plain = (one(OF_CLASSES.version, "image", *twins, weights) for one in (sure, other))
+        gathered = evidence().gathered(OF_CLASSES, "image", twins[adapted])
+        assert found is not None and plain is not None and len(set(gathered)) == 1 and gathered[0] > 0
+        lost, inside = 0.4 * gathered, (plain > 0) & (plain < 1)  # elsewhere the sum was cut before
+        assert inside.any() and found[inside] == pytest.approx(np.maximum(plain - lost, 0)[inside], abs=1e-6)
+
+
 def test_without_classes_it_is_the_curve_to_the_bit() -> None:
     """Whatever else the base has learned of classes."""
     (sure, fusion), (other, _) = made(AGREED), made(replace(AGREED, agreed=None))

@@ -32,11 +32,12 @@ from qshift.shifts.corruptions import IMAGE_CORRUPTIONS
 
 TASKS = ("office/amazon-webcam", "digits/usps-mnist", "fashion-mnist/develop", "emoji/openmoji-noto")
 SEED, SIDE, DOT = 100, 260, 3
+HIDDEN = ("covered", "striped")
 COLOURS = {"frozen": "#1f77b4", "adapted": "#d62728"}
 
 
 class Seen(Judge):
-    """Keeps drop and share of each judged answer, of both twins."""
+    """Keeps drop, share and gathering of each judged answer, of both twins."""
 
     def __init__(self, engine, labels):
         super().__init__(labels, ranked(engine), {})
@@ -51,15 +52,16 @@ class Seen(Judge):
             columns += [
                 self.evidence.drops(gallery, "image", twin),
                 self.evidence.agreed(gallery, twin).around,
+                self.evidence.gathered(gallery, "image", twin),
             ]
         for query, *row in zip(outcome.batch.queries, *columns):
             self.rows[query.at.offset] = row
 
     def table(self):
-        """[n, 6]: drop, share and AP of the frozen twin, then of the adapted one."""
+        """[n, 8]: drop, share, gathering and AP of the frozen twin, then of the adapted one."""
         rows = []
         for offset in sorted(self.frozen):
-            frozen, adapted = self.rows[offset][:2], self.rows[offset][2:]
+            frozen, adapted = self.rows[offset][:3], self.rows[offset][3:]
             rows.append([*frozen, self.frozen[offset][0], *adapted, self.adapted[offset][0]])
         return np.array(rows)
 
@@ -74,7 +76,7 @@ def streams_of(plan):
 
 
 def asked(data, cache, name):
-    """What is seen when the base is fitted [n, 4], and on each stream [n, 6], by its name."""
+    """What is seen when the base is fitted [n, 5] with the ways, and on each stream [n, 8], by its name."""
     kept = cache / f"expected-{name.replace('/', '-')}.npz"
     if kept.is_file():
         return dict(np.load(kept))
@@ -85,7 +87,8 @@ def asked(data, cache, name):
     items = ready.gallery.features(ready.gallery.keys())
     own = gallery_of(base, items, [sample.label for sample in task.gallery])
     answers = measured_answers(base, own, pictures)
-    found = {"fit": np.stack([answers.drops, answers.shares, answers.precision, answers.twins], 1)}
+    columns = [answers.drops, answers.shares, answers.precision, answers.twins, answers.gathered]
+    found = {"fit": np.stack(columns, 1), "ways": answers.ways}
     found["classes"] = np.array([answers.classes])
     domains = tuple(pool for pool in task.pools if pool != "clean")
     plan = Plan(task.name, task.modality, domains, task.retaken, task.split)
@@ -101,22 +104,28 @@ def asked(data, cache, name):
     return found
 
 
-def forms(fit):
-    """name -> (drops, shares, of the adapted twin) -> expected precision: what was tried."""
-    drops, shares, precision, twins = fit.T
+def forms(fit, ways):
+    """name -> (drops, shares, gathered, of the adapted twin) -> expected precision: what was tried."""
+    drops, shares, precision, twins, gathered = fit.T
+    twins = twins.astype(int)
+    former = np.array([not way.startswith(HIDDEN) for way in ways])
     both, own = fitted(drops, precision, shares), fitted(drops, precision, shares, twins)
+    before = fitted(drops[former], precision[former], shares[former], twins[former])
+    chosen = fitted(drops, precision, shares, twins, gathered, ways)
     at, level = _falling(-shares, precision)
 
-    def by_share(z, s, adapted):
+    def by_share(z, s, g, adapted):
         return np.interp(s, -at[::-1], level[::-1])
 
     return {
-        "drop": lambda z, s, adapted: precision_at(both, z),
+        "drop": lambda z, s, g, adapted: precision_at(both, z),
         "share": by_share,
-        "mean of both": lambda z, s, adapted: (precision_at(both, z) + by_share(z, s, adapted)) / 2,
-        "nearest 100": lambda z, s, adapted: np.array([_cell(fit, *one) for one in zip(z, s)]),
-        "one sum": lambda z, s, adapted: precision_at(both, z, s),
-        "a sum each": lambda z, s, adapted: precision_at(own, z, s, adapted),
+        "mean of both": lambda z, s, g, adapted: (precision_at(both, z) + by_share(z, s, g, adapted)) / 2,
+        "nearest 100": lambda z, s, g, adapted: np.array([_cell(fit, *one) for one in zip(z, s)]),
+        "one sum": lambda z, s, g, adapted: precision_at(both, z, s),
+        "six kinds": lambda z, s, g, adapted: precision_at(before, z, s, adapted),
+        "a sum each": lambda z, s, g, adapted: precision_at(own, z, s, adapted),
+        "chosen": lambda z, s, g, adapted: precision_at(chosen, z, s, adapted, g),
     }
 
 
@@ -131,9 +140,9 @@ def means(found, kind, form):
     rows = []
     for key, table in found.items():
         if key.startswith(f"{kind}/"):
-            z, s, right, moved, near, after = table.T
+            z, s, g, right, moved, near, together, after = table.T
             asked = (z != moved).any() or (s != near).any()
-            found_twins = form(z, s, False), form(moved, near, bool(asked))
+            found_twins = form(z, s, g, False), form(moved, near, together, bool(asked))
             rows.append([found_twins[0].mean(), right.mean(), found_twins[1].mean(), after.mean()])
     return 100 * np.array(rows)
 
@@ -184,11 +193,11 @@ def main(data, cache, *words):
     for name in words[2 if svg else 0 :] or TASKS:
         found = asked(Path(data), Path(cache), name)
         print(name, "r frozen / adapted / difference | mean error | bias")
-        known = forms(found["fit"])
+        known = forms(found["fit"], found["ways"])
         for kind in ("develop", "other"):
             for form in known if found["classes"] else ("drop",):
                 print(f"  {kind:8}{form:14}", said(means(found, kind, known[form])))
-        form = known["a sum each" if found["classes"] else "drop"]
+        form = known["chosen" if found["classes"] else "drop"]
         panels.append((name, np.concatenate([means(found, kind, form) for kind in ("develop", "other")])))
     if svg:
         svg.write_text(drawn(panels))

@@ -22,7 +22,8 @@ from core.types import Encoded, Query, QueryBatch
 from encoders.base_model import Base, Parts, load_base
 from encoders.head import HashHead
 from encoders.norms import calibrate
-from index.evidence import AROUND, Evidence
+from index.evidence import Evidence
+from index.gathered import gathered
 from index.judging import Judge
 from index.versions import GalleryVersions
 from monitoring.ranking import ap_and_first, counted_levels
@@ -32,7 +33,16 @@ from qshift.build import assemble
 from qshift.data.emoji import EmojiSet
 from qshift.methods import with_method
 from qshift.observers import expected, watching
-from qshift.recipes.asked import CleanQueries, batches_asked
+from qshift.recipes.asked import (
+    HIDDEN,
+    OF_CLASSES,
+    WAYS,
+    CleanQueries,
+    Way,
+    batches_asked,
+    covered,
+    striped,
+)
 from qshift.recipes.emoji_base import fit_emoji_base
 from qshift.recipes.encode import BATCH, Count, collated, encoded
 from qshift.recipes.expected import (
@@ -47,7 +57,7 @@ from qshift.recipes.finish import Clean, finish_base, hash_head
 from qshift.recipes.measure import Step, measure
 from stream.session import Session
 
-ITEMS, BITS = 96, 16
+ITEMS, BITS, AROUND = 96, 16, 20
 BATCHES = batches_asked("image")
 CONFIG = with_method(Config(device="cpu"), "aligned+fused")
 
@@ -102,8 +112,11 @@ def test_where_no_other_item_is_right_nothing_is_expected(base: Base, items: NDA
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32], own: bool) -> None:
+def test_the_curve_is_that_of_its_answers(
+    base: Base, items: NDArray[np.float32], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every answer again, ranked item by item, its cosine held against the clean ones item by item."""
+    monkeypatch.setattr("index.evidence.AROUND", AROUND)  # of a hundred nearest all 96 items would be
     labels = [f"class {min(item % 7, 3)}" for item in range(ITEMS)]  # of several sizes: so are shares
     clean = asked(labels, own)
     gallery = gallery_of(base, items, labels)
@@ -112,12 +125,15 @@ def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32]
     usual = (queries @ half.T).max(1)  # none is a copy, and the shortlist holds every item
     drops, shares, precision, whose, quiet = [], [], [], [], []
     engine = assemble(CONFIG, base, GalleryVersions(gallery))
-    for rows, outcome in _answered(engine, clean, 5):
+    named, together = [], []
+    for way, rows, outcome in _answered(engine, clean, 5, list(WAYS["image"])):
         quiet.append(outcome.quiet)
         for number, twin in enumerate(
             (outcome.frozen,) if outcome.quiet else (outcome.frozen, outcome.adapted)
         ):
             whose += [2 if outcome.quiet else number] * len(rows)
+            named += [way] * len(rows)
+            votes: dict[str, float] = {}
             for place, row in enumerate(rows.tolist()):
                 cosine = {item: float(half[item] @ twin.features[place]) for item in range(ITEMS)}
                 if own:
@@ -125,17 +141,26 @@ def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32]
                 order = sorted(cosine, key=lambda item: -cosine[item])
                 near = [labels[item] for item in order[:AROUND]]
                 shares.append(near.count(near[0]) / len(near))
+                for label in near:
+                    votes[label] = votes.get(label, 0.0) + 1 / len(near)
                 found = [number for number, item in enumerate(order, 1) if labels[item] == labels[row]]
                 precision.append(sum(n / at for n, at in enumerate(found, 1)) / len(found))
                 drops.append((usual.mean() - max(cosine.values())) / usual.std())
+            clean_votes = Evidence(CONFIG.answer, base.reference, base.head.codes).clean_votes(
+                gallery, "image"
+            )
+            far = float(np.mean(drops[-len(rows) :]))
+            together += [gathered(votes, clean_votes, far)] * len(rows)
     found = measured_answers(base, gallery, clean, 5)
     # Features are kept in half precision: what is as near may change places.
     assert found.drops == pytest.approx(np.array(drops), abs=2e-2)
     for seen, right in ((found.shares, shares), (found.precision, precision)):
         assert np.isclose(seen, right, atol=1e-9).mean() > 0.97 and np.ptp(right) > 0.2
+    assert found.gathered == pytest.approx(np.array(together), abs=5e-3) and found.gathered.max() > 0.02
+    assert found.ways.tolist() == named and set(named) == set(WAYS["image"])
     assert found.twins.tolist() == whose and set(quiet) == {True, False} and found.classes
     curve = measure_expected(base, gallery, clean, 5)
-    again = fitted(found.drops, found.precision, found.shares, found.twins)
+    again = fitted(found.drops, found.precision, found.shares, found.twins, found.gathered, found.ways)
     assert curve is not None and len(curve.drops) > 1 and curve.queries == len(drops)
     one, other = written(curve), written(again)
     assert set(one) == set(other) and all((one[name] == other[name]).all() for name in one)
@@ -144,6 +169,24 @@ def test_the_curve_is_that_of_its_answers(base: Base, items: NDArray[np.float32]
 def test_where_no_label_is_shared_the_curve_is_of_drops_alone(base: Base, items: NDArray[np.float32]) -> None:
     curve = measure_expected(base, gallery_of(base, items, few(ITEMS)), asked(few(ITEMS)))
     assert curve is not None and curve.agreed is None
+    told: list[tuple[int, int]] = []
+    count = Count(BATCHES, lambda done, total, _: told.append((done, total)))
+    found = measured_answers(base, gallery_of(base, items, few(ITEMS)), asked(few(ITEMS)), count=count)
+    assert set(found.ways) == set(WAYS["image"]) - OF_CLASSES and told[-1] == (BATCHES, BATCHES)
+
+
+@pytest.mark.parametrize("way", [covered, striped])
+def test_what_hides_a_picture_hides_that_share_of_it(way: Way) -> None:
+    picture = np.full((40, 50, 3), 7, np.uint8)
+    for share in HIDDEN:
+        shares = []
+        for number in range(20):
+            found = way(picture, np.random.default_rng(number), share=share)
+            again = way(picture, np.random.default_rng(number), share=share)
+            assert found.dtype == np.uint8 and found.shape == picture.shape and (found == again).all()
+            shares.append((found != picture).any(-1).mean())
+        assert np.mean(shares) == pytest.approx(share, abs=0.06)
+    assert (picture == 7).all()
 
 
 def test_equal_seeds_give_equal_curves(base: Base, items: NDArray[np.float32]) -> None:
