@@ -249,8 +249,8 @@ def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agre
     same, known = _alike(labels, place), near >= 0
     named = votes(labels, place, known)
     same[:, :1] = known[:, :1] = True  # whatever it is, it agrees with itself
-    found = [(same & known)[:, :most].sum(1) / known[:, :most].sum(1) for most in (NEIGHBOURS, AROUND)]
-    return Agreement(*found, named)
+    ten, hundred = ((same & known)[:, :most].sum(1) / known[:, :most].sum(1) for most in (NEIGHBOURS, AROUND))
+    return Agreement(ten, hundred, named)
 
 
 def _alike(labels: Sequence[frozenset[str]], place: NDArray[np.intp]) -> NDArray[np.bool_]:

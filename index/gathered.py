@@ -35,7 +35,7 @@ def votes(
     share = known / np.maximum(known.sum(1, keepdims=True), 1)
     found: dict[str, float] = {}
     for own, worth in zip(labels, np.bincount(place.ravel(), share.ravel(), len(labels)).tolist()):
-        for label in own:
+        for label in sorted(own):  # votes are summed in the order in which they are found: not a set's
             found[label] = found.get(label, 0.0) + worth / len(own)
     return found
 

@@ -47,3 +47,10 @@ def test_few_queries_sorted_ones_and_one_label_prove_little() -> None:
     assert gathered({"a": 1.0}, CLEAN, 9.0) < 0.05 < 0.4 < gathered({"a": 64.0}, CLEAN, 9.0)
     assert gathered({"a": 64.0}, CLEAN, 0.3) < 0.05
     assert gathered({"a": 64.0}, {"a": 9.0}, 9.0) == 0.0 == gathered({"a": 64.0}, {}, 9.0)
+
+
+def test_votes_come_in_an_order_of_their_own():
+    """Sums follow it, and a set of names has another order in each process."""
+    names = [f"label {number}" for number in range(12)]
+    found = votes([frozenset(names)], np.zeros((1, 1), np.intp), np.ones((1, 1), bool))
+    assert list(found) == sorted(names)
