@@ -115,7 +115,8 @@ def test_every_way_gives_what_its_kind_prepares(base: Base) -> None:
     for kind, content in contents.items():
         looks = [way(content, np.random.default_rng(0)) for way in WAYS[kind].values()]
         assert all(base.encoders[kind].prepare(look) is not None for look in looks)
-        assert len({repr(look) for look in looks}) >= len(looks) - 2, kind
+        # Of a tiny picture the weakest may leave all as it was.
+        assert len({repr(look) for look in looks}) >= len(looks) - 3, kind
     typed = [
         WAYS["text"]["typos/6"]("a small green parrot", np.random.default_rng(seed)) for seed in (0, 0, 1)
     ]
