@@ -133,6 +133,12 @@ def test_pages_over_http_and_late_labels(
     queries, classes = messages(96)
     sent = site.send(queries)
     site.wait(lambda: len(site.answers()) == 96)
+    # The page is told beside the loop, after the answers.
+    site.wait(
+        lambda: (
+            json.loads(fetched(f"{service.url}/state")[1])["lanes"].get("0:vector", {}).get("next_seq") == 6
+        )
+    )
     lane = json.loads(fetched(f"{service.url}/state")[1])["lanes"]["0:vector"]
     assert (lane["next_seq"], lane["next_offset"], lane["pending"]) == (6, 96, 0)
     assert lane["method"] == "rest" and lane["updates"] > 0

@@ -96,9 +96,8 @@ def test_topics_that_take_too_little_are_said(
     limited(broker, config.kafka.answers, 5000)
     with caplog.at_level(logging.WARNING, "qshift.kafka"):
         prepared_topics(broker.bootstrap_servers, config)
-    assert [(r.__dict__["topic"], r.__dict__["bytes"]) for r in caplog.records] == [
-        (config.kafka.answers, 5000)
-    ]
+    said = [r for r in caplog.records if r.name == "qshift.kafka"]  # the client has warnings of its own
+    assert [(r.__dict__["topic"], r.__dict__["bytes"]) for r in said] == [(config.kafka.answers, 5000)]
     for name, least in ((config.kafka.dead_letters, 2048), (config.kafka.state, 904_096)):
         limited(broker, name, least - 1)
         with pytest.raises(ConfigError, match=f"{name} takes messages of {least - 1} bytes, {least} are"):

@@ -76,7 +76,8 @@ def test_a_commit_succeeds_though_all_its_records_have_failed(
     assert all(one.failed() for one in sent), "expired, and the producer knows it"
     producer.commit_transaction()  # says nothing
     # Those that had reached Kafka's socket are there, or none: nobody can tell which.
-    assert committed(broker, topic)[:1] == [b"0"]
+    # What was acknowledged before is usually there, too; once it was not: the commit had said nothing either.
+    assert committed(broker, topic)[:1] in ([b"0"], [])
 
 
 def test_a_commit_that_fails_has_committed_all_the_same(broker: Broker, producer: Any, topic: str) -> None:
