@@ -16,7 +16,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -93,7 +95,7 @@ class Evidence:
                 self.agreed(gallery, twin, found).near[rows] for twin, found in zip((frozen, adapted), near)
             ]
             agreed = _agreed(*shares)
-        drop = Drop.of(lost[rows], left[rows], apart, agreed, self._gathered(modality, frozen, rows))
+        drop = Drop.of(lost[rows], left[rows], apart, agreed, self._crowded(modality, frozen, rows))
         return limited(weight(drop, self._bounds(modality)), drop, lost, left)
 
     def quiet(self, gallery: Gallery, modality: Modality, frozen: Twin, counted: NDArray[np.bool_]) -> bool:
@@ -103,8 +105,8 @@ class Evidence:
         lost, rows = self.drops(gallery, modality, frozen), _distinct(frozen.codes, counted)
         if lost is None or not len(rows):
             return True
-        gathered = self._gathered(modality, frozen, rows)
-        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf, gathered=gathered)
+        crowded = self._crowded(modality, frozen, rows)
+        best = Drop.of(lost[rows], np.full(len(rows), -math.inf), math.inf, crowded=crowded)
         return weight(best, self._bounds(modality)) == 0.0
 
     def _bounds(self, modality: Modality) -> tuple[float, float]:
@@ -172,7 +174,7 @@ class Evidence:
         """Mean share of the nearest items of clean queries that agree; own items are left out."""
         return self._of_clean(gallery, modality)[2]
 
-    def _gathered(self, modality: Modality, twin: Twin, rows: NDArray[np.intp]) -> float:
+    def _crowded(self, modality: Modality, twin: Twin, rows: NDArray[np.intp]) -> float:
         """How much nearer to each other these queries are than clean ones, as a share of what those leave.
 
         0 of kinds of query for which nobody has looked whether that tells a shift from a batch of one class.
@@ -222,15 +224,24 @@ def _agreed(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     return float(more.mean() / max(more.std() / math.sqrt(len(more)), 1e-6))
 
 
-class Agreement(NamedTuple):
+@dataclass(frozen=True)
+class Agreement:
     """Shares [n] of nearest items that carry a label of the nearest of all: of ten, and of a hundred.
 
-    `votes` of all n together: the labels of the hundred.
+    `labels` are those of each item that is a neighbour of any, `place` [n, K] says which of them, `known`
+    [n, K] where there is one.
     """
 
     near: NDArray[np.float64]
     around: NDArray[np.float64]
-    votes: Votes
+    labels: Sequence[frozenset[str]]
+    place: NDArray[np.intp]
+    known: NDArray[np.bool_]
+
+    @cached_property
+    def votes(self) -> Votes:
+        """Labels of the hundred, of all n together: counted where somebody asks, weights do not."""
+        return votes(self.labels, self.place, self.known)
 
 
 def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agreement:
@@ -247,10 +258,10 @@ def agreement(gallery: Gallery, keys: Keys, cosine: NDArray[np.float64]) -> Agre
     labels = [frozenset(gallery.labels_of(key) if key >= 0 else ()) for key in unique.tolist()]
     place = place.reshape(near.shape)
     same, known = _alike(labels, place), near >= 0
-    named = votes(labels, place, known)
+    there = known.copy()
     same[:, :1] = known[:, :1] = True  # whatever it is, it agrees with itself
     ten, hundred = ((same & known)[:, :most].sum(1) / known[:, :most].sum(1) for most in (NEIGHBOURS, AROUND))
-    return Agreement(ten, hundred, named)
+    return Agreement(ten, hundred, labels, place, there)
 
 
 def _alike(labels: Sequence[frozenset[str]], place: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -55,7 +55,7 @@ class Drop:
     `mean` and `median` of the frozen twin; `hit` the mean of the queries that are hit, of all where none is,
     and `back` how much of it the adapted twin wins back. `apart` is how far it takes the queries from each
     other, see `APART`; `agreed` how much more its nearest items agree on their label, see `AGREED`; inf where
-    that says nothing. `gathered` is how much nearer to each other the frozen twin finds them than clean ones,
+    that says nothing. `crowded` is how much nearer to each other the frozen twin finds them than clean ones,
     as a share of what these leave.
     """
 
@@ -66,7 +66,7 @@ class Drop:
     apart: float
     rows: int
     agreed: float = math.inf
-    gathered: float = 0.0
+    crowded: float = 0.0
 
     @property
     def cornered(self) -> float:
@@ -75,19 +75,19 @@ class Drop:
         They have gathered, the adapted twin parts them, and they come nearer to the gallery as they part: the
         queries of one class have gathered, too, and are taken away from it. A few are alike by chance.
         """
-        surely = self.gathered - 2.0 / self.rows
+        surely = self.crowded - 2.0 / self.rows
         return min(_ramp(min(self.apart, surely), APART), _ramp(self.back, (0.0, RECOVERED)))
 
     @classmethod
     def of(
         cls, lost: NDArray[np.float64], left: NDArray[np.float64], apart: float, agreed: float = math.inf,
-        gathered: float = 0.0,
+        crowded: float = 0.0,
     ) -> Drop:  # fmt: skip
         """From the drops [n] of the frozen and of the adapted twin, n > 0."""
         hit = lost > HIT if (lost > HIT).any() else np.ones(len(lost), bool)
         hurt, back = float(lost[hit].mean()), float((lost - left)[hit].mean())
         middle = float(np.median(lost))
-        return cls(float(lost.mean()), middle, hurt, back, apart, len(lost), agreed, gathered)
+        return cls(float(lost.mean()), middle, hurt, back, apart, len(lost), agreed, crowded)
 
 
 def weight(drop: Drop, evidence: tuple[float, float]) -> float:

@@ -60,21 +60,17 @@ class ChangelogStore:
         transaction: Transaction | None = None,
     ) -> None:
         self._kafka = kafka
-        delivery_seconds, security = kafka.delivery_timeout_seconds, kafka.security
-        self._log = self._beside = TopicLog(
-            bootstrap_servers, delivery_seconds, retry_seconds, hurry, security
-        )
-        if transaction is not None:
-            self._log = TransactionLog(
-                transaction, bootstrap_servers, delivery_seconds, retry_seconds, hurry, security
-            )
+        of_the_log = (bootstrap_servers, kafka.delivery_timeout_seconds, retry_seconds, hurry)
+        self._beside: TopicLog | None = None
+        if transaction is None:
+            self._log = TopicLog(*of_the_log, kafka.security)
+        else:
+            self._log = TransactionLog(transaction, *of_the_log, kafka.security)
             # Records of lanes are fetched before they are committed. They count when a checkpoint names them.
-            self._beside = TopicLog(
-                bootstrap_servers, delivery_seconds, retry_seconds, hurry, security, "read_uncommitted"
-            )
+            self._beside = TopicLog(*of_the_log, kafka.security, "read_uncommitted")
         self._journal = Journal(self._log, kafka.journal)
         self._written: dict[Partition, _Written] = {}
-        self._lanes = LaneTopic(lambda: self._log if transaction is None else self._beside, kafka.state)
+        self._lanes = LaneTopic(lambda: self._beside or self._log, kafka.state)
 
     @staticmethod
     def topic_configs(kafka: KafkaConfig) -> dict[str, dict[str, str]]:
@@ -172,4 +168,5 @@ class ChangelogStore:
 
     def close(self) -> None:
         self._log.close()
-        self._beside.close()
+        if self._beside is not None:
+            self._beside.close()

@@ -275,9 +275,7 @@ class KafkaSink:
     def _discard(self, epoch: Epoch) -> None:
         """Lets a producer end on its own thread: its batches expire, and count as in flight until then."""
         self._epoch = None
-        threading.Thread(
-            target=_end, args=(epoch.producer, self._timeout + CLOSE_SECONDS), daemon=True
-        ).start()
+        end_aside(epoch.producer, self._timeout + CLOSE_SECONDS)
 
 
 def _missing(topics: Sequence[str]) -> str:
@@ -285,6 +283,11 @@ def _missing(topics: Sequence[str]) -> str:
     if not topics:
         return ""
     return f"the topic {topics[0]} does not exist: create it, or correct kafka.* in the TOML"
+
+
+def end_aside(producer: Any, budget_seconds: float) -> None:
+    """Lets a producer end on a thread of its own."""
+    threading.Thread(target=_end, args=(producer, budget_seconds), daemon=True).start()
 
 
 def _end(producer: Any, budget_seconds: float) -> None:

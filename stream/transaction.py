@@ -30,7 +30,7 @@ from core.records import Partition
 from stream.membership import STALE
 from stream.patience import Patience
 from stream.rights import WRITE, refused, said
-from stream.sink import KafkaSink, Sent
+from stream.sink import KafkaSink, Sent, end_aside
 from stream.topic_log import Keyed, TopicLog
 
 log = logging.getLogger("qshift.kafka")
@@ -38,6 +38,8 @@ log = logging.getLogger("qshift.kafka")
 COMMIT_SECONDS = 60.0
 TIMEOUT_SECONDS = 60.0
 """Kafka aborts a transaction that lasts longer: readers wait so long for that of a worker that died."""
+STOP_SECONDS = 5.0
+"""What a producer that could not begin may take to end."""
 LOOK_MS = 200
 """How often a call that waits looks whether it is to hurry."""
 MESSAGE_BYTES = 1 << 20
@@ -83,18 +85,11 @@ class Transaction(KafkaSink):
         """
         self._producer()
 
-    def emit_to(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
-        partition: int | None = None,
-    ) -> Sent:
-        """As promised by `KafkaSink`."""
+    def emit_to(self, topic: str, *record: Any, **more: Any) -> Sent:
+        """As promised by `KafkaSink`, whose arguments it takes."""
         try:
             self._begin()
-            return super().emit_to(topic, value, key, headers, partition)
+            return super().emit_to(topic, *record, **more)
         except DeliveryError:
             self.drop()
             raise
@@ -193,7 +188,8 @@ class Transaction(KafkaSink):
                 # A time-out goes on waiting for the same call.
                 if isinstance(error, KafkaTimeoutError) and patience.left() > 0:
                     continue
-                _stop(made)
+                made._sender.force_close()
+                end_aside(made, STOP_SECONDS)
                 if refused(error):
                     raise DeliveryError(said(error, WRITE, self._security.username)) from error
                 raise DeliveryError(f"what was open is not settled: {error!r}; is Kafka up?") from error
@@ -202,11 +198,6 @@ class Transaction(KafkaSink):
         self.open = False
         epoch.producer._sender.force_close()  # nothing of it is to be sent any more
         super()._discard(epoch)
-
-
-def _stop(producer: Any) -> None:
-    producer._sender.force_close()
-    threading.Thread(target=producer.close, kwargs={"timeout": 5}, daemon=True).start()
 
 
 class TransactionLog(TopicLog):

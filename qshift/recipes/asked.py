@@ -132,20 +132,20 @@ def _moved(vector: Floats, by: NDArray[np.float64], strength: float) -> Floats:
     return found
 
 
+def _hiding() -> dict[str, Way]:
+    hidden = {"covered": covered, "striped": striped}
+    return {f"{name}/{share}": partial(way, share=share) for name, way in hidden.items() for share in HIDDEN}
+
+
 def _ways() -> dict[Modality, Mapping[str, Way]]:
     few = {f"{kind}/{level}": (kind, level) for kind, level in FEWER}
     words = [(kind, level) for kind in TYPED for level in TYPED_LEVELS] + [(k, WORDS_LEVEL) for k in WORDS]
-    hidden = {"covered": covered, "striped": striped}
     vectors = {"noise": noisy, "offset": offset, "scaled": scaled}
     last = partial(changed_in_words, kind=TYPED[0], level=TYPED_LEVELS[-1])
     return {
         "image": {
             **{f"{k}/{level}": partial(shown, kind=k, level=level) for k in KINDS for level in LEVELS},
-            **{
-                f"{name}/{share}": partial(way, share=share)
-                for name, way in hidden.items()
-                for share in HIDDEN
-            },
+            **_hiding(),
         },
         "text": {
             "clean": same,
@@ -173,7 +173,7 @@ def _ways() -> dict[Modality, Mapping[str, Way]]:
 
 WAYS: Mapping[Modality, Mapping[str, Way]] = MappingProxyType(_ways())
 """By kind of query: name -> way. Each is asked by one batch."""
-OF_CLASSES = frozenset(f"{name}/{share}" for name in ("covered", "striped") for share in HIDDEN)
+OF_CLASSES = frozenset(_hiding())
 """Ways that are asked only where items share labels: there they show what gathers."""
 
 

@@ -130,10 +130,10 @@ def measured_answers(
         for _ in range(len(WAYS[clean.modality]) - len(ways)):
             count.step("answering shifted queries")
     known = [answer for answer in found if not np.isnan(answer[2])]
-    drops, shares, precision, gathered = np.array([answer[:4] for answer in known]).reshape(-1, 4).T
+    drops, shares, precision, together = np.array([answer[:4] for answer in known]).reshape(-1, 4).T
     twins = np.array([answer[4] for answer in known], np.int64)
     named = np.array([answer[5] for answer in known], np.str_)
-    return Answers(drops, shares, precision, twins, judge.classes, gathered, named)
+    return Answers(drops, shares, precision, twins, judge.classes, together, named)
 
 
 def _answered(

@@ -404,17 +404,17 @@ def test_queries_that_part_again_speak_for_the_adapted_twin() -> None:
 
 def test_in_a_corner_less_of_a_drop_is_asked_and_near_queries_have_a_say() -> None:
     """All is near to something there, so that cosines fall by less than the standard errors asked for."""
-    corner = Drop(0.35, 0.3, 1.8, 0.9, 0.4, 64, gathered=0.4)
+    corner = Drop(0.35, 0.3, 1.8, 0.9, 0.4, 64, crowded=0.4)
     assert corner.cornered == 1.0
     assert weight(corner, (0.075, 0.375)) == 2.0
-    for alone in ({"gathered": 0.1}, {"apart": 0.05}, {"back": 0.0}):
+    for alone in ({"crowded": 0.1}, {"apart": 0.05}, {"back": 0.0}):
         assert weight(replace(corner, **alone), (0.075, 0.375)) <= 0.25, f"{alone}: no corner"
         assert replace(corner, **alone).cornered == 0.0
     assert weight(replace(corner, mean=0.05), (0.075, 0.375)) == 0.0, "without a shift nothing does"
     assert [replace(corner, rows=rows).cornered for rows in (2, 6, 8, 64)] == pytest.approx([0, 0, 0.5, 1])
     lost, left = np.array([1.0, -0.1, 0.5]), np.array([0.2, -1.0, 2.0])
     assert limited(4.0, corner, lost, left).tolist() == [4.0, 4.0, 4.0]
-    assert limited(4.0, replace(corner, gathered=0.1), lost, left).tolist() == [4.0, 0.25, 4.0]
+    assert limited(4.0, replace(corner, crowded=0.1), lost, left).tolist() == [4.0, 0.25, 4.0]
 
 
 def test_a_corner_counts_for_composed_queries_alone() -> None:
